@@ -1,0 +1,104 @@
+"""Arrays in and out (torch, NumPy and any DLPack array become torch tensors, results go back as the input came), and
+the per-item scaling and column signs that several files share.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Restore = Callable[[Tensor], Any]
+
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NEED = "float16, bfloat16, float32 or float64"
+
+
+def as_tensor(name: str, array: Any) -> tuple[Tensor, Restore]:
+    """The array as a torch tensor without a copy where memory allows, and the function that takes results back.
+
+    `name` is the argument's name, for the errors: TypeError for anything that is not a floating-point array.
+    """
+    if isinstance(array, Tensor):
+        tensor, restore = array, _same
+    elif "numpy" in sys.modules and isinstance(array, sys.modules["numpy"].ndarray):
+        tensor, restore = _from_numpy(name, array), _to_numpy
+    elif hasattr(array, "__dlpack__"):
+        tensor, restore = torch.from_dlpack(array), _exporter(array)
+    else:
+        raise TypeError(f"{name} must be a torch, NumPy or DLPack array, got {type(array).__name__}")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense array, got layout {tensor.layout}")
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must have dtype {_NEED}, got {dtype_name(tensor.dtype)}")
+    return tensor.resolve_neg(), restore
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` rather than `torch.float32`: what a NumPy user reads as well."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _to_numpy(tensor: Tensor) -> Any:
+    return tensor.numpy()
+
+
+def _from_numpy(name: str, array: Any) -> Tensor:
+    numpy = sys.modules["numpy"]
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must have dtype {_NEED}, got {array.dtype}")
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{name} must be in this machine's byte order, got dtype {array.dtype.str!r}: "
+            f"pass {name}.astype({array.dtype.newbyteorder('=').name!r})"
+        )
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = numpy.ascontiguousarray(array)
+    if not array.flags.writeable:
+        # torch warns about read-only memory (a memory-mapped file, say); nothing here writes to it.
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        array = numpy.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
+    return torch.from_numpy(array)
+
+
+def _exporter(array: Any) -> Restore:
+    """Results go back through its own `from_dlpack` (array API standard); without one, torch tensors come out."""
+    if not hasattr(array, "__array_namespace__"):
+        return _same
+    namespace = array.__array_namespace__()
+    return namespace.from_dlpack
+
+
+def per_item(values: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ..., 1], to broadcast against `like` [B, ...]."""
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def scaled(x: Tensor, exponent: Tensor) -> Tensor:
+    """`x * 2 ** exponent` item by item, exact; in two steps because 2 ** 1074 is no float64."""
+    half = exponent.div(2, rounding_mode="floor")
+    for part in (half, exponent - half):
+        power = ((part + 1023) << 52).view(torch.float64)
+        x = x * per_item(power.to(x.dtype), x)
+    return x
+
+
+def unit_exponents(x: Tensor) -> Tensor:
+    """The exponents [B] (int64) that bring each item's largest magnitude into [1/2, 1): `scaled(x, -exponents)`."""
+    peak = torch.linalg.vector_norm(x.detach().flatten(1).double(), torch.inf, dim=1)
+    return torch.frexp(peak).exponent.long()
+
+
+def column_signs(columns: Tensor) -> Tensor:
+    """The sign [B, 1, R] of the entry of largest magnitude of each column of [B, n, R], the first on ties; 0 has +1."""
+    index = columns.abs().argmax(1, keepdim=True)
+    return torch.where(columns.gather(1, index) < 0, -1.0, 1.0).to(columns)

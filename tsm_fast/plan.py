@@ -1,0 +1,166 @@
+"""All checks, once, at the door: below this file inputs are trusted. Messages give name, need and fact."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import isfinite, prod
+from typing import Any
+
+from torch import Tensor
+
+MIN_ORDER, MAX_ORDER = 2, 5
+
+Rank = int | Sequence[int] | None
+
+
+def choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """ValueError unless `value` is one of `allowed`."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def precision(value: Any) -> None:
+    choice("precision", value, ("auto", "float32", "float64"))
+
+
+def flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def integer(name: str, value: Any) -> int:
+    """An int from anything that is one (NumPy integers too, bool not)."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def tensor(name: str, x: Tensor) -> None:
+    """A batch [B, I_1, ..., I_N] of order 2 to 5 with no empty mode; B may be 0."""
+    order = x.ndim - 1
+    if not MIN_ORDER <= order <= MAX_ORDER:
+        raise ValueError(
+            f"{name} must be [B, I_1, ..., I_N] with N in {MIN_ORDER}..{MAX_ORDER}, got shape {tuple(x.shape)}"
+        )
+    _no_empty_mode(name, x)
+
+
+def matrices(name: str, x: Tensor) -> None:
+    """A batch [B, M, N] of matrices."""
+    if x.ndim != 3:
+        raise ValueError(f"{name} must be [B, M, N], got shape {tuple(x.shape)}")
+    _no_empty_mode(name, x)
+
+
+def features(x: Tensor) -> None:
+    """Feature maps [B, C, H, W]; B may be 0."""
+    if x.ndim != 4:
+        hint = "; a single map goes in as features[None]" if x.ndim == 3 else ""
+        raise ValueError(f"features must be [B, C, H, W], got shape {tuple(x.shape)}{hint}")
+    _no_empty_mode("features", x)
+
+
+def _no_empty_mode(name: str, x: Tensor) -> None:
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have no empty mode (only the batch may be empty), got shape {tuple(x.shape)}")
+
+
+def mode(value: Any, order: int) -> int:
+    """A mode number, item modes counted from 0, from the end when negative."""
+    number = integer("mode", value)
+    if not -order <= number < order:
+        raise ValueError(f"mode must lie in 0..{order - 1} for items of order {order}, got {number}")
+    return number % order
+
+
+def modes(values: Iterable[Any] | None, count: int, order: int) -> list[int]:
+    """The distinct modes that `count` matrices act on; None for the first `count`."""
+    numbers = list(range(count)) if values is None else [mode(value, order) for value in values]
+    if len(numbers) != count:
+        raise ValueError(f"modes must name one mode per matrix, got {len(numbers)} modes for {count} matrices")
+    if count > order:
+        raise ValueError(f"matrices must be at most {order} for items of order {order}, got {count}")
+    if len(set(numbers)) != count:
+        raise ValueError(f"modes must be distinct, got {numbers}")
+    return numbers
+
+
+def rank(value: Rank, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The effective (feasible) rank: one number per mode, TensorLy's rank where that is feasible.
+
+    `r_n` must lie in `1..I_n`; where it is more than the product of the other ranks the unfolding has no such many
+    singular vectors, and the effective rank is `min(r_n, prod of the other effective ranks)`.
+    """
+    if value is None:
+        requested = tuple(sizes)
+    elif isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1):
+        requested = tuple(integer("rank", r) for r in value)
+    else:
+        requested = (integer("rank", value),) * len(sizes)
+    return _feasible(requested, tuple(sizes))
+
+
+@lru_cache(maxsize=1024)
+def _feasible(requested: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if len(requested) != len(sizes):
+        raise ValueError(f"rank must have one number for each of the {len(sizes)} modes, got {len(requested)}")
+    for number, (r, size) in enumerate(zip(requested, sizes, strict=True)):
+        if not 1 <= r <= size:
+            raise ValueError(f"rank must lie in 1..{size} for mode {number}, got {r}")
+    effective, previous = list(requested), None
+    while effective != previous:
+        previous = list(effective)
+        for n in range(len(effective)):
+            effective[n] = min(effective[n], prod(effective[:n] + effective[n + 1 :]))
+    return tuple(effective)
+
+
+def matrix_rank(value: Any, rows: int, columns: int) -> int:
+    """The number of singular triplets of a [rows, columns] matrix; None for all of them."""
+    smaller = min(rows, columns)
+    if value is None:
+        return smaller
+    number = integer("rank", value)
+    if not 1 <= number <= smaller:
+        raise ValueError(f"rank must lie in 1..{smaller} for a {rows} x {columns} matrix, got {number}")
+    return number
+
+
+def stopping(n_iter_max: Any, tol: Any) -> tuple[int, float]:
+    """The sweep limit and the tolerance of HOOI."""
+    limit = integer("n_iter_max", n_iter_max)
+    if limit < 1:
+        raise ValueError(f"n_iter_max must be at least 1, got {limit}")
+    if isinstance(tol, bool) or not hasattr(tol, "__float__"):
+        raise TypeError(f"tol must be a number, got {tol!r}")
+    if not (isfinite(tol) and tol >= 0):
+        raise ValueError(f"tol must be finite and not negative, got {tol}")
+    return limit, float(tol)
+
+
+def size(value: Any) -> tuple[int, int] | None:
+    """The size of the finished maps: None or (h, w)."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"size must be None or (h, w), got {value!r}")
+    if len(value) != 2:
+        raise ValueError(f"size must be (h, w), got {len(value)} numbers")
+    h, w = (integer("size", number) for number in value)
+    if h < 1 or w < 1:
+        raise ValueError(f"size must be at least (1, 1), got ({h}, {w})")
+    return h, w
+
+
+def finite(name: str, mask: Tensor, remedy: str = "") -> None:
+    """ValueError that names the items whose `mask` [B] is False."""
+    if not bool(mask.all()):
+        items = (~mask).nonzero().flatten().tolist()
+        shown = ", ".join(map(str, items[:10])) + (f" and {len(items) - 10} more" if len(items) > 10 else "")
+        raise ValueError(f"{name} must be finite, got NaN or Inf in item{'s' * (len(items) > 1)} {shown}{remedy}")

@@ -1,0 +1,230 @@
+"""The specification: the five steps in plain torch, batched, any order, any device, with gradients.
+
+Every step computes in float64 with the decompositions of `torch.linalg` and casts its result at the end; clear and
+accurate comes before fast. The other backends are judged against this file. Gradients exist where the singular
+values of an item are distinct and not zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._arrays import column_signs, per_item, scaled, unit_exponents
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+
+name = "reference"
+
+
+def mode_gram(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    mode: int,
+    *,
+    center: bool = False,
+    precision: Precision = "auto",
+) -> Tensor:
+    """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; `center` first subtracts the mean over the last mode."""
+    wide = _centered(x.double()) if center else x.double()
+    unfolded = _unfold(wide, mode)
+    return (unfolded @ unfolded.mT).to(result_dtype(x.dtype, precision))
+
+
+def truncated_svd(
+    gram: Tensor,  # [B, n, n]
+    rank: int,
+    *,
+    precision: Precision = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
+    finite = _finite_items(gram)  # [B]
+    wide = torch.where(per_item(finite, gram), gram, 0).double()
+    eigenvalues, vectors = torch.linalg.eigh((wide + wide.mT) / 2)
+    values = eigenvalues.flip(-1)[:, :rank].clamp(min=0).sqrt()
+    vectors = vectors.flip(-1)[:, :, :rank]
+    vectors = vectors * column_signs(vectors)
+    dtype = result_dtype(gram.dtype, precision)
+    return _or_nan(values, finite).to(dtype), _or_nan(vectors, finite).to(dtype)
+
+
+def core_contraction(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    factors: Sequence[Tensor],  # [B, I_n, R_n] for each n in `modes`
+    modes: Sequence[int],
+    *,
+    precision: Precision = "auto",
+) -> Tensor:
+    """`X x_n A_n^T` over the given modes."""
+    core = _contract(x.double(), [factor.double() for factor in factors], modes)
+    return core.to(result_dtype(x.dtype, precision))
+
+
+def hooi(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    rank: Sequence[int],
+    *,
+    n_iter_max: int,
+    tol: float,
+    sign: str,
+    precision: Precision = "auto",
+) -> HooiResult:
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank.
+
+    HOSVD start, then Gauss-Seidel sweeps over the modes. An item is frozen after the sweep, the third or a later one,
+    at which its error moved by less than `tol`. A column of a factor is signed by the entry of largest magnitude of
+    the left (`sign="u"`) or the right (`"v"`) singular vector it came from. Singular values are the norms of the
+    slices of the core, in the order of the factor columns. An item of zeros has a zero core, the first columns of the
+    identity as factors and error 0, and has converged after 1 sweep.
+    """
+    unit, exponent, finite = _unit_items(x)
+    order = unit.ndim - 1
+    norm = _norm(unit)  # [B]
+    zero = finite & (norm == 0)
+    active = (norm > 0).nonzero().flatten()
+
+    factors = []
+    for n in range(order):
+        identity = torch.eye(unit.shape[n + 1], rank[n], dtype=unit.dtype, device=unit.device)
+        start = _left_vectors(_unfold(unit[active], n), rank[n], sign)
+        factors.append(identity.expand(len(unit), -1, -1).index_copy(0, active, start))
+
+    errors = [torch.full_like(norm, torch.nan).masked_fill(zero, 0.0)] if zero.any() or len(active) else []  # each [B]
+    n_sweeps, converged = zero.long(), zero.clone()
+    for sweep in range(n_iter_max):
+        if not len(active):
+            break
+        item, current = unit[active], [factor[active] for factor in factors]
+        for n in range(order):
+            others = [m for m in range(order) if m != n]
+            projected = _contract(item, [current[m] for m in others], others)
+            current[n] = _left_vectors(_unfold(projected, n), rank[n], sign)
+        factors = [factor.index_copy(0, active, new) for factor, new in zip(factors, current, strict=True)]
+
+        core_norm = _norm(_contract(item, current, range(order)))
+        error = (norm[active] ** 2 - core_norm**2).abs().sqrt() / norm[active]
+        column = errors.pop() if sweep == 0 else torch.full_like(norm, torch.nan)
+        errors.append(column.index_copy(0, active, error))
+        n_sweeps[active] = sweep + 1
+        if sweep >= 2:
+            stopped = (errors[-2] - errors[-1])[active].abs() < tol
+            converged[active] = stopped
+            active = active[~stopped]
+
+    core = _contract(unit, factors, range(order))
+    values = [torch.linalg.vector_norm(_unfold(core, n), dim=2) for n in range(order)]
+    dtype = result_dtype(x.dtype, precision)
+    return HooiResult(
+        core=_or_nan(scaled(core, exponent), finite).to(dtype),
+        factors=[_or_nan(factor, finite).to(dtype) for factor in factors],
+        singular_values=[_or_nan(scaled(value, exponent), finite).to(dtype) for value in values],
+        errors=torch.stack(errors, 1) if errors else unit.new_empty(len(unit), 0),
+        n_sweeps=n_sweeps,
+        converged=converged,
+        finite=finite,
+    )
+
+
+def saliency(
+    x: Tensor,  # [B, C, H, W]
+    method: Method,
+    rank: Sequence[int] | None,
+    *,
+    center: bool,
+    combine: str,
+    sign: str,
+    precision: Precision = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Raw maps [B, H, W] and the finite items [B].
+
+    With vectors `u_i` and values `sigma_i` of the (centred) mode-1 unfolding `F`, or of HOOI at `rank`:
+    eigencam `max(F^T u_1, 0)`, tsm `abs(F^T u_1)`, multivec_eigencam and mtsm `abs(sum_i sigma_i F^T u_i)`, or
+    `sum_i sigma_i abs(F^T u_i)` for `combine="absolute"`.
+    """
+    unit, exponent, finite = _unit_items(x)
+    uncentered = unit.flatten(2)  # [B, C, S]
+    centers = center and method in ("eigencam", "multivec_eigencam")
+    unfolded = _centered(uncentered) if centers else uncentered
+    if rank is None:
+        vectors, values, _ = torch.linalg.svd(unfolded, full_matrices=False)
+    else:
+        result = hooi(unit, rank, n_iter_max=N_ITER_MAX, tol=TOL, sign="u")
+        vectors, values = result.factors[0], result.singular_values[0]
+    projections = unfolded.mT @ vectors  # [B, S, R]
+
+    if method == "eigencam":
+        signs = _eigencam_signs(sign, uncentered, vectors[:, :, :1], projections[:, :, :1])
+        maps = (signs * projections[:, :, :1]).clamp(min=0)
+    elif method == "tsm":
+        maps = projections[:, :, :1].abs()
+    elif combine == "absolute":
+        maps = projections.abs() @ values[:, :, None]
+    else:
+        signs = column_signs(vectors if sign == "u" else projections)
+        maps = ((signs * projections) @ values[:, :, None]).abs()
+
+    power = 1 if method in ("eigencam", "tsm") else 2
+    maps = scaled(maps.view(len(x), *x.shape[2:]), power * exponent)
+    return _or_nan(maps, finite).to(torch.float64 if precision == "float64" else torch.float32), finite
+
+
+def _eigencam_signs(
+    sign: str,
+    uncentered: Tensor,  # [B, C, S]
+    vector: Tensor,  # [B, C, 1]
+    projection: Tensor,  # [B, S, 1]
+) -> Tensor:  # [B, 1, 1]
+    """The entry of largest magnitude of the map ("absmax", "v") or of `u_1` ("u") is made positive, or ("sum") the
+    total response of the uncentred features: that of centred ones is always 0.
+    """
+    if sign == "sum":
+        total = (uncentered.mT @ vector).sum(1, keepdim=True)
+        return torch.where(total < 0, -1.0, 1.0).to(total)
+    return column_signs(vector if sign == "u" else projection)
+
+
+def _left_vectors(unfolded: Tensor, rank: int, sign: str) -> Tensor:
+    """Leading left singular vectors [B, M, R] of [B, M, K]."""
+    u, _, vh = torch.linalg.svd(unfolded, full_matrices=False)
+    return (u * column_signs(u if sign == "u" else vh.mT))[:, :, :rank]
+
+
+def _unfold(x: Tensor, mode: int) -> Tensor:
+    """The mode-n unfolding [B, I_n, rest] in TensorLy's column order."""
+    return x.movedim(mode + 1, 1).flatten(2)
+
+
+def _contract(x: Tensor, factors: Sequence[Tensor], modes: Sequence[int]) -> Tensor:
+    for factor, mode in zip(factors, modes, strict=True):  # [B, I_n, R_n]
+        last = x.movedim(mode + 1, -1)
+        product = last.flatten(1, -2) @ factor
+        x = product.unflatten(1, last.shape[1:-1]).movedim(-1, mode + 1)
+    return x
+
+
+def _centered(x: Tensor) -> Tensor:
+    """Less its mean over the last mode; the shift makes a constant channel exactly 0."""
+    shifted = x - x[..., :1]
+    return shifted - shifted.mean(-1, keepdim=True)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def _finite_items(x: Tensor) -> Tensor:
+    return x.isfinite().flatten(1).all(1)
+
+
+def _unit_items(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each item in float64 times the power of two that brings its largest magnitude into [1/2, 1), so that squares
+    neither overflow nor vanish; the exponents [B] that undo it; and which items are finite [B] (the others become 0).
+    """
+    finite = _finite_items(x)
+    wide = torch.where(per_item(finite, x), x, 0).double()
+    exponent = unit_exponents(wide)
+    return scaled(wide, -exponent), exponent, finite
+
+
+def _or_nan(x: Tensor, finite: Tensor) -> Tensor:
+    return torch.where(per_item(finite, x), x, torch.nan)

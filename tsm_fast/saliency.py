@@ -1,0 +1,249 @@
+"""The four saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import plan
+from ._arrays import as_tensor, scaled, unit_exponents
+from .dispatch import Method, Precision, resolve
+
+
+def eigencam(
+    features: Any,  # [B, C, H, W]
+    *,
+    center: bool = True,
+    sign: str = "absmax",
+    nan: str = "raise",
+    normalize: bool = True,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> Any:  # [B, H, W] or [B, *size]
+    """Eigen-CAM: the features projected on their first singular vector, negative part cut off.
+
+    With `F` [C, H*W] the unfolded features of an item, less the mean of each channel for `center=True`, and `u_1` its
+    first left singular vector, the map is `max(F^T u_1, 0)`. pytorch-grad-cam centres; the paper (Muhammad and Yeasin,
+    2020) does not.
+
+    Args:
+        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        center: subtract from each channel its mean over positions.
+        sign: singular vectors have no sign of their own. `"absmax"` makes the entry of largest magnitude of the map
+            positive, so that the object is never the hole (the same as `"v"`, the right singular vector); `"u"` the
+            entry of largest magnitude of `u_1`; `"sum"` the total response of the (uncentred) features to `u_1`.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: `(h, w)` to resize the maps to, bilinear (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
+
+    Returns:
+        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
+
+    Raises:
+        TypeError: features are no float array, or an option has the wrong type.
+        ValueError: features are not `[B, C, H, W]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
+        RuntimeError: the named backend cannot run.
+
+    >>> import torch, tsm_fast
+    >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> tsm_fast.eigencam(features, size=(224, 224)).shape
+    torch.Size([8, 224, 224])
+    """
+    plan.choice("sign", sign, ("absmax", "sum", "u", "v"))
+    return _saliency(features, "eigencam", None, center, "signed", sign, nan, normalize, size, precision, backend)
+
+
+def tsm(
+    features: Any,  # [B, C, H, W]
+    rank: plan.Rank = None,
+    *,
+    nan: str = "raise",
+    normalize: bool = True,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> Any:  # [B, H, W] or [B, *size]
+    """Tensor saliency map: the features projected on the first channel factor of their Tucker decomposition.
+
+    The map is `abs(X x_1 a_1^T)`, `a_1` the first column of the channel factor `A_1` that HOOI finds at `rank`. At full
+    rank (`rank=None`) `a_1` is the first left singular vector of the uncentred unfolding, and the map the absolute
+    value of `eigencam(center=False)`: against the usual Eigen-CAM the centring, the absolute value and the fixed sign
+    differ. A `rank` truncates all three modes.
+
+    Args:
+        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        rank: `None` (full), or `(r_1, r_2, r_3)` for channels, height and width; an int is used for all three.
+        nan, normalize, size, precision, backend: as in `eigencam`.
+
+    Returns:
+        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
+
+    >>> import torch, tsm_fast
+    >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> tsm_fast.tsm(features, rank=(8, 4, 4)).shape
+    torch.Size([8, 7, 7])
+    """
+    return _saliency(features, "tsm", rank, False, "signed", "u", nan, normalize, size, precision, backend)
+
+
+def multivec_eigencam(
+    features: Any,  # [B, C, H, W]
+    *,
+    center: bool = True,
+    combine: str = "signed",
+    sign: str = "u",
+    nan: str = "raise",
+    normalize: bool = True,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> Any:  # [B, H, W] or [B, *size]
+    """Eigen-CAM over all singular vectors, each weighted by its singular value.
+
+    With `F`, `u_i`, `sigma_i` the (centred) unfolding and its singular vectors and values, the map is
+    `abs(sum_i sigma_i F^T u_i)`, or `sum_i sigma_i abs(F^T u_i)` for `combine="absolute"`.
+
+    Args:
+        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        center: subtract from each channel its mean over positions.
+        combine: `"signed"` sums first and takes the absolute value last, as published; it depends on the signs of
+            the vectors. `"absolute"` does not, and costs less.
+        sign: for `"signed"`: the entry of largest magnitude of every `u_i` (`"u"`) or of every `F^T u_i` (`"v"`) is
+            positive.
+        nan, normalize, size, precision, backend: as in `eigencam`.
+
+    Returns:
+        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `eigencam`.
+
+    >>> import torch, tsm_fast
+    >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> tsm_fast.multivec_eigencam(features, combine="absolute").shape
+    torch.Size([8, 7, 7])
+    """
+    plan.choice("combine", combine, ("signed", "absolute"))
+    plan.choice("sign", sign, ("u", "v"))
+    return _saliency(
+        features, "multivec_eigencam", None, center, combine, sign, nan, normalize, size, precision, backend
+    )
+
+
+def mtsm(
+    features: Any,  # [B, C, H, W]
+    rank: plan.Rank = None,
+    *,
+    combine: str = "signed",
+    sign: str = "u",
+    nan: str = "raise",
+    normalize: bool = True,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> Any:  # [B, H, W] or [B, *size]
+    """Multivector tensor saliency map: all columns of the channel factor, weighted by the mode-1 singular values.
+
+    The map is `abs(sum_i sigma_i (X x_1 a_i^T))` over the columns `a_i` of the channel factor that HOOI finds at
+    `rank`, or `sum_i sigma_i abs(X x_1 a_i^T)` for `combine="absolute"`; at full rank (`rank=None`) these are the
+    left singular vectors and the singular values of the uncentred unfolding.
+
+    Args:
+        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        rank: `None` (full), or `(r_1, r_2, r_3)` for channels, height and width; an int is used for all three.
+        combine, sign: as in `multivec_eigencam`.
+        nan, normalize, size, precision, backend: as in `eigencam`.
+
+    Returns:
+        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
+
+    >>> import torch, tsm_fast
+    >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> maps = tsm_fast.mtsm(features, rank=(8, 4, 4), size=(14, 14))
+    >>> maps.shape, float(maps.min()), float(maps.max())
+    (torch.Size([8, 14, 14]), 0.0, 1.0)
+    """
+    plan.choice("combine", combine, ("signed", "absolute"))
+    plan.choice("sign", sign, ("u", "v"))
+    return _saliency(features, "mtsm", rank, False, combine, sign, nan, normalize, size, precision, backend)
+
+
+def _saliency(
+    features: Any,
+    method: Method,
+    rank: plan.Rank,
+    center: bool,
+    combine: str,
+    sign: str,
+    nan: str,
+    normalize: bool,
+    size: Any,
+    precision: Precision,
+    backend: str | None,
+) -> Any:
+    plan.choice("nan", nan, ("raise", "zero", "propagate"))
+    plan.precision(precision)
+    plan.flag("center", center)
+    plan.flag("normalize", normalize)
+    size = plan.size(size)
+    x, restore = as_tensor("features", features)
+    plan.features(x)
+    effective = None if rank is None else plan.rank(rank, x.shape[1:])
+    raw = partial(
+        resolve(backend, x).saliency,
+        method=method,
+        rank=effective,
+        center=center,
+        combine=combine,
+        sign=sign,
+        precision=precision,
+    )
+    maps, finite = raw(x)
+    if nan == "raise":
+        plan.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
+    elif nan == "zero" and not finite.all():
+        x = torch.where(x.isfinite(), x, 0)
+        bad = (~finite).nonzero().flatten()
+        maps = maps.index_copy(0, bad, raw(x[bad])[0])
+    if normalize:
+        maps = _in_range(maps, x, raw)
+    if size is not None:
+        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return restore(_normalized(maps) if normalize else maps)
+
+
+def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
+    times a power of two, which normalising undoes.
+    """
+    limits = torch.finfo(maps.dtype)
+    peak = maps.detach().flatten(1).amax(1)
+    lost = ((peak < limits.tiny / limits.eps) | (peak > limits.max)).nonzero().flatten()
+    if not len(lost):
+        return maps
+    items = x[lost].to(torch.promote_types(x.dtype, torch.float32))
+    return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
+
+
+def _normalized(maps: Tensor) -> Tensor:
+    """`(m - min) / (max - min)` per item; zeros where the spread is below the rounding error of the largest value."""
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    spread = highest - lowest
+    constant = spread <= 8 * torch.finfo(maps.dtype).eps * highest
+    return torch.where(constant, 0.0, (maps - lowest) / torch.where(constant, 1.0, spread))
