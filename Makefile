@@ -1,0 +1,74 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
+JOBS   := $(shell nproc 2>/dev/null || echo 2)
+CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+RESULTS := benchmarks/results
+
+.PHONY: help demo test lint asan bench format build env clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: build  ## saliency maps of real photos with a real network, into demo_out/
+	$(BIN)/tsm-fast demo
+
+test: build lint  ## all checks and all tests
+	$(BIN)/pytest -q
+
+lint: build  ## ruff, clang-format and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(CSRC)
+	$(BIN)/pyright
+
+asan: build/asan/.done  ## the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	cp tsm_fast/*.py build/asan/site/tsm_fast/
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/asan/site PYTHONMALLOC=malloc \
+	$(BIN)/pytest -q -p no:cacheprovider tests/test_native.py
+
+bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
+	$(BIN)/python -m pytest -q benchmarks --benchmark-json=build/bench.json
+	$(BIN)/python -m benchmarks.report build/bench.json
+
+format: env  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CSRC)
+
+build: build/dev/.done  ## environment and compiled module, up to date
+
+env: $(VENV)/.done  ## Python environment in $(VENV)
+
+clean:  ## remove everything that was built, and the environment
+	rm -rf build dist *.egg-info tsm_fast/_cpu*.so demo_out $(VENV)
+
+# torch comes first and pinned: the pinned version is the CPU build, a free choice pulls gigabytes of CUDA libraries.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "environment: torch and build tools (a few minutes the first time)"
+	$(PIP) torch numpy setuptools "scikit-build-core[setuptools]" pybind11
+	@touch $@
+
+# The Python part is installed in place; the compiled module is built by the next rule, incrementally.
+$(VENV)/.done: $(VENV)/.torch pyproject.toml setup.py
+	@echo "environment: the package and its tools"
+	CMAKE_ARGS=-DTSM_FAST_CPU=OFF $(PIP) --no-build-isolation -e ".[dev,demo,bench]"
+	@touch $@
+
+build/dev/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
+	$(CMAKE) -B build/dev -DCMAKE_BUILD_TYPE=Release -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	cmake --build build/dev --parallel $(JOBS)
+	cmake --install build/dev --prefix .
+	@touch $@
+
+build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
+	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	cmake --build build/asan --parallel $(JOBS)
+	cmake --install build/asan --prefix build/asan/site
+	@touch $@

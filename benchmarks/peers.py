@@ -1,0 +1,142 @@
+"""What people use today, each written as well as it can be, on the same input and to the same normalised result.
+
+`torch_*` is plain PyTorch: one batched Gram matrix by `torch.bmm` (both cores), one batched `torch.linalg.eigh`, and
+the identity `F^T u_i = sigma_i v_i`, which saves the projection. `torch.linalg.eigh` on a CPU works through the batch
+on one core where the matrices are small; `eigh_split` gives each core a part of the batch, so that the peer has both.
+`gradcam_eigencam` states the published steps of pytorch-grad-cam 1.5 (MIT): one full SVD per image, in NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Eigh = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def normalized(maps: Tensor) -> Tensor:  # [B, H, W] -> [B, H, W]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0.0)
+
+
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def eigh_split(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh` of [B, n, n], the batch divided over Python threads with one torch thread each."""
+    threads = torch.get_num_threads()
+    parts = list(_pool(threads).map(torch.linalg.eigh, gram.chunk(threads)))
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def torch_tsm(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+    """TSM at full rank: `abs(sigma_1 v_1)`."""
+    f = x.flatten(2)  # [B, C, S]
+    if f.shape[1] >= f.shape[2]:
+        values, vectors = eigh(f.mT @ f)
+        maps = (vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()).abs()
+    else:
+        _, vectors = eigh(f @ f.mT)
+        maps = (vectors[:, None, :, -1] @ f)[:, 0].abs()
+    return normalized(maps.unflatten(1, x.shape[2:]))
+
+
+def torch_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+    """EigenCAM: centred, the sign that makes the entry of largest magnitude positive, negative part cut off."""
+    f = x.flatten(2)
+    f = f - f.mean(2, keepdim=True)
+    if f.shape[1] >= f.shape[2]:
+        values, vectors = eigh(f.mT @ f)
+        maps = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    else:
+        _, vectors = eigh(f @ f.mT)
+        maps = (vectors[:, None, :, -1] @ f)[:, 0]
+    low, high = torch.aminmax(maps, dim=1, keepdim=True)
+    maps = torch.where(-low > high, -maps, maps).clamp(min=0)
+    return normalized(maps.unflatten(1, x.shape[2:]))
+
+
+def torch_mtsm(x: Tensor, eigh: Eigh = torch.linalg.eigh, *, center: bool = False) -> Tensor:
+    """MTSM (or Multivec-EigenCAM with `center`) at full rank, signed by the largest entry of each left vector."""
+    f = x.flatten(2)
+    if center:
+        f = f - f.mean(2, keepdim=True)
+    if f.shape[1] >= f.shape[2]:
+        values, vectors = eigh(f.mT @ f)
+        low, high = torch.aminmax(f @ vectors, dim=1, keepdim=True)  # of u_i sigma_i, [B, 1, S]
+        signs = torch.where(-low > high, -1.0, 1.0)
+        maps = (vectors * (values.clamp(min=0)[:, None] * signs)).sum(2).abs()
+    else:
+        values, vectors = eigh(f @ f.mT)
+        low, high = torch.aminmax(vectors, dim=1)
+        weights = values.clamp(min=0).sqrt() * torch.where(-low > high, -1.0, 1.0)
+        maps = ((vectors @ weights[:, :, None]).mT @ f)[:, 0].abs()
+    return normalized(maps.unflatten(1, x.shape[2:]))
+
+
+def torch_multivec_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+    return torch_mtsm(x, eigh, center=True)
+
+
+def gradcam_eigencam(x: np.ndarray) -> np.ndarray:  # [B, C, H, W] -> [B, H, W]
+    """EigenCAM by the steps of pytorch-grad-cam, up to its free sign."""
+    x = np.where(np.isnan(x), 0, x)
+    maps = []
+    for item in x:
+        f = item.reshape(item.shape[0], -1).T  # [S, C]
+        f = f - f.mean(axis=0)
+        _, _, vh = np.linalg.svd(f, full_matrices=True)
+        projection = (f @ vh[0]).reshape(item.shape[1:])
+        projection = np.maximum(projection, 0)
+        projection = projection - projection.min()
+        maps.append(projection / (1e-7 + projection.max()))
+    return np.float32(maps)
+
+
+def tensorly_tucker(x: np.ndarray, rank: tuple[int, ...]) -> list:
+    """TensorLy's `tucker`, image by image, on the NumPy backend (its default)."""
+    import tensorly
+    from tensorly.decomposition import tucker
+
+    with tensorly.backend_context("numpy"):
+        return [tucker(item, rank=rank) for item in x]
+
+
+def tensorly_tsm(x: np.ndarray, rank: tuple[int, ...]) -> np.ndarray:
+    """TSM as published: TensorLy's `tucker` of every image, then `abs(X x_1 a_1^T)`."""
+    maps = [
+        np.abs(np.tensordot(factors[0][:, 0], item, axes=(0, 0)))
+        for item, (_, factors) in zip(x, tensorly_tucker(x, rank))
+    ]
+    return normalized(torch.from_numpy(np.stack(maps))).numpy()
+
+
+# The truth: float64, singular value decompositions of the unfoldings, no Gram matrix.
+
+
+def exact_maps(x: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """Normalised float64 maps [B, H, W] at full rank, and the items [B] without a tie in the sign of a vector."""
+    f = x.flatten(2).double()
+    if method.endswith("eigencam"):
+        f = f - f.mean(2, keepdim=True)
+    u, s, vh = torch.linalg.svd(f, full_matrices=False)  # [B, C, n], [B, n], [B, n, S]
+    clear = torch.ones(len(x), dtype=torch.bool)
+    if method == "tsm":
+        maps = (s[:, :1] * vh[:, 0]).abs()
+    elif method == "eigencam":
+        maps = s[:, :1] * vh[:, 0]
+        low, high = torch.aminmax(maps, dim=1, keepdim=True)
+        maps = torch.where(-low > high, -maps, maps).clamp(min=0)
+    else:
+        low, high = torch.aminmax(u, dim=1)
+        clear = ((high + low).abs() > 1e-5).all(1)
+        signs = torch.where(-low > high, -1.0, 1.0)
+        maps = ((s**2 * signs)[:, None] @ vh)[:, 0].abs()
+    return normalized(maps.unflatten(1, x.shape[2:])), clear
