@@ -1,0 +1,115 @@
+"""Whole saliency maps against plain PyTorch, TensorLy and pytorch-grad-cam; time and memory against the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tsm_fast
+from benchmarks import memory, peers, shapes
+from benchmarks.conftest import Contender, Target
+
+CONTRACT = {"tsm": 2e-5, "eigencam": 2e-5, "mtsm": 1e-4, "multivec_eigencam": 1e-4}
+FLOAT64 = 1e-9
+FULL = "TensorLy, rank = shape"
+TARGETS = {
+    ("tsm", "2048x7x7"): [Target("torch", 5, 8), Target(FULL, 50_000)],
+    ("mtsm", "2048x7x7"): [Target("torch", 2.5, 5)],
+    ("tsm", "1024x14x14"): [Target("torch", 15, 30)],
+    ("mtsm", "1024x14x14"): [Target("torch", 2)],
+    ("eigencam", "2048x7x7"): [Target("pytorch-grad-cam", 1000)],
+}
+CASES = [
+    *[("tsm", shape) for shape in shapes.SHAPES],
+    *[("mtsm", shape) for shape in shapes.SHAPES],
+    *[("eigencam", shape) for shape in ("2048x7x7", "1280x7x7 signed", "1024x14x14")],
+    *[("multivec_eigencam", shape) for shape in ("2048x7x7", "1280x7x7 signed", "1024x14x14")],
+]
+
+
+@pytest.mark.parametrize(("method", "shape"), CASES)
+def test_saliency(method: str, shape: str, quick: bool, compare: Callable[..., dict]) -> None:
+    x = shapes.features(shape)
+    ours, plain = getattr(tsm_fast, method), getattr(peers, f"torch_{method}")
+    errors = _errors(x[: 4 if x[0, 0].numel() > 400 else 64], method, ours, plain)
+    assert errors["maps"] < CONTRACT[method]
+    assert errors["float64"] < FLOAT64
+
+    contenders = [
+        Contender("torch", lambda: plain(x), len(x)),
+        Contender("torch, split", lambda: plain(x, peers.eigh_split), len(x)),
+    ]
+    if (method, shape) in TARGETS:
+        contenders.append(Contender("torch.linalg.svd", lambda: torch.linalg.svd(x.flatten(2), False), len(x), rounds=3))
+    if (method, shape) == ("eigencam", "2048x7x7"):
+        few = x[:2].numpy()
+        _agree(peers.gradcam_eigencam(few), x[:2], "eigencam")
+        contenders.append(Contender("pytorch-grad-cam", lambda: peers.gradcam_eigencam(few), len(few), rounds=5))
+    if (method, shape) == ("tsm", "2048x7x7"):
+        one, two = x[:1].numpy(), x[:2].numpy()
+        feasible, full = (49, 7, 7), tuple(x.shape[1:])
+        _agree(peers.tensorly_tsm(two, feasible), x[:2], "tsm")
+        contenders.append(
+            Contender("TensorLy, rank (49, 7, 7)", lambda: peers.tensorly_tsm(two, feasible), len(two), rounds=5)
+        )
+        if not quick:
+            contenders.append(Contender(FULL, lambda: peers.tensorly_tsm(one, full), len(one), rounds=1))
+
+    targets = [t for t in TARGETS.get((method, shape), []) if t.peer in {c.name for c in contenders}]
+    compare(
+        method,
+        shape,
+        Contender("tsm_fast", lambda: ours(x), len(x)),
+        contenders,
+        targets,
+        errors=errors,
+        origin=shapes.SHAPES[shape].origin,
+        data=shapes.statistics(x),
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 128, 512, 1024])
+def test_time_against_batch(batch: int, compare: Callable[..., dict]) -> None:
+    x = shapes.features("2048x7x7", batch)
+    compare(
+        "tsm, by batch size",
+        "2048x7x7",
+        Contender("tsm_fast", lambda: tsm_fast.tsm(x), batch),
+        [Contender("torch", lambda: peers.torch_tsm(x), batch)],
+    )
+
+
+@pytest.mark.parametrize("batch", [32, 128, 512, 1024])
+@pytest.mark.parametrize("method", ["tsm", "mtsm"])
+def test_memory_against_batch(method: str, batch: int, benchmark: Any) -> None:
+    extra = benchmark.pedantic(lambda: memory.measure(method, "2048x7x7", batch), rounds=1)
+    benchmark.extra_info.update(step="memory", method=method, shape="2048x7x7", items=batch, megabytes=extra)
+    assert extra["tsm_fast"] <= 64
+
+
+def _errors(x: Tensor, method: str, ours: Callable[..., Tensor], plain: Callable[..., Tensor]) -> dict[str, float]:
+    """Worst differences of normalised maps from float64; items with a tie in a sign are counted, not compared."""
+    exact, clear = peers.exact_maps(x, method)
+
+    def worst(maps: Tensor) -> float:
+        return float((maps - exact).abs().amax((1, 2))[clear].max())
+
+    return {
+        "maps": worst(ours(x)),
+        "float64": worst(ours(x, precision="float64")),
+        "torch": worst(plain(x)),
+        "ties": int((~clear).sum()),
+        "items": len(x),
+    }
+
+
+def _agree(maps: np.ndarray, x: Tensor, method: str) -> None:
+    """A peer computes the same map where its free sign is ours; where it is not, its map is another one."""
+    exact, _ = peers.exact_maps(x, method)
+    low = torch.from_numpy(np.abs(maps - exact.numpy()).max((1, 2)))
+    assert float(low.min()) < 1e-4
