@@ -33,7 +33,7 @@ asan: build/asan/.done  ## the native tests under AddressSanitizer and Undefined
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_native.py
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
-	$(BIN)/python -m pytest -q benchmarks --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
 	$(BIN)/python -m benchmarks.report build/bench.json
 
 format: env  ## rewrite the sources in the project's format

@@ -50,7 +50,8 @@ def _errors(x: torch.Tensor, rank: tuple[int, int, int]) -> dict[str, float]:
     """The worst errors of a float32 batch, and of everything with float64, against TensorLy in float64."""
     result = tsm_fast.tucker(x, rank)
     wide = tsm_fast.tucker(x[:CHECKED].double(), rank)
-    errors = dict.fromkeys(("sweeps that differ", "sweep errors", "singular_values", "projectors", "float64"), 0.0)
+    keys = ("sweeps that differ", "sweep errors", "singular_values", "projectors", "float64")
+    errors: dict[str, float] = dict.fromkeys(keys, 0.0)
     for i in range(CHECKED):
         with warnings.catch_warnings():  # TensorLy remarks on a rank that its projections do not have
             warnings.simplefilter("ignore", UserWarning)

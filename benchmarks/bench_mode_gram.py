@@ -40,4 +40,8 @@ def test_mode_gram(shape: str, compare: Callable[..., dict]) -> None:
         c, s = x.shape[1:]
         flop = c * s * (s + 1)  # a multiplication and an addition for each entry of one triangle
         rate = flop / (record["ms"]["tsm_fast"]["p50"] * 1e-3)
-        record["gram_flops"] = {"useful": rate, "peak": float(np.median(peaks)), "share": rate / float(np.median(peaks))}
+        record["gram_flops"] = {
+            "useful": rate,
+            "peak": float(np.median(peaks)),
+            "share": rate / float(np.median(peaks)),
+        }

@@ -45,7 +45,9 @@ def test_saliency(method: str, shape: str, quick: bool, compare: Callable[..., d
         Contender("torch, split", lambda: plain(x, peers.eigh_split), len(x)),
     ]
     if (method, shape) in TARGETS:
-        contenders.append(Contender("torch.linalg.svd", lambda: torch.linalg.svd(x.flatten(2), False), len(x), rounds=3))
+        contenders.append(
+            Contender("torch.linalg.svd", lambda: torch.linalg.svd(x.flatten(2), False), len(x), rounds=3)
+        )
     if (method, shape) == ("eigencam", "2048x7x7"):
         few = x[:2].numpy()
         _agree(peers.gradcam_eigencam(few), x[:2], "eigencam")

@@ -12,11 +12,10 @@ import tensorly
 import torch
 
 import tsm_fast
-from tsm_fast import dispatch
 
 
 class Contender(NamedTuple):
-    """Something to time. `run` handles `items` items in a call; a slow one is timed in its first `rounds` rounds only."""
+    """Something to time; `run` handles `items` items in a call. A slow one is timed in the first `rounds` rounds."""
 
     name: str
     run: Callable[[], object]
@@ -43,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def quick(request: pytest.FixtureRequest) -> bool:
-    return request.config.getoption("--quick")
+    return bool(request.config.getoption("--quick"))
 
 
 @pytest.fixture
@@ -104,12 +103,11 @@ def _seconds(contender: Contender) -> float:
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
-    return dict(zip(("p20", "p50", "p80"), np.quantile(values, (0.2, 0.5, 0.8)).tolist()))
+    return dict(zip(("p20", "p50", "p80"), np.quantile(values, (0.2, 0.5, 0.8)).tolist(), strict=True))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
     cpu = machine_info.get("cpu", {})
-    cpu_backend = tsm_fast.backends()["cpu"]
     kept = {
         "cpu": cpu.get("brand_raw"),
         "cores": cpu.get("count"),
@@ -119,8 +117,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         "numpy": np.__version__,
         "tensorly": tensorly.__version__,
         "tsm_fast": tsm_fast.__version__,
-        "backend": str(cpu_backend),
-        "simd": dispatch.load("cpu").simd_level() if cpu_backend.available else "none",
+        "backend": str(tsm_fast.backends()["cpu"]),
         "threads": torch.get_num_threads(),
         "quick": config.getoption("--quick"),
     }

@@ -97,23 +97,21 @@ def gradcam_eigencam(x: np.ndarray) -> np.ndarray:  # [B, C, H, W] -> [B, H, W]
         projection = np.maximum(projection, 0)
         projection = projection - projection.min()
         maps.append(projection / (1e-7 + projection.max()))
-    return np.float32(maps)
+    return np.stack(maps).astype(np.float32)
 
 
 def tensorly_tucker(x: np.ndarray, rank: tuple[int, ...]) -> list:
     """TensorLy's `tucker`, image by image, on the NumPy backend (its default)."""
-    import tensorly
     from tensorly.decomposition import tucker
 
-    with tensorly.backend_context("numpy"):
-        return [tucker(item, rank=rank) for item in x]
+    return [tucker(item, rank=rank) for item in x]
 
 
 def tensorly_tsm(x: np.ndarray, rank: tuple[int, ...]) -> np.ndarray:
     """TSM as published: TensorLy's `tucker` of every image, then `abs(X x_1 a_1^T)`."""
     maps = [
         np.abs(np.tensordot(factors[0][:, 0], item, axes=(0, 0)))
-        for item, (_, factors) in zip(x, tensorly_tucker(x, rank))
+        for item, (_, factors) in zip(x, tensorly_tucker(x, rank), strict=True)
     ]
     return normalized(torch.from_numpy(np.stack(maps))).numpy()
 

