@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 JOBS   := $(shell nproc 2>/dev/null || echo 2)
-CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
 
