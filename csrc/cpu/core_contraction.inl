@@ -1,0 +1,156 @@
+// X x_n A_n^T, from one small matrix product with the vectors along the rows of the right factor.
+
+template <class T>
+static inline void store_first(T* p, Vec<T> v, int64_t k) {
+    T part[kLanes<T>];
+    store(part, v);
+    for (int64_t i = 0; i < k; ++i) p[i] = part[i];
+}
+
+// c[m][n] (+)= sum_k p[k * pk + m * pm] * q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns
+// when `last` > 0.
+template <class T, int MR, int NR>
+static inline void product_tile(int64_t depth, const T* p, int64_t pk, int64_t pm, const T* q, int64_t ldq, int64_t last, T* c, int64_t ldc, bool add) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MR][NR] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+        Vec<T> b[NR];
+        for (int v = 0; v < NR - 1; ++v) b[v] = load(q + k * ldq + v * L);
+        b[NR - 1] = last > 0 ? load_first(q + k * ldq + (NR - 1) * L, last) : load(q + k * ldq + (NR - 1) * L);
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> a = splat(p[k * pk + r * pm]);
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+        }
+    }
+    for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < NR; ++v) {
+            T* to = c + r * ldc + v * L;
+            if (v == NR - 1 && last > 0)
+                store_first(to, add ? acc[r][v] + load_first(to, last) : acc[r][v], last);
+            else
+                store(to, add ? acc[r][v] + load(to) : acc[r][v]);
+        }
+}
+
+template <class T, int MR>
+static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t pk, int64_t pm, const T* q, int64_t ldq, T* c, int64_t ldc, bool add) {
+    constexpr int L = kLanes<T>, NR = 3;
+    int64_t n = 0;
+    for (; n + NR * L < columns; n += NR * L) product_tile<T, MR, NR>(depth, p, pk, pm, q + n, ldq, 0, c + n, ldc, add);
+    const int64_t last = (columns - n) % L;
+    switch ((columns - n + L - 1) / L) {
+        case 3: product_tile<T, MR, 3>(depth, p, pk, pm, q + n, ldq, last, c + n, ldc, add); break;
+        case 2: product_tile<T, MR, 2>(depth, p, pk, pm, q + n, ldq, last, c + n, ldc, add); break;
+        case 1: product_tile<T, MR, 1>(depth, p, pk, pm, q + n, ldq, last, c + n, ldc, add); break;
+        default: break;
+    }
+}
+
+// c [rows, columns] = (or += when add) P^T q: p(k, m) = p[k * pk + m * pm], q [depth, columns]
+template <class T>
+static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t pk, int64_t pm, const T* q, int64_t ldq, T* c, int64_t ldc, bool add) {
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    int64_t m = 0;
+    for (; m + MR <= rows; m += MR) product_rows<T, MR>(columns, depth, p + m * pm, pk, pm, q, ldq, c + m * ldc, ldc, add);
+    for (; m < rows; ++m) product_rows<T, 1>(columns, depth, p + m * pm, pk, pm, q, ldq, c + m * ldc, ldc, add);
+}
+
+// y [outer, rank, inner] = x [outer, size, inner] contracted with a [size, rank]
+template <class T>
+static void mode_product(const T* x, int64_t outer, int64_t size, int64_t inner, const T* a, int64_t rank, T* y) {
+    if (inner == 1) {
+        product<T>(outer, rank, size, x, 1, size, a, rank, y, rank, false);
+        return;
+    }
+    for (int64_t o = 0; o < outer; ++o)
+        product<T>(rank, inner, size, a, rank, 1, x + o * size * inner, inner, y + o * rank * inner, inner, false);
+}
+
+// Every mode of x (contiguous, [shape]) that has a factor [shape[n], rank[n]] is contracted with it. `spare` holds two
+// buffers of x's size; the result lies in one of them, or is x itself when there is no factor.
+template <class T>
+static const T* multi_mode_product(const T* x, int order, const int64_t* shape, const T* const* factors, const int64_t* rank, T* const* spare) {
+    int64_t now[kMaxOrder];
+    bool done[kMaxOrder] = {};
+    for (int i = 0; i < order; ++i) now[i] = shape[i];
+    int to = 0;
+    for (;;) {
+        // The mode that shrinks most goes first.
+        int next = -1;
+        for (int i = 0; i < order; ++i)
+            if (factors[i] && !done[i] && (next < 0 || rank[i] * shape[next] < rank[next] * shape[i])) next = i;
+        if (next < 0) return x;
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < next; ++i) outer *= now[i];
+        for (int i = next + 1; i < order; ++i) inner *= now[i];
+        mode_product<T>(x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
+        x = spare[to];
+        to ^= 1;
+        now[next] = rank[next];
+        done[next] = true;
+    }
+}
+
+// The item's own memory where it is contiguous T already, else null.
+template <class T>
+static const T* dense_data(const Tensor& x) {
+    if (x.dtype != (sizeof(T) == 4 ? DType::f32 : DType::f64)) return nullptr;
+    int64_t expected = 1;
+    for (int i = x.order - 1; i >= 0; --i) {
+        if (x.shape[i] != 1 && x.stride[i] != expected) return nullptr;
+        expected *= x.shape[i];
+    }
+    return static_cast<const T*>(x.data);
+}
+
+// The item times a power of two as contiguous T.
+template <class T>
+static void copy_dense(const Tensor& x, double scale, T* out) {
+    const int last = x.order - 1;
+    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out, x.shape[last]);
+}
+
+// The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one mode.
+static inline bool as_matrix(const Tensor& x, int first, Tensor* matrix) {
+    const Fibres f = fibres_of(x, first);
+    if (f.others != 1) return false;
+    *matrix = Tensor{x.data, x.dtype, 2, {f.n, f.count}, {f.step, f.stride[0]}};
+    return true;
+}
+
+static inline Tensor dense_tensor(const void* data, DType dtype, int order, const int64_t* shape) {
+    Tensor t{data, dtype, order, {}, {}};
+    int64_t step = 1;
+    for (int i = order - 1; i >= 0; --i) {
+        t.shape[i] = shape[i];
+        t.stride[i] = step;
+        step *= shape[i];
+    }
+    return t;
+}
+
+// The largest magnitude of an item; NaN or Inf where it holds one.
+static inline double largest_magnitude(const Tensor& x, Arena arena) {
+    const Fibres f = fibres_of(x, x.order - 1);
+    double* row = arena.take<double>(f.n);
+    double largest = 0;
+    for (int64_t k = 0; k < f.count; ++k) {
+        pack_panel<double>(f, Adjust{false, nullptr, 1, 1}, k, 1, row, f.n);
+        for (int64_t j = 0; j < f.n; ++j) {
+            const double size = __builtin_fabs(row[j]);
+            if (!(size <= 1.7976931348623157e308)) return size;
+            largest = size > largest ? size : largest;
+        }
+    }
+    return largest;
+}
+
+// The power of two to multiply an item with before squaring, so that the squares keep their digits in T.
+template <class T>
+static inline double safe_scale(double largest) {
+    int exponent = 0;
+    if (largest > 0) __builtin_frexp(largest, &exponent);
+    const int limit = sizeof(T) == 4 ? 126 : 1000;
+    exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
+    return __builtin_ldexp(1.0, -exponent);
+}

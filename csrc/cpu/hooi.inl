@@ -1,0 +1,620 @@
+// TensorLy's tucker for a group of items at once: HOSVD start, Gauss-Seidel sweeps, every item stopping on its own.
+// Items of a group share only the calls of the eigensolver. Passes over X run in P (float or double), the rest in
+// double. Where one mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of
+// the others, and T = X_(big)^T A_big stands in for X (method.md, "The Gram shortcut").
+
+// Columns of a [rows, rank] of lengths sigma, largest first, to an orthonormal set. Columns far below the first lose
+// their angles to rounding and are made orthogonal anew; those of no length become whatever completes the set.
+static void orthonormalize(double* a, int64_t rows, int64_t rank) {
+    double first = 0;
+    for (int64_t k = 0; k < rank; ++k) {
+        double length = 0;
+        for (int64_t i = 0; i < rows; ++i) length += a[i * rank + k] * a[i * rank + k];
+        length = __builtin_sqrt(length);
+        if (k == 0) first = length;
+        if (length > 1e-3 * first) {
+            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= length;
+            continue;
+        }
+        bool keep = length > 1e-12 * first;
+        for (int64_t unit = -1; unit < rows; ++unit) {
+            // First the column itself, then the columns of the identity, until one is independent of those before.
+            if (unit < 0 && !keep) continue;
+            if (unit >= 0)
+                for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
+            const double size = unit < 0 ? length : 1;
+            double left = 0;
+            for (int pass = 0; pass < 3; ++pass) {
+                for (int64_t j = 0; j < k; ++j) {
+                    double dot = 0;
+                    for (int64_t i = 0; i < rows; ++i) dot += a[i * rank + j] * a[i * rank + k];
+                    for (int64_t i = 0; i < rows; ++i) a[i * rank + k] -= dot * a[i * rank + j];
+                }
+                left = 0;
+                for (int64_t i = 0; i < rows; ++i) left += a[i * rank + k] * a[i * rank + k];
+                left = __builtin_sqrt(left);
+                if (pass == 0 && left < 0.05 * size / __builtin_sqrt(static_cast<double>(rows))) break;
+                for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= left;
+            }
+            if (__builtin_fabs(left - 1) < 1e-6) break;
+        }
+    }
+}
+
+// x [outer, size, inner] as the matrix [size, outer * inner], or its transpose.
+static void unfold_small(const double* x, int64_t outer, int64_t size, int64_t inner, bool transposed, double* out) {
+    for (int64_t o = 0; o < outer; ++o)
+        for (int64_t i = 0; i < size; ++i)
+            for (int64_t r = 0; r < inner; ++r) {
+                const int64_t column = o * inner + r;
+                out[transposed ? column * size + i : i * outer * inner + column] = x[(o * size + i) * inner + r];
+            }
+}
+
+template <class P>
+struct HooiGroup {
+    const HooiPlan& plan;
+    HooiItem* items;
+    int count;
+    Arena arena;      // what is left of it is scratch for the eigensolver and the passes
+    P* spare_p[2];    // passes over dense X
+    double* spare[2];
+    double* work;     // [S, others_rank(big)] (big)
+    double* turned;   // transposed factors
+
+    // ---- sizes ----
+    static int64_t small_tensor(const HooiPlan& p) {  // elements of the tensor that is projected in a sweep
+        if (p.big < 0) return p.elements();
+        const int64_t s = p.others_size(p.big);
+        return s * (s > p.rank[p.big] ? s : p.rank[p.big]);
+    }
+    static int64_t most(const HooiPlan& p) {
+        int64_t n = 1;
+        for (int m = 0; m < p.order; ++m) {
+            const int64_t start = m == p.big ? (m == 0 ? 1 : p.others_size(m)) : p.shape[m];
+            n = start > n ? start : n;
+            n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
+        }
+        return n;
+    }
+    static int64_t unfolded_size(const HooiPlan& p) {
+        int64_t n = 1;
+        for (int m = 0; m < p.order; ++m)
+            if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
+        return n;
+    }
+    static int64_t item_bytes(const HooiPlan& p) {
+        const int64_t n = most(p);
+        int64_t doubles = 2 * n * n + n + unfolded_size(p) + product_of(p.rank, p.order) + p.n_iter_max + 64;
+        for (int m = 0; m < p.order; ++m) doubles += p.shape[m] * p.rank[m] + p.rank[m] + 16;
+        int64_t bytes = 0;
+        if (p.big >= 0) {
+            const int64_t s = p.others_size(p.big);
+            doubles += s * s + 2 * s * p.rank[p.big] + 24;
+        } else {
+            bytes = p.elements() * static_cast<int64_t>(sizeof(P)) + 64;
+        }
+        return bytes + doubles * 8 + 16 * 64;
+    }
+    static int64_t shared_bytes(const HooiPlan& p) {
+        int64_t factors = 0;
+        for (int m = 0; m < p.order; ++m) factors += p.shape[m] * p.rank[m];
+        int64_t doubles = 2 * small_tensor(p) + factors + 64;
+        int64_t passes = 0, longest = 1;
+        for (int m = 0; m < p.order; ++m) {
+            passes = gram_bytes<P>(p.shape[m]) > passes ? gram_bytes<P>(p.shape[m]) : passes;
+            longest = p.shape[m] > longest ? p.shape[m] : longest;
+        }
+        if (p.big >= 0) {
+            const int64_t s = p.others_size(p.big), r = p.rank[p.big];
+            doubles += s * p.others_rank(p.big);
+            passes = gram_bytes<P>(s) + (2 * p.shape[p.big] * r + 4 * s * r) * 8 + p.elements() * static_cast<int64_t>(sizeof(P));
+        } else {
+            doubles += 2 * p.elements();
+        }
+        const int64_t solver = eigh_bytes<double>(most(p));
+        return doubles * 8 + (solver > passes ? solver : passes) + longest * 8 + 4096;
+    }
+    static int group_size(const HooiPlan& p) {
+        int group = eigh_group<double>(most(p));
+        while (group > 1 && group * item_bytes(p) > (int64_t{8} << 20)) group /= 2;
+        return group;
+    }
+    static int64_t bytes(const HooiPlan& p) { return group_size(p) * item_bytes(p) + shared_bytes(p); }
+
+    HooiGroup(const HooiPlan& p, HooiItem* its, int n, Arena& from) : plan(p), items(its), count(n), arena(from) {
+        const int64_t largest = most(p);
+        for (int k = 0; k < count; ++k) {
+            HooiItem& item = items[k];
+            item.errors = arena.take<double>(p.n_iter_max + 1);
+            for (int m = 0; m < p.order; ++m) {
+                item.factor[m] = arena.take<double>(p.shape[m] * p.rank[m]);
+                item.sigma[m] = arena.take<double>(p.rank[m]);
+            }
+            item.core = arena.take<double>(product_of(p.rank, p.order));
+            item.matrix = arena.take<double>(largest * largest);
+            item.vectors = arena.take<double>(largest * largest);
+            item.values = arena.take<double>(largest);
+            item.unfolded = arena.take<double>(unfolded_size(p));
+            if (p.big >= 0) {
+                const int64_t s = p.others_size(p.big);
+                item.gram = arena.take<double>(s * s);
+                item.responses = arena.take<double>(s * p.rank[p.big]);
+                item.weights = arena.take<double>(s * p.rank[p.big]);
+            }
+        }
+        int64_t factor_size = 0;
+        for (int m = 0; m < p.order; ++m) factor_size += p.shape[m] * p.rank[m];
+        turned = arena.take<double>(factor_size);
+        for (auto& buffer : spare) buffer = arena.take<double>(small_tensor(p));
+        if (p.big >= 0) {
+            work = arena.take<double>(p.others_size(p.big) * p.others_rank(p.big));
+        } else {
+            for (auto& buffer : spare_p) buffer = arena.take<P>(p.elements());
+        }
+    }
+
+    // ---- reading X ----
+    Tensor unfolding(HooiItem& item, Arena& scratch) const {  // X_(big) as a matrix
+        Tensor matrix;
+        if (as_matrix(item.x, plan.big, &matrix)) return matrix;
+        // Modes that do not lie in memory like one are copied.
+        const int64_t n = plan.shape[plan.big], s = plan.others_size(plan.big);
+        P* copy = scratch.take<P>(n * s);
+        pack_panel<P>(fibres_of(item.x, plan.big), Adjust{false, nullptr, 1, 1}, 0, s, copy, n);
+        return Tensor{copy, sizeof(P) == 4 ? DType::f32 : DType::f64, 2, {n, s}, {1, n}};
+    }
+    void read(HooiItem& item) {
+        item.scale = 1;
+        for (int attempt = 0; attempt < 2; ++attempt) {
+            double sum = 0;
+            if (plan.big >= 0) {
+                Arena scratch = arena;
+                const Tensor matrix = unfolding(item, scratch);
+                gram_item<P>(fibres_of(matrix, 1), Adjust{false, nullptr, 1, item.scale}, item.gram, scratch);
+                const int64_t s = plan.others_size(plan.big);
+                for (int64_t i = 0; i < s; ++i) sum += item.gram[i * s + i];
+            } else {
+                const P* x = static_cast<const P*>(item.dense);
+                const int64_t n = plan.elements();
+                for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+            }
+            item.norm2 = sum;
+            const double low = sizeof(P) == 4 && plan.big >= 0 ? 1e-20 : 1e-250, high = sizeof(P) == 4 && plan.big >= 0 ? 1e30 : 1e250;
+            if (sum > low && sum < high) break;
+            if (attempt == 1) break;
+            const double largest = largest_magnitude(item.x, arena);
+            item.finite = largest <= 1.7976931348623157e308;
+            if (!item.finite || largest == 0) {
+                item.norm2 = 0;
+                break;
+            }
+            item.scale = safe_scale<P>(largest);
+            if (plan.big < 0) own_copy(item);
+        }
+        item.active = item.finite && item.norm2 > 0;
+    }
+    void own_copy(HooiItem& item) {
+        if (!item.own) item.own = arena.take<P>(plan.elements());
+        copy_dense<P>(item.x, item.scale, static_cast<P*>(item.own));
+        item.dense = item.own;
+    }
+
+    // ---- one eigenproblem for every active item ----
+    void solve(int size, int rank) {
+        const double* g[64];
+        double *values[64], *vectors[64];
+        int n = 0;
+        const int group = eigh_group<double>(size);
+        for (int k = 0; k < count; ++k) {
+            if (!items[k].active) continue;
+            g[n] = items[k].matrix;
+            values[n] = items[k].values;
+            vectors[n++] = items[k].vectors;
+        }
+        for (int first = 0; first < n; first += group)
+            eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first, vectors + first, arena);
+    }
+
+    // ---- the start ----
+    void start(int m) {
+        const int rank = static_cast<int>(plan.rank[m]);
+        if (m == plan.big) {
+            const int64_t s = plan.others_size(m);
+            for (int k = 0; k < count; ++k)
+                if (items[k].active) __builtin_memcpy(items[k].matrix, items[k].gram, static_cast<size_t>(s * s) * 8);
+            solve(static_cast<int>(s), rank);
+            for (int k = 0; k < count; ++k) {
+                if (!items[k].active) continue;
+                __builtin_memcpy(items[k].weights, items[k].vectors, static_cast<size_t>(s * rank) * 8);
+                respond(items[k], items[k].gram, s, items[k].vectors);
+            }
+            return;
+        }
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) start_matrix(items[k], m);
+        solve(static_cast<int>(plan.shape[m]), rank);
+        for (int k = 0; k < count; ++k)
+            if (items[k].active)
+                keep_start(items[k], m);
+    }
+    void keep_start(HooiItem& item, int m) {
+        const int64_t size = plan.shape[m], r = plan.rank[m];
+        __builtin_memcpy(item.factor[m], item.vectors, static_cast<size_t>(size * r) * 8);
+        if (!plan.sign_v) return;
+        // Signs by X_(m)^T a_k, in TensorLy's column order: from dense X, or fibre after fibre of the big mode.
+        Arena scratch = arena;
+        P* a = scratch.take<P>(size * r);
+        for (int64_t i = 0; i < size * r; ++i) a[i] = static_cast<P>(item.factor[m][i]);
+        double* most = scratch.take<double>(2 * r);
+        double* entry = most + r;
+        for (int64_t k = 0; k < 2 * r; ++k) most[k] = 0;
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < m; ++i) outer *= i == plan.big ? 1 : plan.shape[i];
+        for (int i = m + 1; i < plan.order; ++i) inner *= i == plan.big ? 1 : plan.shape[i];
+        auto see = [&](const P* x) {
+            P* y = plan.big < 0 ? spare_p[0] : scratch.take<P>(0);
+            mode_product<P>(x, outer, size, inner, a, r, y);
+            for (int64_t o = 0; o < outer; ++o)
+                for (int64_t k = 0; k < r; ++k)
+                    for (int64_t i = 0; i < inner; ++i) {
+                        const double value = static_cast<double>(y[(o * r + k) * inner + i]);
+                        if (__builtin_fabs(value) > most[k]) most[k] = __builtin_fabs(entry[k] = value);
+                    }
+        };
+        if (plan.big < 0) {
+            see(static_cast<const P*>(item.dense));
+        } else {
+            const Tensor matrix = unfolding(item, scratch);
+            Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, item.scale}, scratch);
+            for (int64_t c = 0; c < plan.shape[plan.big]; ++c) see(panels.rows(c, 1));
+        }
+        for (int64_t k = 0; k < r; ++k)
+            if (entry[k] < 0)
+                for (int64_t i = 0; i < size; ++i) item.factor[m][i * r + k] *= -1;
+    }
+    void start_matrix(HooiItem& item, int m) {
+        const int64_t size = plan.shape[m];
+        if (plan.big < 0) {
+            const Tensor x = dense_tensor(item.dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
+            gram_item<P>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, item.matrix, arena);
+            return;
+        }
+        // A partial trace of G over every mode but m.
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < m; ++i) outer *= i == plan.big ? 1 : plan.shape[i];
+        for (int i = m + 1; i < plan.order; ++i) inner *= i == plan.big ? 1 : plan.shape[i];
+        const int64_t s = outer * size * inner;
+        for (int64_t i = 0; i < size; ++i)
+            for (int64_t j = 0; j < size; ++j) {
+                double sum = 0;
+                for (int64_t o = 0; o < outer; ++o)
+                    for (int64_t r = 0; r < inner; ++r) sum += item.gram[((o * size + i) * inner + r) * s + (o * size + j) * inner + r];
+                item.matrix[i * size + j] = sum;
+            }
+    }
+
+    // ---- one update ----
+    void update(int m) {
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) m == plan.big ? big_matrix(items[k]) : small_matrix(items[k], m);
+        solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.rank[m]));
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) m == plan.big ? big_factor(items[k]) : small_factor(items[k], m);
+    }
+    // M = P^T G P, P the Kronecker product of the other factors; G P is kept in item.unfolded's place (work per item).
+    void big_matrix(HooiItem& item) {
+        int64_t shape[kMaxOrder], rank[kMaxOrder];
+        const double* factors[kMaxOrder];
+        const int n = others(item, shape, rank, factors);
+        const int64_t s = plan.others_size(plan.big), rho = plan.others_rank(plan.big);
+        const double* projected = project_rows(item.gram, s, n, shape, rank, factors);
+        __builtin_memcpy(work, projected, static_cast<size_t>(s * rho) * 8);
+        // [others..., rho]: the modes of the rows now.
+        shape[n] = rho;
+        rank[n] = rho;
+        factors[n] = nullptr;
+        const double* m = multi_mode_product<double>(work, n + 1, shape, factors, rank, spare);
+        __builtin_memcpy(item.matrix, m, static_cast<size_t>(rho * rho) * 8);
+    }
+    const double* project_rows(const double* g, int64_t rows, int n, const int64_t* shape, const int64_t* rank, const double* const* factors) {
+        int64_t full_shape[kMaxOrder], full_rank[kMaxOrder];
+        const double* full_factors[kMaxOrder];
+        full_shape[0] = full_rank[0] = rows;
+        full_factors[0] = nullptr;
+        for (int i = 0; i < n; ++i) {
+            full_shape[i + 1] = shape[i];
+            full_rank[i + 1] = rank[i];
+            full_factors[i + 1] = factors[i];
+        }
+        return multi_mode_product<double>(g, n + 1, full_shape, full_factors, full_rank, spare);
+    }
+    int others(const HooiItem& item, int64_t* shape, int64_t* rank, const double** factors) const {
+        int n = 0;
+        for (int i = 0; i < plan.order; ++i) {
+            if (i == plan.big) continue;
+            shape[n] = plan.shape[i];
+            rank[n] = plan.rank[i];
+            factors[n++] = item.factor[i];
+        }
+        return n;
+    }
+    // weights = P V / sigma, T = G weights.
+    void big_factor(HooiItem& item) {
+        int64_t shape[kMaxOrder], rank[kMaxOrder];
+        const double* factors[kMaxOrder];
+        const int n = others(item, shape, rank, factors);
+        const int64_t r = plan.rank[plan.big];
+        int64_t offset = 0;
+        for (int i = 0; i < n; ++i) {  // A_m^T takes R_m back to I_m
+            double* t = turned + offset;
+            for (int64_t a = 0; a < shape[i]; ++a)
+                for (int64_t b = 0; b < rank[i]; ++b) t[b * shape[i] + a] = factors[i][a * rank[i] + b];
+            offset += shape[i] * rank[i];
+            factors[i] = t;
+        }
+        shape[n] = rank[n] = r;
+        factors[n] = nullptr;
+        const double* pv = multi_mode_product<double>(item.vectors, n + 1, rank, factors, shape, spare);
+        const int64_t s = plan.others_size(plan.big);
+        __builtin_memcpy(item.weights, pv, static_cast<size_t>(s * r) * 8);
+        respond(item, item.gram, s, item.weights);
+    }
+    void respond(HooiItem& item, const double* gram, int64_t s, const double* pv) {
+        const int64_t r = plan.rank[plan.big];
+        product<double>(s, r, s, gram, s, 1, pv, r, item.responses, r, false);
+        for (int64_t j = 0; j < r; ++j) {
+            const double lambda = item.values[j];
+            const double inverse = lambda > 1e-15 * static_cast<double>(s) * item.values[0] ? 1 / __builtin_sqrt(lambda) : 0;
+            for (int64_t i = 0; i < s; ++i) {
+                item.weights[i * r + j] = pv[i * r + j] * inverse;
+                item.responses[i * r + j] *= inverse;
+            }
+        }
+    }
+    // The mode-m unfolding of the projection on every other factor.
+    void small_matrix(HooiItem& item, int m) {
+        int64_t shape[kMaxOrder], rank[kMaxOrder], outer = 1, inner = 1;
+        for (int i = 0, n = 0; i < plan.order; ++i) {
+            if (i == plan.big) continue;
+            shape[n] = plan.shape[i];
+            rank[n++] = i == m ? plan.shape[i] : plan.rank[i];
+            if (i < m) outer *= plan.rank[i];
+            if (i > m) inner *= plan.rank[i];
+        }
+        const double* y = projected(item, m, shape, rank);
+        if (plan.big >= 0) inner *= plan.rank[plan.big];
+        const bool left = plan.left_side(m);
+        const int64_t size = plan.shape[m], columns = outer * inner;
+        unfold_small(y, outer, size, inner, left, item.unfolded);
+        const int64_t n = left ? size : columns, depth = left ? columns : size;
+        product<double>(n, n, depth, item.unfolded, n, 1, item.unfolded, n, item.matrix, n, false);
+    }
+    const double* projected(HooiItem& item, int m, int64_t* shape, int64_t* rank) {
+        if (plan.big >= 0) {
+            const double* factors[kMaxOrder];
+            int n = 0;
+            for (int i = 0; i < plan.order; ++i)
+                if (i != plan.big) factors[n++] = i == m ? nullptr : item.factor[i];
+            shape[n] = rank[n] = plan.rank[plan.big];
+            factors[n] = nullptr;
+            return multi_mode_product<double>(item.responses, n + 1, shape, factors, rank, spare);
+        }
+        const P* factors[kMaxOrder];
+        factors_as_p(item, m, factors);
+        const P* y = multi_mode_product<P>(static_cast<const P*>(item.dense), plan.order, shape, factors, rank, spare_p);
+        const int64_t n = product_of(rank, plan.order);
+        for (int64_t i = 0; i < n; ++i) spare[0][i] = static_cast<double>(y[i]);
+        return spare[0];
+    }
+    void factors_as_p(const HooiItem& item, int m, const P** factors) {
+        P* to = reinterpret_cast<P*>(turned);
+        for (int i = 0; i < plan.order; ++i) {
+            factors[i] = nullptr;
+            if (i == m) continue;
+            for (int64_t j = 0; j < plan.shape[i] * plan.rank[i]; ++j) to[j] = static_cast<P>(item.factor[i][j]);
+            factors[i] = to;
+            to += plan.shape[i] * plan.rank[i];
+        }
+    }
+    void small_factor(HooiItem& item, int m) {
+        const int64_t size = plan.shape[m], r = plan.rank[m], n = plan.matrix_size(m);
+        double* a = item.factor[m];
+        if (plan.left_side(m)) {
+            __builtin_memcpy(a, item.vectors, static_cast<size_t>(size * r) * 8);
+            if (plan.sign_v) point_right_vectors_up(a, size, r, item.unfolded, plan.others_rank(m));
+            return;
+        }
+        product<double>(size, r, n, item.unfolded, 1, n, item.vectors, r, a, r, false);
+        orthonormalize(a, size, r);
+        if (!plan.sign_v) point_up_one(a, static_cast<int>(size), static_cast<int>(r));
+    }
+    // Signs by the entry of largest magnitude of Y^T a_k; y: [columns, size]
+    static void point_right_vectors_up(double* a, int64_t size, int64_t rank, const double* y, int64_t columns) {
+        for (int64_t k = 0; k < rank; ++k) {
+            double most = 0, entry = 0;
+            for (int64_t c = 0; c < columns; ++c) {
+                double dot = 0;
+                for (int64_t i = 0; i < size; ++i) dot += y[c * size + i] * a[i * rank + k];
+                if (__builtin_fabs(dot) > most) most = __builtin_fabs(entry = dot);
+            }
+            if (entry < 0)
+                for (int64_t i = 0; i < size; ++i) a[i * rank + k] *= -1;
+        }
+    }
+
+    // ---- the core, and the error ----
+    void contract(HooiItem& item) {
+        int64_t shape[kMaxOrder], rank[kMaxOrder];
+        const double* y;
+        if (plan.big >= 0) {
+            const double* factors[kMaxOrder];
+            const int n = others(item, shape, rank, factors);
+            shape[n] = rank[n] = plan.rank[plan.big];
+            factors[n] = nullptr;
+            y = multi_mode_product<double>(item.responses, n + 1, shape, factors, rank, spare);
+            // R_big moves from the end to its place.
+            int64_t outer = 1, inner = 1;
+            const int64_t r = plan.rank[plan.big];
+            for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
+            for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
+            for (int64_t o = 0; o < outer; ++o)
+                for (int64_t i = 0; i < inner; ++i)
+                    for (int64_t k = 0; k < r; ++k) item.core[(o * r + k) * inner + i] = y[(o * inner + i) * r + k];
+            return;
+        }
+        for (int i = 0; i < plan.order; ++i) {
+            shape[i] = plan.shape[i];
+            rank[i] = plan.rank[i];
+        }
+        y = projected(item, -1, shape, rank);
+        __builtin_memcpy(item.core, y, static_cast<size_t>(product_of(plan.rank, plan.order)) * 8);
+    }
+    double error(const HooiItem& item) const {
+        double sum = 0;
+        const int64_t n = product_of(plan.rank, plan.order);
+        for (int64_t i = 0; i < n; ++i) sum += item.core[i] * item.core[i];
+        return __builtin_sqrt(__builtin_fabs(item.norm2 - sum)) / __builtin_sqrt(item.norm2);
+    }
+
+    void run() {
+        int active = 0;
+        for (int k = 0; k < count; ++k) {
+            HooiItem& item = items[k];
+            item.finite = true;
+            item.n_sweeps = 0;
+            item.converged = false;
+            item.scale = 1;
+            item.own = nullptr;
+            if (plan.big < 0) {
+                item.dense = dense_data<P>(item.x);
+                if (!item.dense) own_copy(item);
+            }
+        }
+        for (int k = 0; k < count; ++k) {
+            read(items[k]);
+            active += items[k].active;
+        }
+        for (int m = 0; m < plan.order; ++m)
+            if (!(m == plan.big && m == 0)) start(m);
+        for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
+            for (int m = 0; m < plan.order; ++m)
+                if (sweep == 0 || plan.sign_v || !plan.others_full(m)) update(m);
+            for (int k = 0; k < count; ++k) {
+                HooiItem& item = items[k];
+                if (!item.active) continue;
+                contract(item);
+                item.errors[sweep] = error(item);
+                item.n_sweeps = sweep + 1;
+                if (sweep >= 2 && __builtin_fabs(item.errors[sweep - 1] - item.errors[sweep]) < plan.tol) {
+                    item.converged = true;
+                    item.active = false;
+                    --active;
+                }
+            }
+        }
+        for (int k = 0; k < count; ++k) finish(items[k]);
+    }
+    void finish(HooiItem& item) {
+        if (!item.finite || item.norm2 == 0) {
+            blank(item);
+            return;
+        }
+        if (plan.big >= 0 && (plan.factors || plan.refine)) explicit_factor(item);
+        const int64_t n = product_of(plan.rank, plan.order);
+        for (int64_t i = 0; i < n; ++i) item.core[i] /= item.scale;
+        slice_norms(item);
+    }
+    // A_big = X_(big) weights, signed; and T and the core from it where asked for.
+    void explicit_factor(HooiItem& item) {
+        const int64_t rows = plan.shape[plan.big], s = plan.others_size(plan.big), r = plan.rank[plan.big];
+        double* a = item.factor[plan.big];
+        Arena scratch = arena;
+        const Tensor matrix = unfolding(item, scratch);
+        Arena keep = scratch;
+        multiply_rows(matrix, item.scale, item.weights, r, a, scratch);
+        orthonormalize(a, rows, r);
+        signs(item, a, rows, s, r);
+        if (!plan.refine) return;
+        scratch = keep;
+        multiply_columns(matrix, item.scale, a, r, item.responses, scratch);
+        contract(item);
+    }
+    void signs(HooiItem& item, double* a, int64_t rows, int64_t s, int64_t r) {
+        for (int64_t k = 0; k < r; ++k) {
+            double most = 0, entry = 0;
+            // The right vector of the projected unfolding was signed when it was found; its T only follows.
+            for (int64_t i = 0; !plan.sign_v && i < rows; ++i) {
+                const double x = a[i * r + k];
+                if (__builtin_fabs(x) > most) most = __builtin_fabs(entry = x);
+            }
+            if (entry >= 0) continue;
+            for (int64_t i = 0; i < rows; ++i) a[i * r + k] *= -1;
+            for (int64_t i = 0; i < s; ++i) item.responses[i * r + k] *= -1;
+            int64_t outer = 1, inner = 1;
+            for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
+            for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
+            for (int64_t o = 0; o < outer; ++o)
+                for (int64_t i = 0; i < inner; ++i) item.core[(o * r + k) * inner + i] *= -1;
+        }
+    }
+    void slice_norms(HooiItem& item) {
+        for (int m = 0; m < plan.order; ++m) {
+            int64_t outer = 1, inner = 1;
+            for (int i = 0; i < m; ++i) outer *= plan.rank[i];
+            for (int i = m + 1; i < plan.order; ++i) inner *= plan.rank[i];
+            for (int64_t k = 0; k < plan.rank[m]; ++k) {
+                double sum = 0;
+                for (int64_t o = 0; o < outer; ++o)
+                    for (int64_t i = 0; i < inner; ++i) {
+                        const double x = item.core[(o * plan.rank[m] + k) * inner + i] * item.scale;
+                        sum += x * x;
+                    }
+                item.sigma[m][k] = __builtin_sqrt(sum) / item.scale;
+            }
+        }
+    }
+    // Zeros, or NaN for an item that holds NaN or Inf.
+    void blank(HooiItem& item) {
+        const double value = item.finite ? 0 : __builtin_nan("");
+        item.n_sweeps = item.finite;
+        item.converged = item.finite;
+        item.errors[0] = value;
+        for (int64_t i = 0; i < product_of(plan.rank, plan.order); ++i) item.core[i] = value;
+        for (int m = 0; m < plan.order; ++m) {
+            for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
+            for (int64_t i = 0; i < plan.shape[m]; ++i)
+                for (int64_t k = 0; k < plan.rank[m]; ++k) item.factor[m][i * plan.rank[m] + k] = item.finite ? i == k : value;
+        }
+        if (plan.big >= 0)
+            for (int64_t i = 0; i < plan.others_size(plan.big) * plan.rank[plan.big]; ++i) item.responses[i] = value;
+    }
+
+    // a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r].
+    static void multiply_rows(const Tensor& matrix, double scale, const double* b, int64_t r, double* a, Arena scratch) {
+        const int64_t s = matrix.shape[1];
+        P* bp = scratch.take<P>(s * r);
+        for (int64_t i = 0; i < s * r; ++i) bp[i] = static_cast<P>(b[i]);
+        Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
+        P* out = scratch.take<P>(panels.per_panel * r);
+        for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
+            const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
+            product<P>(kc, r, s, panels.rows(k, kc), 1, panels.ld, bp, r, out, r, false);
+            for (int64_t i = 0; i < kc * r; ++i) a[k * r + i] = static_cast<double>(out[i]);
+        }
+    }
+    // t [s, r] = matrix^T a for a [rows, r].
+    static void multiply_columns(const Tensor& matrix, double scale, const double* a, int64_t r, double* t, Arena scratch) {
+        const int64_t s = matrix.shape[1];
+        Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
+        P* ap = scratch.take<P>(panels.per_panel * r);
+        P* out = scratch.take<P>(s * r);
+        for (int64_t i = 0; i < s * r; ++i) t[i] = 0;
+        for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
+            const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
+            for (int64_t i = 0; i < kc * r; ++i) ap[i] = static_cast<P>(a[k * r + i]);
+            product<P>(s, r, kc, panels.rows(k, kc), panels.ld, 1, ap, r, out, r, false);
+            for (int64_t i = 0; i < s * r; ++i) t[i] += static_cast<double>(out[i]);
+        }
+    }
+};

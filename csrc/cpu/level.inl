@@ -1,0 +1,138 @@
+// Everything one SIMD level compiles. The including file sets TSM_LEVEL (a namespace) and TSM_VECTOR_BYTES.
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/levels.h"
+#include "tensor_batch.h"
+
+namespace tsm {
+namespace TSM_LEVEL {
+namespace {
+
+#include "cpu/simd.inl"
+// The order below is the order of use.
+#include "cpu/mode_gram.inl"
+#include "cpu/truncated_svd.inl"
+#include "cpu/core_contraction.inl"
+#include "cpu/hooi.inl"
+#include "cpu/saliency.inl"
+
+template <class T>
+int64_t mode_gram_bytes_as(const Tensor& x, int mode, bool center) {
+    const Fibres f = fibres_of(x, mode);
+    const int64_t means = center && mode != x.order - 1 ? f.count / x.shape[x.order - 1] * f.n * 8 + 128 + Panels<double>::bytes(f.n) : 0;
+    return gram_bytes<T>(f.n) + means;
+}
+
+template <class T>
+void mode_gram_as(const Tensor& x, int mode, bool center, double* g, Arena arena) {
+    const Fibres f = fibres_of(x, mode);
+    Adjust how{center && mode == x.order - 1, nullptr, 1, 1};
+    if (center && mode != x.order - 1) {
+        how.period = x.shape[x.order - 1];
+        how.means = last_mode_means(f, how.period, arena);
+    }
+    gram_item<T>(f, how, g, arena);
+}
+
+template <class T>
+void core_contraction_as(const Tensor& x, const void* const* factors, const int64_t* rank, void* out, Arena arena) {
+    const T* dense = dense_data<T>(x);
+    if (!dense) {
+        T* copy = arena.take<T>(x.size());
+        copy_dense<T>(x, 1, copy);
+        dense = copy;
+    }
+    T* spare[2];
+    for (auto& buffer : spare) buffer = arena.take<T>(x.size());
+    const T* typed[kMaxOrder];
+    int64_t size = 1;
+    for (int i = 0; i < x.order; ++i) {
+        typed[i] = static_cast<const T*>(factors[i]);
+        size *= factors[i] ? rank[i] : x.shape[i];
+    }
+    const T* y = multi_mode_product<T>(dense, x.order, x.shape, typed, rank, spare);
+    __builtin_memcpy(out, y, static_cast<size_t>(size) * sizeof(T));
+}
+
+template <class T>
+int saliency_group_as(const SaliencyPlan& plan) {
+    return plan.truncated ? HooiGroup<T>::group_size(plan.hooi) : SaliencyGroup<T>::group_size(plan);
+}
+
+template <class T>
+int64_t saliency_bytes_as(const SaliencyPlan& plan) {
+    if (!plan.truncated) return SaliencyGroup<T>::bytes(plan);
+    return HooiGroup<T>::bytes(plan.hooi) + Panels<T>::bytes(plan.positions()) +
+           (plan.channels() + 3 * plan.positions() + 128) * plan.hooi.rank[0] * 8 + 1024;
+}
+
+template <class T>
+void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    if (!plan.truncated) {
+        SaliencyGroup<T>(plan, arena).run(items, count);
+        return;
+    }
+    HooiItem tucker[64];
+    for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
+    HooiGroup<T> group(plan.hooi, tucker, count, arena);
+    group.run();
+    for (int k = 0; k < count; ++k) {
+        items[k].finite = tucker[k].finite;
+        truncated_map<T>(plan, tucker[k], items[k].map, group.arena);
+    }
+}
+
+double fma_rate(int64_t steps) {
+    constexpr int chains = 12;
+    Vec<float> acc[chains];
+    for (auto& a : acc) a = splat(1.0f);
+    Vec<float> factor = splat(0.999f);
+    for (int64_t i = 0; i < steps; ++i) {
+        asm volatile("" : "+m"(factor));  // keeps the loop from being folded
+        for (auto& a : acc) a = a * factor + factor;
+    }
+    float sum = 0;
+    for (auto& a : acc) sum += sum_lanes<float>(a);
+    return static_cast<double>(steps) * chains * kLanes<float> * 2 + (sum == 0.5f);
+}
+
+}  // namespace
+
+// clang-format off
+#define TSM_BOTH(call) (wide ? call<double> : call<float>)
+extern const Level kLevel;
+const Level kLevel = {
+    TSM_NAME, TSM_VECTOR_BYTES,
+    [](bool wide, const Tensor& x, int mode, bool center) { return TSM_BOTH(mode_gram_bytes_as)(x, mode, center); },
+    [](bool wide, const Tensor& x, int mode, bool center, double* g, char* ws) { TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena{ws}); },
+    [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
+    [](bool wide, int64_t n) { return TSM_BOTH(eigh_bytes)(n); },
+    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, char* ws) {
+        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena{ws});
+    },
+    [](bool wide, const Tensor& x) { return 3 * (x.size() * (wide ? 8 : 4) + 64) + 4096; },
+    [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, char* ws) {
+        TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena{ws});
+    },
+    [](bool wide, const HooiPlan& plan) { return wide ? HooiGroup<double>::group_size(plan) : HooiGroup<float>::group_size(plan); },
+    [](bool wide, const HooiPlan& plan) { return wide ? HooiGroup<double>::bytes(plan) : HooiGroup<float>::bytes(plan); },
+    [](bool wide, const HooiPlan& plan, HooiItem* items, int count, char* ws) {
+        Arena arena{ws};
+        if (wide) HooiGroup<double>(plan, items, count, arena).run();
+        else HooiGroup<float>(plan, items, count, arena).run();
+    },
+    [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_group_as)(plan); },
+    [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_bytes_as)(plan); },
+    [](bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* ws) {
+        TSM_BOTH(saliency_as)(plan, items, count, Arena{ws});
+    },
+    fma_rate,
+};
+// clang-format on
+
+}  // namespace TSM_LEVEL
+}  // namespace tsm

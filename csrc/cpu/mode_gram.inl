@@ -1,0 +1,199 @@
+// G_n = X_(n) X_(n)^T of one item, from panels of fibres: rows of a panel are fibres, so G is a sum of outer products
+// and needs no transpose. Products are summed in T over one panel and in double over all panels.
+
+// What is subtracted from (`mean`) and multiplied into (`scale`) the elements while a panel is read.
+struct Adjust {
+    bool center_fibres;    // every fibre minus its own mean
+    const double* means;   // or means[(k / period) * n + j] for element j of fibre k; null: none
+    int64_t period;
+    double scale;          // a power of two
+};
+
+template <class T, class S>
+static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
+    const S* data = static_cast<const S*>(f.data);
+    const auto factor = static_cast<decltype(to_float(S{}))>(scale);
+    int64_t index[kMaxOrder];
+    int64_t rest = k0, offset = 0;
+    for (int d = f.others - 1; d >= 0; --d) {
+        index[d] = rest % f.shape[d];
+        rest /= f.shape[d];
+        offset += index[d] * f.stride[d];
+    }
+    const int last = f.others - 1;
+    for (int64_t k = 0; k < kc;) {
+        // A run of fibres whose starts are evenly spaced.
+        const int64_t left = f.shape[last] - index[last];
+        const int64_t run = left < kc - k ? left : kc - k;
+        const int64_t gap = f.stride[last];
+        const S* from = data + offset;
+        T* to = out + k * ld;
+        if (f.step == 1 || gap != 1) {
+            for (int64_t r = 0; r < run; ++r)
+                for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j * f.step]) * factor);
+        } else {
+            for (int64_t j = 0; j < f.n; ++j)
+                for (int64_t r = 0; r < run; ++r) to[r * ld + j] = static_cast<T>(to_float(from[j * f.step + r]) * factor);
+        }
+        for (int64_t r = 0; r < run; ++r)
+            for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;
+        k += run;
+        index[last] += run;
+        offset += run * gap;
+        for (int d = last; d > 0 && index[d] == f.shape[d]; --d) {
+            offset += f.stride[d - 1] - index[d] * f.stride[d];
+            index[d] = 0;
+            ++index[d - 1];
+        }
+    }
+}
+
+// Fibres [k0, k0 + kc) as rows of T: [kc, ld], zeros behind column n.
+template <class T>
+static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t kc, T* rows, int64_t ld) {
+    switch (f.dtype) {
+        case DType::f16: pack_fibres<T, Half>(f, how.scale, k0, kc, rows, ld); break;
+        case DType::bf16: pack_fibres<T, BFloat>(f, how.scale, k0, kc, rows, ld); break;
+        case DType::f32: pack_fibres<T, float>(f, how.scale, k0, kc, rows, ld); break;
+        case DType::f64: pack_fibres<T, double>(f, how.scale, k0, kc, rows, ld); break;
+    }
+    if (!how.center_fibres && !how.means) return;
+    for (int64_t k = 0; k < kc; ++k) {
+        T* row = rows + k * ld;
+        if (how.center_fibres) {
+            double sum = 0;
+            for (int64_t j = 0; j < f.n; ++j) sum += row[j];
+            const T mean = static_cast<T>(sum / static_cast<double>(f.n));
+            for (int64_t j = 0; j < f.n; ++j) row[j] -= mean;
+        } else {
+            const double* mean = how.means + (k0 + k) / how.period * f.n;
+            for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>(row[j] - mean[j] * how.scale);
+        }
+    }
+}
+
+// Rows of one item as the kernels read them: straight from memory where it already looks like that, else packed.
+template <class T>
+struct Panels {
+    Fibres f;
+    Adjust how;
+    bool direct;
+    int64_t ld;       // of the rows handed out
+    int64_t per_panel;
+    T* buffer;        // [per_panel, ld] unless direct
+
+    static int64_t rows_per_panel(int64_t n) {
+        const int64_t rows = int64_t{32768} / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
+        return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
+    }
+    static int64_t bytes(int64_t n) { return rows_per_panel(n) * padded<T>(n) * static_cast<int64_t>(sizeof(T)) + 64; }
+
+    Panels(const Fibres& fibres, const Adjust& adjust, Arena& arena) : f(fibres), how(adjust) {
+        const DType own = sizeof(T) == 4 ? DType::f32 : DType::f64;
+        direct = f.dtype == own && f.step == 1 && f.others == 1 && how.scale == 1 && !how.center_fibres && !how.means;
+        per_panel = rows_per_panel(f.n);
+        ld = direct ? f.stride[0] : padded<T>(f.n);
+        buffer = direct ? nullptr : arena.take<T>(per_panel * ld);
+    }
+    const T* rows(int64_t k0, int64_t kc) const {
+        if (direct) return static_cast<const T*>(f.data) + k0 * ld;
+        pack_panel<T>(f, how, k0, kc, buffer, ld);
+        return buffer;
+    }
+};
+
+// g[i0 + r][j0 + ...] += sum_k rows[k][i0 + r] * rows[k][j0 + ...] for MR rows and NR vectors of G. The last vector
+// holds `last` valid columns when `last` > 0.
+template <class T, int MR, int NR>
+static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, double* g, int64_t ldg) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MR][NR] = {};
+    for (int64_t k = 0; k < kc; ++k) {
+        const T* row = rows + k * ld;
+        Vec<T> b[NR];
+        for (int v = 0; v < NR - 1; ++v) b[v] = load(row + j0 + v * L);
+        b[NR - 1] = last > 0 ? load_first(row + j0 + (NR - 1) * L, last) : load(row + j0 + (NR - 1) * L);
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> a = splat(row[i0 + r]);
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+        }
+    }
+    for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < NR; ++v) {
+            double* to = g + (i0 + r) * ldg + j0 + v * L;
+            T part[L];
+            store(part, acc[r][v]);
+            for (int l = 0; l < L; ++l) to[l] += static_cast<double>(part[l]);
+        }
+}
+
+template <class T, int MR>
+static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1, int64_t last, double* g, int64_t ldg) {
+    constexpr int L = kLanes<T>, NR = 3;
+    int64_t j = j0;
+    for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg);
+    switch ((j1 - j) / L) {
+        case 3: gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg); break;
+        case 2: gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg); break;
+        case 1: gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg); break;
+        default: break;
+    }
+}
+
+// Upper triangle of G += rows^T rows; g is [n, padded n] and what lies left of the diagonal's vector is not written.
+// The last n % L columns would fill one vector in L for every row, so they are computed as rows instead.
+template <class T>
+static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, double* g, int64_t ldg) {
+    constexpr int L = kLanes<T>;
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t whole = n / L * L;
+    constexpr int step = MR < L ? MR : L;
+    for (int64_t i = 0; i < whole; i += step) gram_row_block<T, step>(rows, ld, kc, i, i / L * L, whole, 0, g, ldg);
+    for (int64_t i = whole; i < n;) {
+        if (n - i >= 4) {
+            gram_row_block<T, 4>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg);
+            i += 4;
+        } else {
+            gram_row_block<T, 1>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg);
+            i += 1;
+        }
+    }
+}
+
+template <class T>
+static int64_t gram_bytes(int64_t n) {
+    return Panels<T>::bytes(n) + n * padded<T>(n) * 8 + 128;
+}
+
+// The whole symmetric G of one item in double, g: [n, n].
+template <class T>
+static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena) {
+    const int64_t n = f.n, ldg = padded<T>(n);
+    Panels<T> panels(f, how, arena);
+    double* sums = arena.take<double>(n * ldg);
+    for (int64_t i = 0; i < n * ldg; ++i) sums[i] = 0;
+    for (int64_t k = 0; k < f.count; k += panels.per_panel) {
+        const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, sums, ldg);
+    }
+    // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the diagonal.
+    const int64_t whole = n / kLanes<T> * kLanes<T>;
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = i; j < n; ++j) g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ldg + i] : sums[i * ldg + j];
+}
+
+// means[(k / period) * n + j]: element j of fibre k, averaged over the `period` fibres that differ in the last mode.
+static const double* last_mode_means(const Fibres& f, int64_t period, Arena& arena) {
+    const int64_t groups = f.count / period;
+    double* means = arena.take<double>(groups * f.n);
+    Arena scratch = arena;
+    Panels<double> panels(f, Adjust{false, nullptr, 1, 1}, scratch);
+    for (int64_t i = 0; i < groups * f.n; ++i) means[i] = 0;
+    for (int64_t k = 0; k < f.count; k += panels.per_panel) {
+        const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+        const double* rows = panels.rows(k, kc);
+        for (int64_t r = 0; r < kc; ++r)
+            for (int64_t j = 0; j < f.n; ++j) means[(k + r) / period * f.n + j] += rows[r * panels.ld + j] / static_cast<double>(period);
+    }
+    return means;
+}

@@ -1,0 +1,262 @@
+// Saliency maps of a group of items, from the eigenpairs of the smaller Gram matrix of the features F [C, S]:
+// positions, where F^T u_i = sigma_i v_i gives the maps without another pass and only the sign of u_i needs one,
+// or channels, where the combination of the u_i is projected in one pass.
+
+static inline double largest_entry(const double* x, int64_t n) {
+    double most = 0, entry = 0;
+    for (int64_t i = 0; i < n; ++i)
+        if (__builtin_fabs(x[i]) > most) most = __builtin_fabs(entry = x[i]);
+    return entry;
+}
+
+template <class T>
+struct SaliencyGroup {
+    const SaliencyPlan& plan;
+    int64_t c, s, n;
+    bool by_position;
+    Arena arena;
+    Tensor matrix[16];   // F as [C, S]
+    double scale[16];
+    double* means[16];   // of the channels, for centring the channel Gram
+    double *gram[16], *values[16], *vectors[16];
+
+    static int64_t smaller(const SaliencyPlan& p) { return p.channels() < p.positions() ? p.channels() : p.positions(); }
+    static int group_size(const SaliencyPlan& p) {
+        const int64_t n = smaller(p);
+        int group = eigh_group<double>(n);
+        while (group > 1 && group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{8} << 20)) group /= 2;
+        return group;
+    }
+    static int64_t item_bytes(const SaliencyPlan& p) {
+        const int64_t n = smaller(p);
+        return (2 * n * n + n + p.channels()) * 8 + 4 * 64;
+    }
+    static int64_t bytes(const SaliencyPlan& p) {
+        const int64_t n = smaller(p), longest = p.channels() > p.positions() ? p.channels() : p.positions();
+        const int64_t passes = gram_bytes<T>(n) + Panels<T>::bytes(p.positions()) + Panels<T>::bytes(p.channels()) +
+                               (n * n + 2 * 128 * (n + 16) + 4 * (n + 16) + 4 * longest) * 8 + 4096;
+        const int64_t solver = eigh_bytes<double>(n);
+        const int64_t copy = p.copies ? p.channels() * p.positions() * static_cast<int64_t>(sizeof(T)) + 64 : 0;
+        return group_size(p) * (item_bytes(p) + copy) +
+               (passes > solver ? passes : solver);
+    }
+
+    SaliencyGroup(const SaliencyPlan& p, Arena& from)
+        : plan(p), c(p.channels()), s(p.positions()), n(smaller(p)), by_position(s <= c), arena(from) {}
+
+    Adjust adjust(int k) const {
+        if (!plan.center) return Adjust{false, nullptr, 1, scale[k]};
+        return by_position ? Adjust{true, nullptr, 1, scale[k]} : Adjust{false, means[k], s, scale[k]};
+    }
+    // Rows are channels (fibres over positions).
+    Adjust adjust_channels(int k) const { return Adjust{plan.center, nullptr, 1, scale[k]}; }
+    Fibres channels(int k) const { return fibres_of(matrix[k], 1); }
+    Fibres positions(int k) const { return fibres_of(matrix[k], 0); }
+
+    void run(SaliencyItem* items, int count) {
+        for (int k = 0; k < count; ++k) read(items[k], k);
+        const int rank = plan.single() ? 1 : static_cast<int>(n);
+        eigh_items<double>(gram, count, static_cast<int>(n), rank, values, vectors, arena);
+        for (int k = 0; k < count; ++k) {
+            for (int j = 0; j < rank; ++j) values[k][j] = values[k][j] > 0 ? values[k][j] : 0;
+            if (!items[k].finite) {
+                for (int64_t i = 0; i < s; ++i) items[k].map[i] = __builtin_nan("");
+                continue;
+            }
+            plan.single() ? single_map(k, items[k].map) : combined_map(k, items[k].map);
+        }
+    }
+
+    void read(SaliencyItem& item, int k) {
+        if (!as_matrix(item.x, 0, &matrix[k])) {
+            T* copy = arena.take<T>(c * s);
+            copy_dense<T>(item.x, 1, copy);
+            const int64_t shape[2] = {c, s};
+            matrix[k] = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
+        }
+        gram[k] = arena.take<double>(n * n);
+        vectors[k] = arena.take<double>(n * n);
+        values[k] = arena.take<double>(n);
+        means[k] = arena.take<double>(c);
+        scale[k] = 1;
+        item.finite = true;
+        for (int attempt = 0; attempt < 2; ++attempt) {
+            if (plan.center && !by_position) channel_means(k);
+            gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
+            double sum = 0;
+            for (int64_t i = 0; i < n; ++i) sum += gram[k][i * n + i];
+            const double low = sizeof(T) == 4 ? 1e-20 : 1e-250, high = sizeof(T) == 4 ? 1e30 : 1e250;
+            if ((sum > low && sum < high) || attempt == 1) break;
+            const double largest = largest_magnitude(item.x, arena);
+            item.finite = largest <= 1.7976931348623157e308;
+            if (!item.finite || largest == 0) break;
+            scale[k] = safe_scale<T>(largest);
+        }
+    }
+    void channel_means(int k) {
+        Arena scratch = arena;
+        Panels<double> panels(channels(k), Adjust{false, nullptr, 1, 1}, scratch);
+        for (int64_t i = 0; i < c; i += panels.per_panel) {
+            const int64_t count = c - i < panels.per_panel ? c - i : panels.per_panel;
+            const double* rows = panels.rows(i, count);
+            for (int64_t r = 0; r < count; ++r) {
+                double sum = 0;
+                for (int64_t j = 0; j < s; ++j) sum += rows[r * panels.ld + j];
+                means[k][i + r] = sum / static_cast<double>(s);
+            }
+        }
+    }
+
+    // visit(row, products) for every row of `f` and its products with b [f.n, columns]: T products[columns].
+    template <class Visit>
+    void multiply(const Fibres& f, const Adjust& how, const T* b, int64_t columns, Arena scratch, Visit visit) const {
+        Panels<T> panels(f, how, scratch);
+        const int64_t ld = padded<T>(columns);
+        T* out = scratch.take<T>(panels.per_panel * ld);
+        for (int64_t k = 0; k < f.count; k += panels.per_panel) {
+            const int64_t count = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+            product<T>(count, columns, f.n, panels.rows(k, count), 1, panels.ld, b, columns, out, ld, false);
+            for (int64_t r = 0; r < count; ++r) visit(k + r, out + r * ld);
+        }
+    }
+    // Signs [columns] of the entries of largest magnitude among the rows of `f` times b.
+    void largest_signs(const Fibres& f, const Adjust& how, const T* b, int64_t columns, T* signs, Arena scratch) const {
+        const int64_t ld = padded<T>(columns);
+        T* most = scratch.take<T>(ld);
+        T* entry = scratch.take<T>(ld);
+        for (int64_t j = 0; j < ld; ++j) most[j] = entry[j] = 0;
+        multiply(f, how, b, columns, scratch, [&](int64_t, const T* w) {
+            for (int64_t j = 0; j < ld; j += kLanes<T>) {
+                const Vec<T> x = load(w + j), size = vabs<T>(x), old = load(most + j);
+                store(entry + j, size > old ? x : load(entry + j));
+                store(most + j, size > old ? size : old);
+            }
+        });
+        for (int64_t j = 0; j < columns; ++j) signs[j] = entry[j] < 0 ? T(-1) : T(1);
+    }
+    T* vectors_as_t(int k, int64_t columns, Arena& scratch) const {
+        T* b = scratch.take<T>(n * columns);
+        for (int64_t i = 0; i < n * columns; ++i) b[i] = static_cast<T>(vectors[k][i]);
+        return b;
+    }
+    // map = F^T z for z [C]
+    void project(int k, const double* z, double* map, Arena scratch) const {
+        T* b = scratch.take<T>(c);
+        for (int64_t i = 0; i < c; ++i) b[i] = static_cast<T>(z[i]);
+        multiply(positions(k), adjust(k), b, 1, scratch, [&](int64_t row, const T* w) { map[row] = static_cast<double>(w[0]); });
+    }
+
+    // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes.
+    void single_map(int k, double* map) {
+        const double sigma = __builtin_sqrt(values[k][0]) / scale[k];
+        if (by_position) {
+            for (int64_t i = 0; i < s; ++i) map[i] = sigma * vectors[k][i];
+        } else {
+            project(k, vectors[k], map, arena);
+            for (int64_t i = 0; i < s; ++i) map[i] /= scale[k];
+        }
+        if (plan.method == Method::tsm) {
+            for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
+            return;
+        }
+        const double sign = single_sign(k, map) < 0 ? -1 : 1;
+        for (int64_t i = 0; i < s; ++i) map[i] = sign * map[i] > 0 ? sign * map[i] : 0;
+    }
+    double single_sign(int k, const double* map) const {
+        if (plan.sign == Sign::absmax || plan.sign == Sign::v) return largest_entry(map, s);
+        Arena scratch = arena;
+        if (plan.sign == Sign::u) {
+            if (!by_position) return 1;  // the solver signs u
+            T* b = vectors_as_t(k, 1, scratch);
+            T sign;
+            largest_signs(channels(k), adjust_channels(k), b, 1, &sign, scratch);
+            return sign;
+        }
+        // The response of the uncentred features to u_1 ~ F v_1, v_1 ~ map, summed over the positions.
+        T* b = scratch.take<T>(2 * s);
+        double total = 0, sum = 0, largest = __builtin_fabs(largest_entry(map, s));
+        if (largest == 0) return 1;
+        for (int64_t i = 0; i < s; ++i) {
+            b[2 * i] = 1;
+            b[2 * i + 1] = static_cast<T>(map[i] / largest);
+            sum += map[i] / largest;
+        }
+        const double excess = plan.center ? sum / static_cast<double>(s) : 0;
+        multiply(channels(k), Adjust{false, nullptr, 1, scale[k]}, b, 2, scratch, [&](int64_t, const T* w) {
+            total += static_cast<double>(w[0]) * (static_cast<double>(w[1]) - excess * static_cast<double>(w[0]));
+        });
+        return total;
+    }
+
+    // multivec_eigencam and mtsm at full rank.
+    void combined_map(int k, double* map) {
+        Arena scratch = arena;
+        const double unit = 1 / (scale[k] * scale[k]);
+        T* signs = scratch.take<T>(n);
+        for (int64_t j = 0; j < n; ++j) signs[j] = 1;  // the solver's own: largest entry of the vector positive
+        double* weights = scratch.take<double>(n);
+        if (by_position) {
+            if (!plan.absolute && plan.sign == Sign::u)
+                largest_signs(channels(k), adjust_channels(k), vectors_as_t(k, n, scratch), n, signs, scratch);
+            for (int64_t j = 0; j < n; ++j) weights[j] = values[k][j] * static_cast<double>(signs[j]) * unit;
+            for (int64_t i = 0; i < s; ++i) {
+                const double* v = vectors[k] + i * n;
+                double sum = 0;
+                for (int64_t j = 0; j < n; ++j) sum += weights[j] * (plan.absolute ? __builtin_fabs(v[j]) : v[j]);
+                map[i] = __builtin_fabs(sum);
+            }
+            return;
+        }
+        for (int64_t j = 0; j < n; ++j) weights[j] = __builtin_sqrt(values[k][j]);
+        if (plan.absolute) {
+            multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
+                double sum = 0;
+                for (int64_t j = 0; j < n; ++j) sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
+                map[row] = sum * unit;
+            });
+            return;
+        }
+        if (plan.sign == Sign::v) largest_signs(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, signs, scratch);
+        double* z = scratch.take<double>(c);
+        for (int64_t i = 0; i < c; ++i) {
+            z[i] = 0;
+            for (int64_t j = 0; j < n; ++j) z[i] += weights[j] * static_cast<double>(signs[j]) * vectors[k][i * n + j];
+        }
+        project(k, z, map, scratch);
+        for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
+    }
+};
+
+// tsm and mtsm at a rank: the responses F^T a_i of the columns of A_1, whose sign is the factor's or (Sign::v) such
+// that the response's entry of largest magnitude is positive.
+template <class T>
+static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map, Arena scratch) {
+    const int64_t c = plan.channels(), s = plan.positions(), r = plan.hooi.rank[0];
+    double* t = item.responses;
+    if (plan.hooi.big < 0) {
+        t = scratch.take<double>(s * r);
+        Tensor matrix;
+        if (item.finite && item.norm2 > 0) {
+            if (!as_matrix(item.x, 0, &matrix)) {
+                const int64_t shape[2] = {c, s};
+                matrix = dense_tensor(item.dense, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
+            }
+            const double scale = matrix.data == item.dense ? 1 : item.scale;
+            HooiGroup<T>::multiply_columns(matrix, scale, item.factor[0], r, t, scratch);
+        } else {
+            for (int64_t i = 0; i < s * r; ++i) t[i] = item.finite ? 0 : __builtin_nan("");
+        }
+    }
+    const double unit = item.norm2 > 0 ? 1 / item.scale : 1;
+    for (int64_t i = 0; i < s; ++i) map[i] = 0;
+    const int64_t used = plan.method == Method::tsm ? 1 : r;
+    for (int64_t j = 0; j < used; ++j) {
+        double most = 0, entry = 0;
+        for (int64_t i = 0; i < s; ++i)
+            if (__builtin_fabs(t[i * r + j]) > most) most = __builtin_fabs(entry = t[i * r + j]);
+        const bool flip = plan.sign == Sign::v && !plan.absolute && entry < 0;
+        const double weight = plan.method == Method::tsm ? 1 : item.sigma[0][j] * (flip ? -1 : 1);
+        for (int64_t i = 0; i < s; ++i) map[i] += weight * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
+    }
+    for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
+}

@@ -1,0 +1,151 @@
+// Vectors of one SIMD level. Included once by each level_*.cpp, inside that level's namespace, so that no function
+// compiled for one instruction set can be linked into another (no std:: templates here for the same reason).
+
+template <class T>
+struct VecOf {
+    typedef T type __attribute__((vector_size(TSM_VECTOR_BYTES)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+template <class T>
+constexpr int kLanes = TSM_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+template <class T>
+static inline Vec<T> load(const T* p) {
+    Vec<T> v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class T>
+static inline void store(T* p, Vec<T> v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+template <class T>
+static inline Vec<T> splat(T x) {
+    return Vec<T>{} + x;
+}
+
+// The first k of kLanes elements, zeros behind them; reads nothing beyond.
+template <class T>
+static inline Vec<T> load_first(const T* p, int64_t k) {
+    Vec<T> v{};
+    for (int64_t i = 0; i < k; ++i) v[i] = p[i];
+    return v;
+}
+#if defined(__AVX512F__)
+template <>
+inline Vec<float> load_first<float>(const float* p, int64_t k) {
+    return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << k) - 1), p));
+}
+template <>
+inline Vec<double> load_first<double>(const double* p, int64_t k) {
+    return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << k) - 1), p));
+}
+#elif defined(__AVX2__)
+alignas(64) static const int32_t kFirst[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+template <>
+inline Vec<float> load_first<float>(const float* p, int64_t k) {
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + 8 - k));
+    return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
+}
+template <>
+inline Vec<double> load_first<double>(const double* p, int64_t k) {
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + 8 - 2 * k));
+    return reinterpret_cast<Vec<double>>(_mm256_maskload_pd(p, mask));
+}
+#endif
+
+template <class T>
+static inline T sum_lanes(Vec<T> v) {
+    // Halves are added pairwise, so the order is the same at every call.
+    T part[kLanes<T>];
+    store(part, v);
+    for (int half = kLanes<T> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    return part[0];
+}
+#if defined(__AVX512F__)
+template <>
+inline float sum_lanes<float>(Vec<float> v) {
+    return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));
+}
+template <>
+inline double sum_lanes<double>(Vec<double> v) {
+    return _mm512_reduce_add_pd(reinterpret_cast<__m512d>(v));
+}
+#endif
+
+template <class T>
+static inline Vec<T> vsqrt(Vec<T> v) {
+    Vec<T> r;
+    for (int i = 0; i < kLanes<T>; ++i) r[i] = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(v[i])) : static_cast<T>(__builtin_sqrtf(v[i]));
+    return r;
+}
+
+template <class T>
+static inline Vec<T> vabs(Vec<T> v) {
+    return v < 0 ? -v : v;
+}
+
+template <class T>
+static inline Vec<T> vmax(Vec<T> a, Vec<T> b) {
+    return a > b ? a : b;
+}
+
+// Bytes of workspace are handed out front to back; nothing is freed before the whole is.
+struct Arena {
+    char* next;
+    template <class T>
+    T* take(int64_t count) {
+        T* p = reinterpret_cast<T*>(next);
+        next += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+        return p;
+    }
+};
+
+template <class T>
+static inline int64_t padded(int64_t n) {
+    return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// Reading elements of any storage type as float or double.
+struct Half {
+    uint16_t bits;
+};
+struct BFloat {
+    uint16_t bits;
+};
+
+static inline float to_float(BFloat x) {
+    const uint32_t u = static_cast<uint32_t>(x.bits) << 16;
+    float f;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline float to_float(Half x) {
+#if defined(__F16C__)
+    return _cvtsh_ss(x.bits);
+#else
+    const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+    uint32_t u;
+    if (rest >= 0x7c00) {
+        u = sign | 0x7f800000 | (rest & 0x3ff) << 13;
+    } else {
+        // Multiplying by 2^112 moves the exponent's bias and makes half subnormals normal.
+        const uint32_t shifted = rest << 13;
+        float f;
+        __builtin_memcpy(&f, &shifted, 4);
+        f *= 5.192296858534828e33f;
+        __builtin_memcpy(&u, &f, 4);
+        u |= sign;
+    }
+    float f;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
+#endif
+}
+static inline float to_float(float x) { return x; }
+static inline double to_float(double x) { return x; }

@@ -1,0 +1,172 @@
+"""The compiled CPU backend: the five steps of `dispatch.Backend` on CPU tensors, by `tsm_fast._cpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _cpu
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+
+name = "cpu"
+
+_DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_METHODS = {"eigencam": 0, "tsm": 1, "multivec_eigencam": 2, "mtsm": 3}
+_SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
+
+_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+def simd_level() -> str:
+    """The SIMD level in use: the best this machine supports, or the one TSM_FAST_SIMD named at import."""
+    return _cpu.simd_level()
+
+
+def simd_levels() -> list[str]:
+    """The SIMD levels this machine supports, the best last."""
+    return _cpu.simd_levels()
+
+
+def mode_gram(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    mode: int,
+    *,
+    center: bool = False,
+    precision: Precision = "auto",
+) -> Tensor:
+    """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; float32 sums are kept in float64 between panels."""
+    dtype = result_dtype(x.dtype, precision)
+    wide = dtype == torch.float64
+    gram = torch.zeros(len(x), x.shape[mode + 1], x.shape[mode + 1], dtype=dtype)
+    if x.numel():
+        _cpu.mode_gram(_array(x), mode, center, wide, gram.data_ptr(), wide, torch.get_num_threads())
+    return gram
+
+
+def truncated_svd(
+    gram: Tensor,  # [B, n, n]
+    rank: int,
+    *,
+    precision: Precision = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
+    dtype = result_dtype(gram.dtype, precision)
+    gram = gram if gram.dtype in (torch.float32, torch.float64) else gram.float()
+    values = torch.empty(len(gram), rank, dtype=dtype)
+    vectors = torch.empty(len(gram), gram.shape[1], rank, dtype=dtype)
+    if gram.numel():
+        wide_out = dtype == torch.float64
+        pointers = values.data_ptr(), vectors.data_ptr()
+        _cpu.truncated_svd(
+            _array(gram), rank, precision != "float32", *pointers, wide_out, torch.get_num_threads()
+        )
+    return values, vectors
+
+
+def core_contraction(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    factors: Sequence[Tensor],  # [B, I_n, R_n] for each n in `modes`
+    modes: Sequence[int],
+    *,
+    precision: Precision = "auto",
+) -> Tensor:
+    """`X x_n A_n^T` over the given modes."""
+    dtype = result_dtype(x.dtype, precision)
+    shape = list(x.shape[1:])
+    pointers = [0] * len(shape)
+    ready = [factor.to(dtype).contiguous() for factor in factors]
+    for factor, mode in zip(ready, modes, strict=True):
+        pointers[mode] = factor.data_ptr()
+        shape[mode] = factor.shape[2]
+    out = torch.zeros(len(x), *shape, dtype=dtype)
+    if x.numel() and out.numel():
+        _cpu.core_contraction(
+            _array(x), pointers, shape, out.data_ptr(), dtype == torch.float64, torch.get_num_threads()
+        )
+    return out
+
+
+def hooi(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    rank: Sequence[int],
+    *,
+    n_iter_max: int,
+    tol: float,
+    sign: str,
+    precision: Precision = "auto",
+) -> HooiResult:
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    dtype = result_dtype(x.dtype, precision)
+    core = torch.empty(len(x), *rank, dtype=dtype)
+    factors = [torch.empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
+    values = [torch.empty(len(x), r, dtype=dtype) for r in rank]
+    errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64)
+    n_sweeps = torch.zeros(len(x), dtype=torch.int64)
+    converged, finite = torch.zeros(len(x), dtype=torch.bool), torch.ones(len(x), dtype=torch.bool)
+    if len(x):
+        _cpu.hooi(
+            _array(x),
+            list(rank),
+            n_iter_max,
+            tol,
+            sign == "v",
+            dtype == torch.float64,
+            _passes_wide(x, precision, hooi=True),
+            core.data_ptr(),
+            [factor.data_ptr() for factor in factors],
+            [value.data_ptr() for value in values],
+            errors.data_ptr(),
+            n_sweeps.data_ptr(),
+            converged.data_ptr(),
+            finite.data_ptr(),
+            dtype == torch.float64,
+            torch.get_num_threads(),
+        )
+    most = int(n_sweeps.max()) if len(x) else 0
+    return HooiResult(core, factors, values, errors[:, :most].contiguous(), n_sweeps, converged, finite)
+
+
+def saliency(
+    x: Tensor,  # [B, C, H, W]
+    method: Method,
+    rank: Sequence[int] | None,
+    *,
+    center: bool,
+    combine: str,
+    sign: str,
+    precision: Precision = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`)."""
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    maps = torch.empty(len(x), *x.shape[2:], dtype=dtype)
+    finite = torch.ones(len(x), dtype=torch.bool)
+    if len(x):
+        _cpu.saliency(
+            _array(x),
+            _METHODS[method],
+            [] if rank is None else list(rank),
+            center,
+            combine == "absolute",
+            _SIGNS[sign],
+            N_ITER_MAX,
+            TOL,
+            precision == "float64",
+            _passes_wide(x, precision, hooi=rank is not None),
+            maps.data_ptr(),
+            finite.data_ptr(),
+            dtype == torch.float64,
+            torch.get_num_threads(),
+        )
+    return maps, finite
+
+
+def _passes_wide(x: Tensor, precision: Precision, hooi: bool) -> bool:
+    """Whether passes over `x` run in float64. Float64 input needs it for its range, and the errors of HOOI for their
+    digits: `||X||^2 - ||core||^2` of a float32 Gram matrix is good to 1e-4 only where it vanishes."""
+    return x.dtype == torch.float64 or precision == "float64" or (hooi and precision == "auto")
+
+
+def _array(x: Tensor) -> _Array:
+    return x.data_ptr(), _DTYPES[x.dtype], tuple(x.shape), x.stride()
