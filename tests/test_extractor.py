@@ -561,6 +561,7 @@ def test_closing(small: Residual, images: Tensor) -> None:
         assert repr(extract) == "SaliencyExtractor(Residual, layers=('stem'), method='tsm')"
     with pytest.raises(RuntimeError, match="this SaliencyExtractor is closed"):
         extract(images)
+    assert extract.layers == ("stem",)
     with pytest.raises(Boom), SaliencyExtractor(small, "stem"):
         raise Boom
 

@@ -96,12 +96,13 @@ class SaliencyExtractor:
             layers is None or isinstance(layers, nn.Module) or (isinstance(layers, str) and not is_glob(layers))
         )
         self._modules = {} if layers is None else find_layers(self._model, layers)
+        self._names = tuple(self._modules)
         self.reason = "" if layers is None else "named by the caller"
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the layers read; empty until the first call has chosen one."""
-        return tuple(self._modules)
+        """The names of the layers read; empty until the first call has chosen one. They stay after `close()`."""
+        return self._names
 
     def __call__(self, inputs: Any) -> Any:
         """Maps `[B, H, W]` of one layer, or a dict of them by layer name; see the class."""
@@ -114,6 +115,7 @@ class SaliencyExtractor:
             if not self._modules:
                 name, self.reason = choose_layer(model, lambda: model(*args, **kwargs))
                 self._modules = find_layers(model, name)
+                self._names = (name,)
             features = self._features(model, args, kwargs)
             maps = {name: self._maps(name, features.pop(name), size) for name in self._modules}
         return maps if self._many else next(iter(maps.values()))
@@ -131,7 +133,7 @@ class SaliencyExtractor:
         self.close()
 
     def __repr__(self) -> str:
-        layers = ", ".join(map(repr, self._modules)) or "chosen at the first call"
+        layers = ", ".join(map(repr, self._names)) or "chosen at the first call"
         return f"SaliencyExtractor({type(self._model).__name__}, layers=({layers}), method={self.method!r})"
 
     def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
