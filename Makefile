@@ -18,7 +18,7 @@ demo: build  ## saliency maps of real photos with a real network, into demo_out/
 	$(BIN)/tsm-fast demo
 
 test: build lint  ## all checks and all tests
-	$(BIN)/pytest -q
+	TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q --doctest-modules tsm_fast tests
 
 lint: build  ## ruff, clang-format and pyright
 	$(BIN)/ruff check

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.shapes import SHAPES, features
+
 Eigh = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -119,13 +121,23 @@ def tensorly_tsm(x: np.ndarray, rank: tuple[int, ...]) -> np.ndarray:
 # The truth: float64, singular value decompositions of the unfoldings, no Gram matrix.
 
 
-def exact_maps(x: Tensor, method: str) -> tuple[Tensor, Tensor]:
-    """Normalised float64 maps [B, H, W] at full rank, and the items [B] without a tie in the sign of a vector."""
-    f = x.flatten(2).double()
-    if method.endswith("eigencam"):
+@lru_cache
+def exact_svd(shape: str, count: int, center: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """U [count, C, n], S [count, n] and Vh [count, n, S] of the unfolded items of a shape, (centred,) in float64."""
+    f = features(shape, count).flatten(2).double()
+    if center:
         f = f - f.mean(2, keepdim=True)
-    u, s, vh = torch.linalg.svd(f, full_matrices=False)  # [B, C, n], [B, n], [B, n, S]
-    clear = torch.ones(len(x), dtype=torch.bool)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these matrices are too small for LAPACK's threads
+    u, s, vh = torch.linalg.svd(f, full_matrices=False)
+    torch.set_num_threads(threads)
+    return u, s, vh
+
+
+def exact_maps(shape: str, count: int, method: str) -> tuple[Tensor, Tensor]:
+    """Normalised float64 maps [B, H, W] at full rank, and the items [B] without a tie in the sign of a vector."""
+    u, s, vh = exact_svd(shape, count, method.endswith("eigencam"))
+    clear = torch.ones(len(u), dtype=torch.bool)
     if method == "tsm":
         maps = (s[:, :1] * vh[:, 0]).abs()
     elif method == "eigencam":
@@ -137,4 +149,18 @@ def exact_maps(x: Tensor, method: str) -> tuple[Tensor, Tensor]:
         clear = ((high + low).abs() > 1e-5).all(1)
         signs = torch.where(-low > high, -1.0, 1.0)
         maps = ((s**2 * signs)[:, None] @ vh)[:, 0].abs()
-    return normalized(maps.unflatten(1, x.shape[2:])), clear
+    return normalized(maps.unflatten(1, SHAPES[shape][1:3])), clear
+
+
+def statistics(shape: str, count: int) -> dict[str, float]:
+    """What makes the numbers easy or hard: zeros, range and spectrum (medians over the items)."""
+    x = features(shape)
+    s, centered = exact_svd(shape, count, False)[1], exact_svd(shape, count, True)[1]
+    return {
+        "zeros": float((x == 0).double().mean()),
+        "minimum": float(x.min()),
+        "maximum": float(x.max()),
+        "sigma_2 / sigma_1": float((s[:, 1] / s[:, 0]).median()),
+        "sigma_2 / sigma_1 centred": float((centered[:, 1] / centered[:, 0]).median()),
+        "sigma_last / sigma_1": float((s[:, -1] / s[:, 0]).median()),
+    }

@@ -58,25 +58,10 @@ def features(name: str, batch: int | None = None) -> Tensor:  # [batch, C, H, W]
     shape = SHAPES[name]
     batch = batch or shape.batch
     x = torch.empty(batch, shape.channels, shape.height, shape.width)
-    items = list(_items(name, batch))
+    items = list(_items(name, max(batch, shape.batch)))
     for i in range(batch):
         x[i] = items[i % len(items)]
     return x
-
-
-def statistics(x: Tensor) -> dict[str, float]:
-    """What makes the numbers easy or hard: zeros, and the spectrum of the items (medians over at most 16 of them)."""
-    f = x[:16].flatten(2).double()
-    s = torch.linalg.svdvals(f)
-    centered = torch.linalg.svdvals(f - f.mean(2, keepdim=True))
-    return {
-        "zeros": float((x == 0).double().mean()),
-        "minimum": float(x.min()),
-        "maximum": float(x.max()),
-        "sigma_2 / sigma_1": float((s[:, 1] / s[:, 0]).median()),
-        "sigma_2 / sigma_1 centred": float((centered[:, 1] / centered[:, 0]).median()),
-        "sigma_last / sigma_1": float((s[:, -1] / s[:, 0]).median()),
-    }
 
 
 def _items(name: str, count: int) -> Iterator[Tensor]:  # at most count times [C, H, W]
