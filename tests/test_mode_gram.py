@@ -95,9 +95,10 @@ def test_centering_survives_a_large_mean(backend):
     check(backend.mode_gram(x, 0, center=True), x, 0, 1e-5, center=True)
 
 
-def test_centering_a_constant_gives_zero(backend, dtype):
+def test_centering_a_constant_leaves_a_rounding_of_the_mean_at_most(backend, dtype):
     x = randn(2, 9, 1, 1, dtype=dtype).expand(2, 9, 7, 7)
-    assert (backend.mode_gram(x, 0, center=True) == 0).all()
+    rounding = torch.finfo(dtype).eps * x.abs().amax()
+    assert backend.mode_gram(x, 0, center=True).abs().max() <= 49 * (4 * rounding) ** 2
 
 
 def test_empty_batch(backend, dtype):

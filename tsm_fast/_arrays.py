@@ -15,6 +15,7 @@ from torch import Tensor
 Restore = Callable[[Tensor], Any]
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PART = 2**21  # numbers: 16 MB in float64
 _NEED = "float16, bfloat16, float32 or float64"
 
 
@@ -61,7 +62,7 @@ def _from_numpy(name: str, array: Any) -> Tensor:
             f"pass {name}.astype({array.dtype.newbyteorder('=').name!r})"
         )
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
-        array = numpy.ascontiguousarray(array)
+        array = array.copy(order="C")
     if not array.flags.writeable:
         # torch warns about read-only memory (a memory-mapped file, say); nothing here writes to it.
         interface = dict(array.__array_interface__)
@@ -76,6 +77,24 @@ def _exporter(array: Any) -> Restore:
         return _same
     namespace = array.__array_namespace__()
     return namespace.from_dlpack
+
+
+def by_parts(compute: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, numbers: int) -> tuple[Tensor, ...]:
+    """`compute(x)`, part by part of the batch, so that what it holds stays small at any batch size.
+
+    `numbers` is how many numbers it holds for an item; each of its results has the batch first.
+    """
+    parts = x.split(max(1, _PART // numbers))
+    first = compute(parts[0])
+    if len(parts) == 1:
+        return first
+    results = tuple(result.new_empty(len(x), *result.shape[1:]) for result in first)
+    start = 0
+    for i, part in enumerate(parts):
+        for whole, result in zip(results, first if i == 0 else compute(part), strict=True):
+            whole[start : start + len(part)] = result
+        start += len(part)
+    return results
 
 
 def per_item(values: Tensor, like: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import plan
-from ._arrays import FLOAT_DTYPES, as_tensor, column_signs, dtype_name, per_item, scaled, unit_exponents
+from ._arrays import FLOAT_DTYPES, as_tensor, by_parts, column_signs, dtype_name, per_item, scaled, unit_exponents
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, resolve, result_dtype
 
 # Above this ratio of the last singular value kept to the first, the eigenvectors of a float64 Gram matrix give
@@ -148,25 +149,17 @@ def hosvd(
     tensor, restore = as_tensor("x", x)
     plan.tensor("x", tensor)
     effective = plan.rank(rank, tensor.shape[1:])
-    module = resolve(backend, tensor)
-    unit, exponent = _unit_range("x", tensor)
-    norm = _norm(unit)
-    factors = [_hosvd_factor(module, unit, n, r, sign) for n, r in enumerate(effective)]
-    factors = [torch.where(per_item(norm == 0, a), torch.eye(*a.shape[1:]).to(a), a) for a in factors]
-
-    core = module.core_contraction(unit, factors, range(len(effective)), precision="float64")
-    error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
-    core = scaled(core, exponent)
-    values = [torch.linalg.vector_norm(_unfold(core, n), dim=2) for n in range(len(effective))]
     dtype = result_dtype(tensor.dtype, precision)
+    compute = partial(_hosvd, resolve(backend, tensor), effective, sign, dtype)
+    core, error, *rest = by_parts(compute, _checked("x", tensor), 2 * tensor.shape[1:].numel())
     return TuckerResult(
-        core=restore(core.to(dtype)),
-        factors=[restore(factor.to(dtype)) for factor in factors],
-        singular_values=[restore(value.to(dtype)) for value in values],
+        core=restore(core),
+        factors=[restore(factor) for factor in rest[: len(effective)]],
+        singular_values=[restore(values) for values in rest[len(effective) :]],
         rank=effective,
-        errors=restore(error[:, None]),
-        n_sweeps=restore(torch.zeros_like(exponent)),
-        converged=restore(torch.ones_like(exponent, dtype=torch.bool)),
+        errors=restore(error),
+        n_sweeps=restore(torch.zeros(len(core), dtype=torch.int64, device=core.device)),
+        converged=restore(torch.ones(len(core), dtype=torch.bool, device=core.device)),
     )
 
 
@@ -204,16 +197,10 @@ def truncated_svd(
     tensor, restore = as_tensor("m", m)
     plan.matrices("m", tensor)
     r = plan.matrix_rank(rank, *tensor.shape[1:])
-    module = resolve(backend, tensor)
-    unit, exponent = _unit_range("m", tensor)
-    u, s, v = _singular_triplets(module, unit, r)
-    signs = column_signs(u if sign == "u" else v)
     dtype = result_dtype(tensor.dtype, precision)
-    return (
-        restore((u * signs).to(dtype)),
-        restore(scaled(s, exponent).to(dtype)),
-        restore((v * signs).mT.to(dtype)),
-    )
+    compute = partial(_truncated_svd, resolve(backend, tensor), r, sign, dtype)
+    u, s, vh = by_parts(compute, _checked("m", tensor), 2 * tensor.shape[1:].numel())
+    return restore(u), restore(s), restore(vh)
 
 
 def unfold(x: Any, mode: int) -> Any:  # [B, I_1, ..., I_N] -> [B, I_n, rest]
@@ -257,7 +244,7 @@ def fold(unfolded: Any, mode: int, shape: Sequence[int]) -> Any:  # [B, I_n, res
     True
     """
     tensor, restore = as_tensor("unfolded", unfolded)
-    full = [plan.integer("shape", size) for size in shape]
+    full = plan.shape(shape)
     number = plan.mode(mode, len(full) - 1)
     moved = [full[0], full.pop(number + 1), *full[1:]]
     expected = (*moved[:2], torch.Size(moved[2:]).numel())
@@ -359,19 +346,42 @@ def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Preci
     return factor.to(dtype).expand(x.shape[0], -1, -1)
 
 
-def _unit_range(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The tensors with float64 items whose squares would overflow or vanish times a power of two, and the exponents
-    [B] that undo it; ValueError for items with NaN or Inf.
-    """
+def _checked(name: str, x: Tensor) -> Tensor:
+    """x itself; ValueError for items with NaN or Inf."""
     plan.finite(name, torch.linalg.vector_norm(x.detach().flatten(1), torch.inf, dim=1).isfinite())
-    exponent = (
-        unit_exponents(x) if x.dtype == torch.float64 else torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    )
-    far = exponent.abs() > 400
-    if not far.any():
-        return x, torch.zeros_like(exponent)
-    exponent = torch.where(far, exponent, 0)
-    return scaled(x, -exponent), exponent
+    return x
+
+
+def _unit_range(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The tensors with float64 items whose squares would overflow or vanish times a power of two, and the exponents
+    [B] that undo it.
+    """
+    if x.dtype != torch.float64:
+        return x, torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    exponent = unit_exponents(x)
+    exponent = torch.where(exponent.abs() > 400, exponent, 0)
+    return (scaled(x, -exponent) if exponent.any() else x), exponent
+
+
+def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, x: Tensor) -> tuple[Tensor, ...]:
+    """The core, the errors [B, 1], the factors and the singular values."""
+    unit, exponent = _unit_range(x)
+    norm = _norm(unit)
+    factors = [_hosvd_factor(module, unit, n, r, sign) for n, r in enumerate(rank)]
+    factors = [torch.where(per_item(norm == 0, a), torch.eye(*a.shape[1:]).to(a), a) for a in factors]
+    core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
+    error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
+    core = scaled(core, exponent)
+    values = [torch.linalg.vector_norm(_unfold(core, n), dim=2) for n in range(len(rank))]
+    return core.to(dtype), error[:, None], *(a.to(dtype) for a in factors), *(v.to(dtype) for v in values)
+
+
+def _truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: Tensor) -> tuple[Tensor, ...]:
+    """U [B, M, R], S [B, R] and Vh [B, R, N]."""
+    unit, exponent = _unit_range(m)
+    u, s, v = _singular_triplets(module, unit, rank)
+    signs = column_signs(u if sign == "u" else v)
+    return (u * signs).to(dtype), scaled(s, exponent).to(dtype), (v * signs).mT.to(dtype)
 
 
 def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str) -> Tensor:

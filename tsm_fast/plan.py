@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 MIN_ORDER, MAX_ORDER = 2, 5
+_ORDERS = f"N in {MIN_ORDER}..{MAX_ORDER}"
 
 Rank = int | Sequence[int] | None
 
@@ -43,12 +44,17 @@ def integer(name: str, value: Any) -> int:
 
 def tensor(name: str, x: Tensor) -> None:
     """A batch [B, I_1, ..., I_N] of order 2 to 5 with no empty mode; B may be 0."""
-    order = x.ndim - 1
-    if not MIN_ORDER <= order <= MAX_ORDER:
-        raise ValueError(
-            f"{name} must be [B, I_1, ..., I_N] with N in {MIN_ORDER}..{MAX_ORDER}, got shape {tuple(x.shape)}"
-        )
+    if not MIN_ORDER <= x.ndim - 1 <= MAX_ORDER:
+        raise ValueError(f"{name} must be [B, I_1, ..., I_N] with {_ORDERS}, got shape {tuple(x.shape)}")
     _no_empty_mode(name, x)
+
+
+def shape(sizes: Iterable[Any]) -> list[int]:
+    """The shape (B, I_1, ..., I_N) of a batch."""
+    numbers = [integer("shape", size) for size in sizes]
+    if not MIN_ORDER <= len(numbers) - 1 <= MAX_ORDER:
+        raise ValueError(f"shape must be (B, I_1, ..., I_N) with {_ORDERS}, got {tuple(numbers)}")
+    return numbers
 
 
 def matrices(name: str, x: Tensor) -> None:

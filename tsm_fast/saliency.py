@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import plan
-from ._arrays import as_tensor, scaled, unit_exponents
+from ._arrays import as_tensor, by_parts, scaled, unit_exponents
 from .dispatch import Method, Precision, resolve
 
 
@@ -223,9 +224,9 @@ def _saliency(
         maps = maps.index_copy(0, bad, raw(x[bad])[0])
     if normalize:
         maps = _in_range(maps, x, raw)
-    if size is not None:
-        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return restore(_normalized(maps) if normalize else maps)
+    if normalize or size is not None:
+        (maps,) = by_parts(partial(_finished, size=size, normalize=normalize), maps, 4 * prod(size or maps.shape[1:]))
+    return restore(maps)
 
 
 def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
@@ -239,6 +240,12 @@ def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Ten
         return maps
     items = x[lost].to(torch.promote_types(x.dtype, torch.float32))
     return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
+
+
+def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
+    if size is not None:
+        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return (_normalized(maps) if normalize else maps,)
 
 
 def _normalized(maps: Tensor) -> Tensor:

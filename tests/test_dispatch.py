@@ -1,0 +1,139 @@
+"""The choice of a backend, and that every backend offers the same five functions."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+
+import tsm_fast
+from tsm_fast import dispatch
+from tsm_fast.dispatch import Backend
+
+from .helpers import BACKENDS, NATIVE
+
+X = torch.rand(2, 9, 4, 3)
+STEPS = ["mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency"]
+
+
+@pytest.fixture(autouse=True)
+def _no_choice_by_environment(monkeypatch):
+    monkeypatch.delenv("TSM_FAST_BACKEND", raising=False)
+
+
+@pytest.fixture
+def without_native(monkeypatch):
+    """An install without the compiled module: its finder does not see it."""
+    find = dispatch.importlib.util.find_spec
+    monkeypatch.setattr(
+        dispatch.importlib.util, "find_spec", lambda name: None if name == "tsm_fast._cpu" else find(name)
+    )
+
+
+@pytest.fixture
+def with_broken_native(monkeypatch):
+    """An install whose compiled module is there and does not load (built for another Python, say)."""
+    find = dispatch.importlib.util.find_spec
+    spec = ModuleSpec("tsm_fast._cpu", None)
+    monkeypatch.setattr(
+        dispatch.importlib.util, "find_spec", lambda name: spec if name == "tsm_fast._cpu" else find(name)
+    )
+    monkeypatch.setitem(sys.modules, "tsm_fast.native", None)
+
+
+def test_every_backend_has_the_functions_of_the_protocol(backend):
+    protocol = {name: inspect.signature(getattr(Backend, name)) for name in STEPS}
+    assert [name for name in vars(Backend) if not name.startswith("_")] == STEPS
+    for step, wanted in protocol.items():
+        offered = inspect.signature(getattr(backend, step)).parameters
+        expected = list(wanted.parameters.values())[1:]
+        assert [(p.name, p.kind, p.default) for p in offered.values()] == [
+            (p.name, p.kind, p.default) for p in expected
+        ]
+    assert backend.name in BACKENDS
+
+
+def test_the_automatic_choice():
+    assert dispatch.resolve(None, X).name == ("cpu" if NATIVE else "reference")
+    assert dispatch.resolve(None, X.clone().requires_grad_()).name == "reference"
+    with torch.no_grad():
+        assert dispatch.resolve(None, X.clone().requires_grad_()).name == ("cpu" if NATIVE else "reference")
+    assert dispatch.resolve(None, X.to("meta")).name == "reference"
+
+
+def test_a_backend_by_name(backend):
+    assert dispatch.resolve(backend.name, X) is backend
+
+
+def test_a_backend_by_environment(backend, monkeypatch):
+    monkeypatch.setenv("TSM_FAST_BACKEND", backend.name)
+    assert dispatch.resolve(None, X) is backend
+    assert dispatch.resolve("reference", X).name == "reference"
+    assert "TSM_FAST_BACKEND" in tsm_fast.backends()[backend.name].auto
+    monkeypatch.setenv("TSM_FAST_BACKEND", "")
+    assert dispatch.resolve(None, X).name == ("cpu" if NATIVE else "reference")
+
+
+def test_an_unknown_name(monkeypatch):
+    with pytest.raises(ValueError, match="backend must be one of 'reference', 'cpu', 'cuda', 'triton', got 'numpy'"):
+        dispatch.resolve("numpy", X)
+    monkeypatch.setenv("TSM_FAST_BACKEND", "numpy")
+    with pytest.raises(ValueError, match=r"TSM_FAST_BACKEND must be one of 'reference', .*, got 'numpy'"):
+        tsm_fast.tsm(X)
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_a_backend_that_is_not_built(name, monkeypatch):
+    message = f"backend '{name}' cannot run: not built: this install has no tsm_fast."
+    with pytest.raises(RuntimeError, match=message):
+        tsm_fast.tucker(X, backend=name)
+    monkeypatch.setenv("TSM_FAST_BACKEND", name)
+    with pytest.raises(RuntimeError, match=message):
+        tsm_fast.tucker(X)
+    assert not tsm_fast.backends()[name].available
+
+
+@pytest.mark.usefixtures("without_native")
+def test_an_install_of_pure_torch():
+    assert dispatch.resolve(None, X).name == "reference"
+    assert not tsm_fast.backends()["cpu"].available
+    assert "for CPU tensors too" in tsm_fast.backends()["reference"].auto
+    with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: not built: this install has no"):
+        tsm_fast.tsm(X, backend="cpu")
+
+
+@pytest.mark.usefixtures("with_broken_native")
+def test_a_backend_that_does_not_load_is_not_passed_over():
+    for name in (None, "cpu"):
+        with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: built, but it does not load: "):
+            dispatch.resolve(name, X)
+    assert dispatch.resolve("reference", X).name == "reference"
+    assert "does not load" in tsm_fast.backends()["cpu"].reason
+
+
+@pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
+def test_what_the_compiled_backend_cannot_do():
+    with pytest.raises(RuntimeError, match="backend 'cpu' runs on cpu tensors, got one on meta"):
+        dispatch.resolve("cpu", X.to("meta"))
+    with pytest.raises(RuntimeError, match="backend 'cpu' has no gradients, and the input requires them"):
+        tsm_fast.tsm(X.clone().requires_grad_(), backend="cpu")
+    with pytest.raises(RuntimeError, match="has no gradients"):
+        tsm_fast.mode_dot(X, torch.rand(2, 9, requires_grad=True), 0, backend="cpu")
+    with torch.no_grad():
+        assert tsm_fast.tsm(X.clone().requires_grad_(), backend="cpu").shape == (2, 4, 3)
+
+
+def test_the_table_of_backends():
+    table = tsm_fast.backends()
+    assert list(table) == ["reference", "cpu", "cuda", "triton"]
+    for name, info in table.items():
+        assert info.name == name
+        assert info.reason
+        assert str(info).startswith(f"{name}: ")
+        assert info.available or not info.auto
+    assert table["reference"].available
+    assert table["cpu"].available == NATIVE
+    assert "gradients" in table["reference"].auto

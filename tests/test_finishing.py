@@ -1,0 +1,138 @@
+"""What `saliency.py` does around the step: items with NaN or Inf, range, resizing, normalising."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import tsm_fast
+
+from .helpers import MAP_ERROR, feature_maps
+
+METHODS = ["eigencam", "tsm", "multivec_eigencam", "mtsm"]
+
+
+def compute(method: str, backend, x: Tensor, **options) -> Tensor:
+    return getattr(tsm_fast, method)(x, backend=backend.name, **options)
+
+
+def spoiled(dtype: torch.dtype = torch.float32) -> Tensor:
+    x = feature_maps(5, 30, 6, 7).to(dtype)
+    x[1, 3, 2, 1], x[3, 0, 0, 0], x[3, 4] = torch.nan, torch.inf, -torch.inf
+    return x
+
+
+# --- NaN and Inf ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_raise_names_the_items(backend, method):
+    with pytest.raises(ValueError, match=r"features must be finite, got NaN or Inf in items 1, 3; nan='zero'"):
+        compute(method, backend, spoiled())
+    with pytest.raises(ValueError, match=r"in item 1;"):
+        compute(method, backend, spoiled()[:3])
+
+
+def test_raise_counts_what_it_does_not_name(backend):
+    x = torch.full((30, 3, 2, 2), torch.nan)
+    with pytest.raises(ValueError, match=r"in items 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more;"):
+        tsm_fast.tsm(x, backend=backend.name)
+
+
+@pytest.mark.parametrize("rank", [None, (4, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_zero_counts_them_as_zero(backend, dtype, rank):
+    x = spoiled(dtype)
+    cleaned = torch.nan_to_num(x, 0.0, 0.0, 0.0)
+    maps = tsm_fast.mtsm(x, rank, nan="zero", backend=backend.name)
+    assert (maps - tsm_fast.mtsm(cleaned, rank, backend=backend.name)).abs().max() <= 1e-6
+    assert x.isnan().any(), "the caller's features are not touched"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("size", [None, (9, 5)])
+def test_propagate_leaves_the_others_untouched(backend, method, normalize, size):
+    maps = compute(method, backend, spoiled(), nan="propagate", normalize=normalize, size=size)
+    good = [0, 2, 4]
+    assert maps[[1, 3]].isnan().all()
+    expected = compute(method, backend, spoiled()[good], normalize=normalize, size=size)
+    torch.testing.assert_close(maps[good], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_only_bad_items(backend):
+    x = torch.full((2, 5, 3, 4), torch.inf)
+    assert tsm_fast.tsm(x, nan="propagate", backend=backend.name).isnan().all()
+    assert (tsm_fast.tsm(x, nan="zero", backend=backend.name) == 0).all()
+    assert tsm_fast.tsm(x, (2, 2, 2), nan="propagate", backend=backend.name).isnan().all()
+
+
+# --- range ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_normalized_maps_of_any_scale_in_one_batch(backend, method, scale):
+    x = feature_maps(4, 30, 6, 7)
+    expected = compute(method, backend, x)
+    mixed = x.clone()
+    mixed[1] *= scale
+    mixed[2] = 0
+    maps = compute(method, backend, mixed)
+    assert (maps[2] == 0).all()
+    assert (maps - expected)[[0, 1, 3]].abs().max() <= 2 * MAP_ERROR[method]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("exponent", [-1000, -500, 500, 1000])
+def test_float64_of_any_scale(backend, method, exponent):
+    x = feature_maps(2, 30, 6, 7).double()
+    for precision in ("auto", "float64"):
+        maps = compute(method, backend, x * 2.0**exponent, precision=precision)
+        assert (maps - compute(method, backend, x, precision=precision)).abs().max() <= 2e-7
+
+
+def test_raw_maps_keep_the_scale(backend):
+    x = feature_maps(2, 30, 6, 7)
+    raw = tsm_fast.tsm(x, normalize=False, backend=backend.name)
+    squared = tsm_fast.mtsm(x, normalize=False, backend=backend.name)
+    assert torch.equal(tsm_fast.tsm(x * 2.0**40, normalize=False, backend=backend.name), raw * 2.0**40)
+    assert torch.equal(tsm_fast.mtsm(x * 2.0**40, normalize=False, backend=backend.name), squared * 2.0**80)
+
+
+# --- size and normalize --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [(224, 224), (1, 1), (3, 20), (6, 7)])
+def test_resizing_comes_before_normalizing(backend, method, size):
+    x = feature_maps(3, 30, 6, 7)
+    raw = compute(method, backend, x, normalize=False)
+    resized = F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    assert torch.equal(compute(method, backend, x, size=size, normalize=False), resized)
+    maps = compute(method, backend, x, size=size)
+    assert maps.shape == (3, *size)
+    low, high = resized.amin((1, 2), keepdim=True), resized.amax((1, 2), keepdim=True)
+    expected = torch.where(high > low, (resized - low) / (high - low), 0.0)
+    torch.testing.assert_close(maps, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_normalized_maps_reach_0_and_1(backend, method):
+    maps = compute(method, backend, feature_maps(5, 30, 6, 7, relu=False))
+    assert (maps.amin((1, 2)) == 0).all()
+    assert (maps.amax((1, 2)) == 1).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(0, 5, 4, 3), (2, 1, 1, 1), (2, 5, 1, 1), (2, 1, 4, 3), (1, 5, 1, 7), (3, 2, 7, 1)])
+def test_small_shapes(backend, dtype, method, shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert compute(method, backend, x).shape == (shape[0], *shape[2:])
+    assert compute(method, backend, x, normalize=False).isfinite().all()
+    maps = compute(method, backend, x, size=(6, 5), precision="float64")
+    assert maps.shape == (shape[0], 6, 5)
+    assert maps.dtype == torch.float64
+    assert ((maps >= 0) & (maps <= 1)).all()
