@@ -111,7 +111,7 @@ def test_no_time_is_given_for_a_peer_with_other_maps(features: Tensor, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.01234, "0.0123"), (1.0, "1.00"), (12.34, "12.3"), (123.4, "123"), (51234.5, "51 200")]
+    ("value", "text"), [(0.01234, "0.0123"), (1.0, "1.00"), (12.34, "12.3"), (123.4, "123"), (51234.5, "51,200")]
 )
 def test_numbers(value: float, text: str) -> None:
     assert demo._number(value) == text

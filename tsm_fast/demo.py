@@ -134,7 +134,7 @@ def timing_table(result: Result) -> report.Table:
 def _number(value: float) -> str:
     """Three digits, without an exponent."""
     if value >= 100:
-        return f"{float(f'{value:.3g}'):,.0f}".replace(",", " ")
+        return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:#.3g}"
 
 
@@ -143,7 +143,7 @@ def _setting(features: torch.Tensor, backend: str | None) -> str:
     return (
         f"medians of one run on {torch.get_num_threads()} threads, float32; tsm_fast (backend {chosen}) and plain "
         f"PyTorch (torch.bmm Gram + torch.linalg.eigh) on {len(features)} feature maps at once, TensorLy's tucker on "
-        "one; each peer gave the same maps before it was timed"
+        "one; each peer gave the same maps before it was timed; in brackets how many times longer it takes"
     )
 
 

@@ -18,6 +18,7 @@ from .extractor import METHODS
 from .report import TITLES
 
 SECONDS = 0.5  # of measuring, for each time
+PATIENCE = 10  # seconds after which slow runs are measured no more often
 STEPS = 7  # that `measure` tells of
 TENSORLY_RANK = (16, 4, 4)
 # Largest difference of two maps over the largest value: float32 peers reach 1e-4 on real features; a wrong map, 1.
@@ -85,10 +86,13 @@ def _agree(ours: Tensor, peer: Tensor, say: Callable[[str], None]) -> bool:
 
 
 def _medians_ms(*runs: Callable[[], Any]) -> list[float]:
-    """The median times, of 3 or more, in milliseconds; runs take turns, so that a busy machine slows all of them."""
+    """The median times in milliseconds; runs take turns, so that a busy machine slows all of them alike.
+
+    Three turns or more, unless three take longer than `PATIENCE` seconds.
+    """
     times: list[list[float]] = [[] for _ in runs]
-    end = perf_counter() + SECONDS * len(runs)
-    while perf_counter() < end or len(times[0]) < 3:
+    begin = perf_counter()
+    while (elapsed := perf_counter() - begin) < SECONDS * len(runs) or (len(times[0]) < 3 and elapsed < PATIENCE):
         for run, row in zip(runs, times, strict=True):
             start = perf_counter()
             run()
