@@ -18,6 +18,7 @@ namespace {
 #include "cpu/truncated_svd.inl"
 #include "cpu/core_contraction.inl"
 #include "cpu/hooi.inl"
+#include "cpu/leading_pair.inl"
 #include "cpu/saliency.inl"
 
 template <class T>

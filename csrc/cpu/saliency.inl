@@ -38,7 +38,12 @@ struct SaliencyGroup {
         const int64_t solver = eigh_bytes<double>(n);
         const int64_t copy = p.copies ? p.channels() * p.positions() * static_cast<int64_t>(sizeof(T)) + 64 : 0;
         return group_size(p) * (item_bytes(p) + copy) +
-               (passes > solver ? passes : solver);
+               (passes > solver ? passes : solver) + matrix_free_bytes(p);
+    }
+
+    static int64_t matrix_free_bytes(const SaliencyPlan& p) {
+        const int64_t n = smaller(p), s = p.positions();
+        return sizeof(T) == 4 && p.single() ? p.channels() * padded<float>(s) * 4 + leading_bytes(s) + (s + n * (n + 2)) * 8 + 512 : 0;
     }
 
     SaliencyGroup(const SaliencyPlan& p, Arena& from)
@@ -54,31 +59,82 @@ struct SaliencyGroup {
     Fibres positions(int k) const { return fibres_of(matrix[k], 0); }
 
     void run(SaliencyItem* items, int count) {
-        for (int k = 0; k < count; ++k) read(items[k], k);
-        const int rank = plan.single() ? 1 : static_cast<int>(n);
-        eigh_items<double>(gram, count, static_cast<int>(n), rank, values, vectors, arena);
+        int open[16], left = 0;
         for (int k = 0; k < count; ++k) {
-            for (int j = 0; j < rank; ++j) values[k][j] = values[k][j] > 0 ? values[k][j] : 0;
-            if (!items[k].finite) {
-                for (int64_t i = 0; i < s; ++i) items[k].map[i] = __builtin_nan("");
-                continue;
-            }
-            plan.single() ? single_map(k, items[k].map) : combined_map(k, items[k].map);
+            locate(items[k], k);
+            if (!(matrix_free() && lead(items, count, k))) open[left++] = k;
+        }
+        const double* g[16];
+        double *value[16], *vector[16];
+        const int rank = plan.single() ? 1 : static_cast<int>(n);
+        for (int i = 0; i < left; ++i) {
+            read(items[open[i]], open[i]);
+            g[i] = gram[open[i]];
+            value[i] = values[open[i]];
+            vector[i] = vectors[open[i]];
+        }
+        if (left > 0) eigh_items<double>(g, left, static_cast<int>(n), rank, value, vector, arena);
+        for (int i = 0; i < left; ++i) {
+            const int k = open[i];
+            for (int j = 0; j < rank; ++j) value[i][j] = value[i][j] > 0 ? value[i][j] : 0;
+            double* map = items[k].map;
+            if (!items[k].finite)
+                for (int64_t p = 0; p < s; ++p) map[p] = __builtin_nan("");
+            else
+                plan.single() ? single_map(k, map) : combined_map(k, map);
         }
     }
 
-    void read(SaliencyItem& item, int k) {
-        if (!as_matrix(item.x, 0, &matrix[k])) {
-            T* copy = arena.take<T>(c * s);
-            copy_dense<T>(item.x, 1, copy);
-            const int64_t shape[2] = {c, s};
-            matrix[k] = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
+    // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix.
+    bool matrix_free() const { return plan.single() && sizeof(T) == 4 && (!plan.center || n > kLockstep); }
+
+    // The map of item k from its leading pair; false where the pair could not be had or proved.
+    bool lead(SaliencyItem* items, int count, int k) {
+        Arena scratch = arena;
+        const Fibres f = channels(k);
+        Rows rows{static_cast<const float*>(f.data), c, s, f.stride[0], nullptr, 0};
+        const bool direct = f.dtype == DType::f32 && f.step == 1;
+        if (!direct) {
+            rows.ld = padded<float>(s);
+            float* copy = scratch.take<float>(c * rows.ld);
+            pack_panel<float>(f, Adjust{false, nullptr, 1, 1}, 0, c, copy, rows.ld);
+            rows.data = copy;
+        } else if (k + 1 < count) {
+            rows.next = static_cast<const char*>(items[k + 1].x.data);
+            rows.next_bytes = c * s * 4;
         }
+        double* v = scratch.take<double>(s);
+        const LeadingPair pair = leading_pair(rows, plan.center, v, scratch);
+        if (pair.proof == Proof::none || (pair.proof == Proof::needs_count && n <= kLockstep)) return false;
+        const double sigma = __builtin_sqrt(pair.lambda);
+        for (int64_t i = 0; i < s; ++i) items[k].map[i] = sigma * v[i];
+        if (pair.proof == Proof::needs_count) {
+            read(items[k], k);  // takes the scratch space of the pair
+            Arena after = arena;
+            const double mu = 0.5 * (pair.lambda + pair.second);
+            if (!one_above(gram[k], static_cast<int>(n), mu, after.take<double>(n * (n + 2)))) return false;
+        }
+        items[k].finite = true;
+        finish_single(k, items[k].map);
+        return true;
+    }
+
+    void locate(const SaliencyItem& item, int k) {
+        scale[k] = 1;
+        gram[k] = nullptr;
+        if (as_matrix(item.x, 0, &matrix[k])) return;
+        T* copy = arena.take<T>(c * s);
+        copy_dense<T>(item.x, 1, copy);
+        const int64_t shape[2] = {c, s};
+        matrix[k] = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
+    }
+
+    void read(SaliencyItem& item, int k) {
+        if (gram[k]) return;  // the proof of the leading pair needed it
         gram[k] = arena.take<double>(n * n);
         vectors[k] = arena.take<double>(n * n);
         values[k] = arena.take<double>(n);
         means[k] = arena.take<double>(c);
-        scale[k] = 1;
         item.finite = true;
         for (int attempt = 0; attempt < 2; ++attempt) {
             if (plan.center && !by_position) channel_means(k);
@@ -155,6 +211,9 @@ struct SaliencyGroup {
             project(k, vectors[k], map, arena);
             for (int64_t i = 0; i < s; ++i) map[i] /= scale[k];
         }
+        finish_single(k, map);
+    }
+    void finish_single(int k, double* map) {
         if (plan.method == Method::tsm) {
             for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
             return;
@@ -166,8 +225,10 @@ struct SaliencyGroup {
         if (plan.sign == Sign::absmax || plan.sign == Sign::v) return largest_entry(map, s);
         Arena scratch = arena;
         if (plan.sign == Sign::u) {
-            if (!by_position) return 1;  // the solver signs u
-            T* b = vectors_as_t(k, 1, scratch);
+            // u_1 ~ F v_1, v_1 ~ map
+            T* b = scratch.take<T>(s);
+            const double largest = __builtin_fabs(largest_entry(map, s));
+            for (int64_t i = 0; i < s; ++i) b[i] = static_cast<T>(largest > 0 ? map[i] / largest : 0);
             T sign;
             largest_signs(channels(k), adjust_channels(k), b, 1, &sign, scratch);
             return sign;

@@ -1,0 +1,302 @@
+// The leading eigenpair of F^T F without forming it: Lanczos with full reorthogonalisation, one pass over F per step
+// (u = F q, w = F^T u), in float. The pair is handed out only with a proof that it is the leading one.
+
+constexpr int kMaxSteps = 40;
+constexpr int64_t kSumRows = 256;  // rows whose float sums are kept apart, for their digits
+
+#if defined(__AVX512F__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    const __m512 a = reinterpret_cast<__m512>(acc[0]), b = reinterpret_cast<__m512>(acc[1]);
+    const __m512 c = reinterpret_cast<__m512>(acc[2]), d = reinterpret_cast<__m512>(acc[3]);
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 q = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(q), _mm512_extractf32x8_ps(q, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+}
+#elif defined(__AVX2__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    const __m256 ab = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[0]), reinterpret_cast<__m256>(acc[1]));
+    const __m256 cd = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[2]), reinterpret_cast<__m256>(acc[3]));
+    const __m256 q = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1)));
+}
+#else
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    for (int r = 0; r < 4; ++r) sums[r] = sum_lanes<float>(acc[r]);
+}
+#endif
+
+// Rows of one item in memory order; `next` is the item that will be read after it, fetched into the cache meanwhile.
+struct Rows {
+    const float* data;
+    int64_t count, length, ld;
+    const char* next;
+    int64_t next_bytes;
+};
+
+struct FirstLook {
+    double norm2;      // ||F||^2
+    double mean_part;  // sum over the rows of length * mean^2
+    bool signed_values;
+};
+
+// w = F^T (F q) on rows of NV vectors (NV > 0: held in registers) or of any length (NV = 0). q and w: padded lengths,
+// zeros behind. With `look`, norms and signs of F are gathered on the way; q must then be all ones.
+template <int NV>
+static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    using V = Vec<float>;
+    constexpr int L = kLanes<float>;
+    const int64_t nv = NV > 0 ? NV : (f.length + L - 1) / L, last = f.length - (nv - 1) * L;
+    for (int64_t j = 0; j < nv * L; ++j) w[j] = 0;
+    const int64_t lines = f.next ? f.next_bytes / 64 : 0;
+    double norm2 = 0, mean_part = 0;
+    V least{};
+    for (int64_t c0 = 0; c0 < f.count; c0 += kSumRows) {
+        const int64_t c1 = c0 + kSumRows < f.count ? c0 + kSumRows : f.count;
+        for (int64_t j = 0; j < nv * L; ++j) part[j] = 0;
+        V squares{};
+        float row_sums = 0;
+        for (int64_t c = c0; c < c1; c += 4) {
+            const int64_t rows = c1 - c < 4 ? c1 - c : 4;
+            const float* row[4];
+            for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < rows ? r : 0)) * f.ld;
+            for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
+                __builtin_prefetch(f.next + line * 64, 0, 2);
+            V acc[4] = {};
+            float u[4];
+            auto add_dot = [&](int64_t v, bool tail) {
+                const V qv = load(q + v * L);
+                for (int r = 0; r < 4; ++r) {
+                    const V x = tail ? load_first(row[r] + v * L, last) : load(row[r] + v * L);
+                    acc[r] += x * qv;
+                    if (look && r < rows) {
+                        squares += x * x;
+                        least = x < least ? x : least;
+                    }
+                }
+            };
+            for (int64_t v = 0; v < nv - 1; ++v) add_dot(v, false);
+            add_dot(nv - 1, true);
+            sum_four(acc, u);
+            for (int64_t r = rows; r < 4; ++r) u[r] = 0;
+            auto add_row = [&](int64_t v, bool tail) {
+                V sum = load(part + v * L);
+                for (int r = 0; r < 4; ++r) sum += u[r] * (tail ? load_first(row[r] + v * L, last) : load(row[r] + v * L));
+                store(part + v * L, sum);
+            };
+            for (int64_t v = 0; v < nv - 1; ++v) add_row(v, false);
+            add_row(nv - 1, true);
+            if (look)
+                for (int r = 0; r < 4; ++r) row_sums += u[r] * u[r];
+        }
+        for (int64_t j = 0; j < nv * L; j += L) store(w + j, load(w + j) + load(part + j));
+        norm2 += static_cast<double>(sum_lanes<float>(squares));
+        mean_part += static_cast<double>(row_sums);
+    }
+    if (!look) return;
+    look->norm2 = norm2;
+    look->mean_part = mean_part / static_cast<double>(f.length);
+    look->signed_values = false;
+    for (int l = 0; l < L; ++l) look->signed_values |= least[l] < 0;
+}
+
+static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    switch ((f.length + kLanes<float> - 1) / kLanes<float>) {
+        case 1: return gram_times<1>(f, q, w, part, look);
+        case 2: return gram_times<2>(f, q, w, part, look);
+        case 3: return gram_times<3>(f, q, w, part, look);
+        case 4: return gram_times<4>(f, q, w, part, look);
+        default: return gram_times<0>(f, q, w, part, look);
+    }
+}
+
+// The two largest eigenvalues of the tridiagonal (alpha, beta) of size k and the eigenvector of the first, by QL.
+static void ritz(int k, const double* alpha, const double* beta, double* theta, double* vector) {
+    double d[kMaxSteps], e[kMaxSteps + 1], z[kMaxSteps][kMaxSteps];
+    for (int i = 0; i < k; ++i) {
+        d[i] = alpha[i];
+        e[i] = i + 1 < k ? beta[i] : 0;
+        for (int j = 0; j < k; ++j) z[i][j] = i == j;
+    }
+    double norm = 0;
+    for (int i = 0; i < k; ++i) norm = __builtin_fabs(d[i]) + __builtin_fabs(e[i]) > norm ? __builtin_fabs(d[i]) + __builtin_fabs(e[i]) : norm;
+    const double small = norm * kEpsilon<double>;
+    for (int l = 0; l < k; ++l) {
+        for (int sweep = 0; sweep < 60; ++sweep) {
+            int m = l;
+            while (m < k - 1 && __builtin_fabs(e[m]) > small) ++m;
+            if (m == l) break;
+            const double t = (d[l + 1] - d[l]) / (2 * e[l]), root = __builtin_sqrt(t * t + 1);
+            double g = d[m] - d[l] + e[l] / (t + (t < 0 ? -root : root)), s = 1, c = 1, p = 0;
+            for (int i = m - 1; i >= l; --i) {
+                const double f = s * e[i], b = c * e[i], r = __builtin_sqrt(f * f + g * g);
+                e[i + 1] = r;
+                s = r == 0 ? 0 : f / r;
+                c = r == 0 ? 1 : g / r;
+                g = d[i + 1] - p;
+                const double h = (d[i] - g) * s + 2 * c * b;
+                p = s * h;
+                d[i + 1] = g + p;
+                g = c * h - b;
+                for (int j = 0; j < k; ++j) {
+                    const double x = z[i][j], y = z[i + 1][j];
+                    z[i + 1][j] = s * x + c * y;
+                    z[i][j] = c * x - s * y;
+                }
+            }
+            d[l] -= p;
+            e[l] = g;
+            e[m] = 0;
+        }
+    }
+    int first = 0;
+    for (int i = 1; i < k; ++i)
+        if (d[i] > d[first]) first = i;
+    theta[0] = d[first];
+    theta[1] = 0;
+    for (int i = 0; i < k; ++i)
+        if (i != first && d[i] > theta[1]) theta[1] = d[i];
+    for (int j = 0; j < k; ++j) vector[j] = z[first][j];
+}
+
+// Whether exactly one eigenvalue of g [n, n] lies above mu: one negative pivot in mu I - g = L D L^T. l: [n, n + 1]
+static bool one_above(const double* g, int n, double mu, double* l) {
+    const int ld = n + 1;
+    int above = 0;
+    double* d = l + n * ld;
+    for (int i = 0; i < n; ++i) {
+        double* row = l + i * ld;  // L D left of the diagonal while it is made, then L
+        for (int j = 0; j < i; ++j) {
+            const double* other = l + j * ld;
+            Vec<double> sum{};
+            int k = 0;
+            for (; k + kLanes<double> <= j; k += kLanes<double>) sum += load(row + k) * load(other + k);
+            double rest = sum_lanes<double>(sum);
+            for (; k < j; ++k) rest += row[k] * other[k];
+            row[j] = -g[static_cast<int64_t>(i) * n + j] - rest;
+        }
+        double pivot = mu - g[static_cast<int64_t>(i) * n + i];
+        for (int k = 0; k < i; ++k) {
+            const double scaled = row[k] / d[k];
+            pivot -= row[k] * scaled;
+            row[k] = scaled;
+        }
+        if (pivot == 0 || !(__builtin_fabs(pivot) < 1e300)) return false;
+        d[i] = pivot;
+        above += pivot < 0;
+    }
+    return above == 1;
+}
+
+enum class Proof { none, proven, needs_count };
+
+struct LeadingPair {
+    double lambda, second;  // the pair's eigenvalue, and the next one as Lanczos saw it
+    Proof proof;
+};
+
+static inline int64_t leading_bytes(int64_t length) { return (kMaxSteps + 5) * (padded<float>(length) * 4 + 64); }
+
+// v: [length], unit norm. `center` takes J F^T F J, J = I - 1 1^T / length. The float sums of a step are good to about
+// 1e-7 lambda, so pairs whose gap would magnify that beyond 2e-6 in v are left to the caller.
+static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena arena) {
+    const int64_t n = f.length, np = padded<float>(n);
+    float* basis[kMaxSteps + 1];
+    float* w = arena.take<float>(np);
+    float* part = arena.take<float>(np);
+    double alpha[kMaxSteps], beta[kMaxSteps], theta[2] = {0, 0}, s[kMaxSteps];
+    LeadingPair none{0, 0, Proof::none};
+
+    auto dot = [&](const float* a, const float* b) {
+        Vec<float> sum{};
+        for (int64_t j = 0; j < np; j += kLanes<float>) sum += load(a + j) * load(b + j);
+        return static_cast<double>(sum_lanes<float>(sum));
+    };
+    auto center_vector = [&](float* a) {
+        double mean = 0;
+        for (int64_t j = 0; j < n; ++j) mean += a[j];
+        mean /= static_cast<double>(n);
+        for (int64_t j = 0; j < n; ++j) a[j] -= static_cast<float>(mean);
+    };
+
+    FirstLook look;
+    Rows silent = f;
+    silent.next = nullptr;
+    float* q = basis[0] = arena.take<float>(np);
+    for (int64_t j = 0; j < np; ++j) q[j] = j < n ? 1.0f : 0.0f;
+    gram_times(silent, q, w, part, &look);
+    const double trace = center ? look.norm2 - look.mean_part : look.norm2;
+    if (!(look.norm2 > 1e-20 && look.norm2 < 1e30) || trace < 1e-2 * look.norm2) return none;
+
+    // Features without negative values have a leading vector without them: all ones is close, and its step is done.
+    const bool fresh = center || look.signed_values;
+    const double unit = 1 / __builtin_sqrt(static_cast<double>(n));
+    if (!fresh) {
+        for (int64_t j = 0; j < n; ++j) {
+            q[j] = static_cast<float>(unit);
+            w[j] = static_cast<float>(w[j] * unit);
+        }
+    } else {
+        // Otherwise a fixed irregular vector keeps the start from being orthogonal to what is sought.
+        if (center) center_vector(w);
+        const double length = __builtin_sqrt(dot(w, w)), scale = length > 0 ? 1 / length : 0;
+        uint32_t state = 12345;
+        for (int64_t j = 0; j < n; ++j) {
+            state = state * 1664525u + 1013904223u;
+            const double noise = static_cast<double>(state >> 8) * (2.0 / 16777216) - 1;
+            q[j] = static_cast<float>(w[j] * scale + noise * unit);
+        }
+        if (center) center_vector(q);
+        const double norm = __builtin_sqrt(dot(q, q));
+        if (!(norm > 0)) return none;
+        for (int64_t j = 0; j < n; ++j) q[j] = static_cast<float>(q[j] / norm);
+        gram_times(f, q, w, part, nullptr);
+    }
+
+    const int most = n < kMaxSteps ? static_cast<int>(n) : kMaxSteps;
+    for (int k = 1; k <= most; ++k) {
+        if (k > 1) gram_times(f, q, w, part, nullptr);
+        if (center) center_vector(w);
+        alpha[k - 1] = dot(q, w);
+        for (int pass = 0; pass < 2; ++pass)
+            for (int i = k - 1; i >= 0; --i) {
+                const float h = static_cast<float>(dot(basis[i], w));
+                for (int64_t j = 0; j < np; j += kLanes<float>) store(w + j, load(w + j) - h * load(basis[i] + j));
+            }
+        beta[k - 1] = __builtin_sqrt(dot(w, w));
+        ritz(k, alpha, beta, theta, s);
+        const double gap = theta[0] - theta[1], residual = beta[k - 1] * __builtin_fabs(s[k - 1]);
+        const bool invariant = beta[k - 1] < 1e-6 * theta[0];  // the Krylov space holds nothing more
+        const bool settled = residual <= 1e-6 * gap && (k > 2 || k == most || invariant);
+        if (settled || k == most || invariant) {
+            if (!settled || gap < 0.05 * theta[0]) return none;
+            double norm = 0;
+            for (int64_t j = 0; j < n; ++j) {
+                double sum = 0;
+                for (int i = 0; i < k; ++i) sum += s[i] * static_cast<double>(basis[i][j]);
+                v[j] = sum;
+                norm += sum * sum;
+            }
+            norm = __builtin_sqrt(norm);
+            for (int64_t j = 0; j < n; ++j) v[j] /= norm;
+            // All other eigenvalues together are less: the trace is known.
+            LeadingPair pair{theta[0], theta[1], 2 * theta[0] > 1.05 * trace ? Proof::proven : Proof::needs_count};
+            if (pair.proof == Proof::proven || fresh) return pair;
+            // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+            double bound = 0;
+            const double tail = s[k - 1] / norm;
+            for (int64_t j = 0; j < n; ++j) {
+                const double x = v[j] * (s[0] < 0 ? -1 : 1), y = theta[0] * x + (s[0] < 0 ? -1 : 1) * tail * static_cast<double>(w[j]);
+                if (x <= 0 && y == 0) continue;
+                bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
+            }
+            if (bound < theta[0] + 0.5 * gap) pair.proof = Proof::proven;
+            return pair;
+        }
+        basis[k] = arena.take<float>(np);
+        for (int64_t j = 0; j < np; ++j) basis[k][j] = static_cast<float>(w[j] / beta[k - 1]);
+        q = basis[k];
+    }
+    return none;
+}
