@@ -4,13 +4,17 @@ import os
 
 # Before torch: on a busy machine its threads otherwise spin for others that have no core, 10 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # TensorLy decomposes small matrices in NumPy
 
 import pytest
+
 import torch
 
 from tsm_fast.dispatch import Backend, load
 
 from .helpers import BACKENDS
+
+pytest.register_assert_rewrite("tests.definitions")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from tensorly.decomposition import tucker as tensorly_tucker
 from torch import Tensor
 
 from tsm_fast.dispatch import HooiResult
 
+from .definitions import TensorLy, check, contract, decompose
 from .helpers import (
-    DOUBLE_ERROR,
     GAP,
     PROJECTOR_ERROR,
     VALUE_ERROR,
@@ -34,82 +31,10 @@ CASES = list(tensors())
 DEFAULTS = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 
 
-class TensorLy(NamedTuple):
-    """One item decomposed by TensorLy in float64."""
-
-    core: Tensor
-    factors: list[Tensor]
-    errors: Tensor  # [sweeps]
-    gaps: list[float]  # per mode, the gap after the last singular value kept, relative to the first
-    values: list[Tensor]  # norms of the slices of the core
-
-
-def contract(x: Tensor, factors: list[Tensor], skip: int | None = None) -> Tensor:
-    """`X x_n A_n^T` for one item, over all modes but one."""
-    for n, factor in enumerate(factors):
-        if n != skip:
-            x = torch.tensordot(x, factor, dims=([n], [0])).movedim(-1, n)
-    return x
-
-
-def decompose(item: Tensor, rank: tuple[int, ...]) -> TensorLy:
-    (core, factors), errors = tensorly_tucker(item.double().numpy(), rank, n_iter_max=100, tol=1e-4, return_errors=True)
-    core, factors = torch.from_numpy(core), [torch.from_numpy(factor) for factor in factors]
-    gaps = []
-    for n, r in enumerate(rank):
-        values = torch.linalg.svdvals(unfold(contract(item.double(), factors, skip=n)[None], n)[0])
-        after = values[r] if r < len(values) else 0.0
-        gaps.append(float((values[r - 1] - after) / values[0]))
-    values = [unfold(core[None], n)[0].norm(dim=1) for n in range(item.ndim)]
-    return TensorLy(core, factors, torch.from_numpy(np.asarray(errors, dtype=np.float64)), gaps, values)
-
-
 @cache
 def expected(case: str, dtype: torch.dtype) -> list[TensorLy]:
     x, rank = tensors()[case]
     return [decompose(item, rank) for item in x.to(dtype)]
-
-
-def check(result: HooiResult, reference: list[TensorLy], double: bool) -> None:
-    """Errors, sweeps, singular values, subspaces and cores of every item, within the accuracy table."""
-    value_error = DOUBLE_ERROR if double else VALUE_ERROR
-    projector_error = DOUBLE_ERROR if double else PROJECTOR_ERROR
-    assert result.finite.all()
-    assert result.errors.shape == (len(reference), int(result.n_sweeps.max()))
-    assert result.errors.dtype == torch.float64
-    for i, exact in enumerate(reference):
-        sweeps = int(result.n_sweeps[i])
-        assert result.errors[i, sweeps:].isnan().all()
-        common = min(sweeps, len(exact.errors))
-        mine, theirs = result.errors[i, :common], exact.errors[:common]
-        # Near 0 the error is the root of a difference of squares that float64 itself only knows to 1e-15.
-        assert ((mine - theirs).abs().le(value_error) | (mine**2 - theirs**2).abs().le(1e-14)).all()
-        if sweeps != len(exact.errors):
-            # Another number of sweeps is right only where the stopping test was a matter of rounding.
-            moves = exact.errors.diff().abs()[common - 2]
-            assert not double
-            assert abs(float(moves) - 1e-4) < 2 * VALUE_ERROR
-            continue
-        assert bool(result.converged[i]) == (sweeps < 100)
-        for n, gap in enumerate(exact.gaps):
-            if gap > GAP:
-                error = (projector(result.factors[n][i]) - projector(exact.factors[n])).abs().max()
-                assert error <= projector_error
-        if min(exact.gaps) > GAP:
-            for mine, theirs in zip(result.singular_values, exact.values, strict=True):
-                assert (mine[i].double() - theirs).abs().max() <= value_error * theirs.max()
-            core = contract(result.core[i].double(), [f[i].double().mT for f in result.factors])
-            theirs = contract(exact.core, [f.mT for f in exact.factors])
-            assert (core - theirs).norm() <= 10 * projector_error * exact.core.norm()
-    assert_consistent(result, value_error)
-
-
-def assert_consistent(result: HooiResult, tolerance: float) -> None:
-    for n, factor in enumerate(result.factors):
-        assert orthonormality(factor) <= max(tolerance, 1e-12)
-        values = unfold(result.core.double(), n).norm(dim=2)
-        largest = values.amax(1, keepdim=True)
-        assert ((result.singular_values[n].double() - values).abs() <= tolerance * largest).all()
 
 
 @pytest.mark.parametrize("case", CASES)

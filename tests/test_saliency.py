@@ -7,15 +7,14 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-import tensorly
 import torch
 import torch.nn.functional as F
-from tensorly.decomposition import tucker as tensorly_tucker
 from torch import Tensor
 
 import tsm_fast
 
-from .helpers import DOUBLE_ERROR, MAP_ERROR, SIGN_TIE, feature_maps, pines, randn, views
+from .definitions import definition, normalized
+from .helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, pines, randn, views
 
 FEATURES = {
     "pines": pines(4, 7, 7),  # real, positive, more channels than positions
@@ -44,53 +43,6 @@ VARIANTS = [
 ]
 DEFAULTS = {"center": True, "combine": "signed"}
 DEFAULT_SIGN = {"eigencam": "absmax", "tsm": "u", "multivec_eigencam": "u", "mtsm": "u"}
-
-
-def channel_vectors(item: np.ndarray, method: str, rank: tuple[int, ...] | None, center: bool):
-    """Vectors `u_i` [C, R], values [R] and the projections `F^T u_i` [S, R] of one float64 item [C, H, W]."""
-    unfolded = item.reshape(len(item), -1)
-    if center and method in ("eigencam", "multivec_eigencam"):
-        unfolded = unfolded - unfolded.mean(axis=1, keepdims=True)
-    if rank is None:
-        vectors, values, _ = np.linalg.svd(unfolded, full_matrices=False)
-    else:
-        core, factors = tensorly_tucker(item, rank, n_iter_max=100, tol=1e-4)
-        vectors, values = factors[0], np.linalg.norm(tensorly.unfold(core, 0), axis=1)
-    return vectors, values, unfolded.T @ vectors
-
-
-def signs_of(columns: np.ndarray) -> np.ndarray:
-    return np.where(columns[np.abs(columns).argmax(axis=0), range(columns.shape[1])] < 0, -1.0, 1.0)
-
-
-def margins(columns: np.ndarray) -> np.ndarray:
-    """How far each column is from a tie between its largest and its smallest entry."""
-    return np.abs(columns.max(axis=0) + columns.min(axis=0)) / (np.abs(columns).max(axis=0) + 1e-300)
-
-
-def definition(item: np.ndarray, method: str, rank, center: bool, combine: str, sign: str) -> tuple[np.ndarray, bool]:
-    """The raw map [H, W] of one item as the method says, in float64, and whether a sign of it is a tie."""
-    vectors, values, projections = channel_vectors(item, method, rank, center)
-    shape = item.shape[1:]
-    if method == "tsm":
-        return np.abs(projections[:, 0]).reshape(shape), False
-    if method == "eigencam":
-        first = projections[:, 0]
-        total = (item.reshape(len(item), -1).T @ vectors[:, 0]).sum()
-        decided_by = {"sum": np.array([[total]]), "u": vectors[:, :1]}.get(sign, first[:, None])
-        tie = margins(decided_by)[0] < SIGN_TIE if sign != "sum" else abs(total) < SIGN_TIE * np.abs(item).sum()
-        return np.maximum(first * signs_of(decided_by)[0], 0).reshape(shape), bool(tie)
-    if combine == "absolute":
-        return (np.abs(projections) @ values).reshape(shape), False
-    decided_by = vectors if sign == "u" else projections
-    counts = values**2 > 1e-6 * values[0] ** 2
-    ties = margins(decided_by[:, counts]) < SIGN_TIE
-    return np.abs((projections * signs_of(decided_by)) @ values).reshape(shape), bool(ties.any())
-
-
-def normalized(maps: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / torch.where(high > low, high - low, 1.0)
 
 
 def feasible(rank: tuple[int, ...] | None, shape: torch.Size) -> bool:
