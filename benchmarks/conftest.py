@@ -89,8 +89,7 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., dict]:
             record["ms"][peer.name] = _quantiles(each * 1e3)
             record["ratio"][peer.name] = _quantiles(each / (own[: len(each)] / ours.items))
         benchmark.extra_info.update(record)
-        benchmark.group = f"{step}, {shape}"
-        return record
+        return benchmark.extra_info
 
     return run
 
@@ -117,7 +116,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         "numpy": np.__version__,
         "tensorly": tensorly.__version__,
         "tsm_fast": tsm_fast.__version__,
-        "backend": str(tsm_fast.backends()["cpu"]),
+        "backend": tsm_fast.backends()["cpu"].reason,
         "threads": torch.get_num_threads(),
         "quick": config.getoption("--quick"),
     }

@@ -72,9 +72,9 @@ def torch_mtsm(x: Tensor, eigh: Eigh = torch.linalg.eigh, *, center: bool = Fals
         f = f - f.mean(2, keepdim=True)
     if f.shape[1] >= f.shape[2]:
         values, vectors = eigh(f.mT @ f)
-        low, high = torch.aminmax(f @ vectors, dim=1, keepdim=True)  # of u_i sigma_i, [B, 1, S]
-        signs = torch.where(-low > high, -1.0, 1.0)
-        maps = (vectors * (values.clamp(min=0)[:, None] * signs)).sum(2).abs()
+        left = vectors.mT @ f.mT  # [B, S, C]: rows u_i sigma_i, faster to reduce than columns
+        signs = torch.where(-left.amin(2) > left.amax(2), -1.0, 1.0)
+        maps = (vectors @ (values.clamp(min=0) * signs)[:, :, None])[:, :, 0].abs()
     else:
         values, vectors = eigh(f @ f.mT)
         low, high = torch.aminmax(vectors, dim=1)

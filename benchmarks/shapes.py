@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +58,12 @@ def features(name: str, batch: int | None = None) -> Tensor:  # [batch, C, H, W]
     shape = SHAPES[name]
     batch = batch or shape.batch
     x = torch.empty(batch, shape.channels, shape.height, shape.width)
-    items = list(_items(name, max(batch, shape.batch)))
-    for i in range(batch):
-        x[i] = items[i % len(items)]
+    count = 0
+    for item in islice(_items(name, max(batch, shape.batch)), batch):
+        x[count] = item
+        count += 1
+    for i in range(count, batch):
+        x[i] = x[i - count]
     return x
 
 
