@@ -7,7 +7,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # TensorLy decomposes small matrices in NumPy
 
 import pytest
-
 import torch
 
 from tsm_fast.dispatch import Backend, load

@@ -140,6 +140,7 @@ REFUSED = [
     (np.zeros((2, 3, 4, 5), dtype=np.longdouble), f"got {np.dtype(np.longdouble)}"),
     (np.zeros((2, 3, 4, 5), dtype=object), "got object"),
     (np.zeros((2, 3, 4, 5), dtype=">f4"), r"this machine's byte order, got dtype '>f4': pass \w+.astype\('float32'\)"),
+    (np.ma.masked_array(np.zeros((2, 3, 4, 5)), mask=True), r"must not be masked: pass \w+.filled"),
     ([[1.0, 2.0]], "must be a torch, NumPy or DLPack array, got list"),
     (None, "got NoneType"),
     ("features", "got str"),

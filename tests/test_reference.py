@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 import tsm_fast
+from tsm_fast import _arrays
 
 from .helpers import randn
 
@@ -47,6 +50,24 @@ def test_gradients_of_decompositions():
 
     for function in (reconstruction, hosvd, singular_values, last_error, product):
         assert torch.autograd.gradcheck(function, (X,))
+
+
+def test_parts_of_a_batch_are_the_batch(backend, monkeypatch):
+    x = randn(7, 12, 5, 4)
+
+    def compute():
+        result = tsm_fast.hosvd(x, (3, 2, 2), backend=backend.name)
+        triplets = tsm_fast.truncated_svd(x[:, :, 0], 2, backend=backend.name)
+        return result.core, *result.factors, *result.singular_values, *triplets, tsm_fast.tsm(x, size=(9, 8))
+
+    whole = compute()
+    monkeypatch.setattr(_arrays, "_PART", 3 * 2 * x[0].numel())
+    for one, other in zip(compute(), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(_arrays, "_PART", 1)
+    function = functools.partial(tsm_fast.tsm, size=(5, 3), precision="float64")
+    assert torch.autograd.gradcheck(function, (X,))
+    assert torch.autograd.gradcheck(lambda y: tsm_fast.hosvd(y, (3, 2, 1)).reconstruct(), (X,))
 
 
 def test_a_bad_item_has_no_gradient_and_spoils_none():

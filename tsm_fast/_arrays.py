@@ -61,6 +61,8 @@ def _from_numpy(name: str, array: Any) -> Tensor:
             f"{name} must be in this machine's byte order, got dtype {array.dtype.str!r}: "
             f"pass {name}.astype({array.dtype.newbyteorder('=').name!r})"
         )
+    if isinstance(array, numpy.ma.MaskedArray):
+        raise TypeError(f"{name} must not be masked: pass {name}.filled(0), or whatever the masked values count as")
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy(order="C")
     if not array.flags.writeable:
@@ -111,10 +113,14 @@ def scaled(x: Tensor, exponent: Tensor) -> Tensor:
     return x
 
 
+def peaks(x: Tensor) -> Tensor:
+    """The largest magnitude [B] of each item, NaN where it holds NaN; no copy of x, whatever its strides."""
+    return torch.linalg.vector_norm(x.detach(), torch.inf, dim=tuple(range(1, x.ndim)))
+
+
 def unit_exponents(x: Tensor) -> Tensor:
     """The exponents [B] (int64) that bring each item's largest magnitude into [1/2, 1): `scaled(x, -exponents)`."""
-    peak = torch.linalg.vector_norm(x.detach().flatten(1).double(), torch.inf, dim=1)
-    return torch.frexp(peak).exponent.long()
+    return torch.frexp(peaks(x).double()).exponent.long()
 
 
 def column_signs(columns: Tensor) -> Tensor:

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from . import plan
-from ._arrays import FLOAT_DTYPES, as_tensor, by_parts, column_signs, dtype_name, per_item, scaled, unit_exponents
+from ._arrays import (
+    FLOAT_DTYPES,
+    as_tensor,
+    by_parts,
+    column_signs,
+    dtype_name,
+    peaks,
+    per_item,
+    scaled,
+    unit_exponents,
+)
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, resolve, result_dtype
 
 # Above this ratio of the last singular value kept to the first, the eigenvectors of a float64 Gram matrix give
@@ -348,7 +358,7 @@ def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Preci
 
 def _checked(name: str, x: Tensor) -> Tensor:
     """x itself; ValueError for items with NaN or Inf."""
-    plan.finite(name, torch.linalg.vector_norm(x.detach().flatten(1), torch.inf, dim=1).isfinite())
+    plan.finite(name, peaks(x).isfinite())
     return x
 
 
