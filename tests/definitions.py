@@ -85,7 +85,7 @@ def contract(x: Tensor, factors: list[Tensor], skip: int | None = None) -> Tenso
     """`X x_n A_n^T` for one item, over all modes but one."""
     for n, factor in enumerate(factors):
         if n != skip:
-            x = torch.tensordot(x, factor, dims=([n], [0])).movedim(-1, n)
+            x = (x.movedim(n, -1) @ factor).movedim(-1, n)
     return x
 
 

@@ -68,7 +68,7 @@ def low_rank(shape: tuple[int, ...], rank: tuple[int, ...], noise: float, seed: 
     x = randn(*rank, seed=seed)
     for mode, (size, r) in enumerate(zip(shape, rank, strict=True)):
         factor = torch.linalg.qr(randn(size, r, seed=seed + 1 + mode))[0]
-        x = torch.tensordot(x, factor, dims=([0], [1]))
+        x = (x.movedim(mode, -1) @ factor.mT).movedim(-1, mode)
     return x + noise * randn(*shape, seed=seed + 9)
 
 
@@ -104,7 +104,7 @@ def nearly_degenerate() -> Tensor:
         x[0, i, i, i] = 1 - 1e-6 * i if i < 2 else 0.5 / (i - 1)
     for mode, size in ((1, 30), (2, 6), (3, 6)):
         rotation = torch.linalg.qr(randn(size, size, seed=mode))[0]
-        x = torch.tensordot(x, rotation, dims=([mode], [0])).movedim(-1, mode)
+        x = (x.movedim(mode, -1) @ rotation).movedim(-1, mode)
     return x
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def features() -> dict[str, Tensor]:
     from tsm_fast.models import lite0, lite0_inputs
     from tsm_fast.photos import load_photos
 
-    network = lite0().features.network  # type: ignore[union-attr]
+    network: Any = lite0().get_submodule("features.network")
     found: dict[str, Tensor] = {}
     for name, layer in LAYERS.items():
         if layer:

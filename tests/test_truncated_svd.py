@@ -31,9 +31,10 @@ RESIDUAL = {torch.float32: 2e-6, torch.float64: 1e-12}
 SIZES = [1, 2, 3, 7, 8, 15, 16, 17, 31, 49, 63, 64, 65, 100, 196]
 
 
-def check(gram: Tensor, values: Tensor, vectors: Tensor, rank: int) -> None:
+def check(gram: Tensor, pairs: tuple[Tensor, Tensor], rank: int) -> None:
     """Eigenpairs of every Gram matrix: residual, orthonormality, order, sign, and that they are the largest."""
     batch, n, _ = gram.shape
+    values, vectors = pairs
     assert values.shape == (batch, rank)
     assert vectors.shape == (batch, n, rank)
     assert values.dtype == vectors.dtype
@@ -60,13 +61,13 @@ def test_sizes_and_ranks(backend, dtype, n, columns):
     width = max(1, n // 3) if columns == "fewer" else 2 * n + 3
     gram = gram_of(randn(5 if n < 100 else 2, n, width, dtype=dtype))
     for rank in sorted({1, min(3, n), n}):
-        check(gram, *backend.truncated_svd(gram, rank), rank)
+        check(gram, backend.truncated_svd(gram, rank), rank)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 7, 8, 9, 16, 33])
 def test_batch_sizes(backend, batch):
     gram = gram_of(randn(batch, 12, 20))
-    check(gram, *backend.truncated_svd(gram, 12), 12)
+    check(gram, backend.truncated_svd(gram, 12), 12)
 
 
 SPECTRA = {
@@ -85,9 +86,9 @@ SPECTRA = {
 @pytest.mark.parametrize("rank", [1, 3, 20])
 def test_hard_spectra(backend, dtype, name, rank):
     gram = torch.stack([gram_of(spectrum(SPECTRA[name], 20, 20, seed)) for seed in range(3)]).to(dtype)
-    check(gram, *backend.truncated_svd(gram, rank), rank)
+    check(gram, backend.truncated_svd(gram, rank), rank)
     exact = torch.diag_embed(torch.tensor(SPECTRA[name], dtype=dtype).flip(0)[None] ** 2)
-    check(exact, *backend.truncated_svd(exact, rank), rank)
+    check(exact, backend.truncated_svd(exact, rank), rank)
 
 
 def test_wilkinson_and_glued_matrices(backend):
@@ -98,7 +99,7 @@ def test_wilkinson_and_glued_matrices(backend):
     for gram in (wilkinson[None], glued[None]):
         n = gram.shape[1]
         for rank in (1, 5, n):
-            check(gram, *backend.truncated_svd(gram, rank), rank)
+            check(gram, backend.truncated_svd(gram, rank), rank)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-60, 1e60, 1e300])
@@ -141,7 +142,7 @@ def test_a_bad_item_stays_alone(backend, bad):
     assert values[4].isnan().all()
     assert vectors[4].isnan().all()
     rest = [i for i in range(20) if i != 4]
-    check(gram[rest], values[rest], vectors[rest], 3)
+    check(gram[rest], (values[rest], vectors[rest]), 3)
 
 
 # --- the public function -------------------------------------------------------------------------------------------

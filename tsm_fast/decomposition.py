@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,6 +55,9 @@ class TuckerResult:
 
     def __getitem__(self, item: int) -> tuple[Any, list[Any]]:
         return self.core[item], [factor[item] for factor in self.factors]
+
+    def __iter__(self) -> Iterator[tuple[Any, list[Any]]]:
+        return (self[item] for item in range(len(self)))
 
     def reconstruct(self) -> Any:  # [B, I_1, ..., I_N]
         """The tensors that the decompositions stand for, `[B, I_1, ..., I_N]`."""
