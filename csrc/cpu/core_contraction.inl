@@ -7,20 +7,24 @@ static inline void store_first(T* p, Vec<T> v, int64_t k) {
     for (int64_t i = 0; i < k; ++i) p[i] = part[i];
 }
 
-// c[m][n] (+)= sum_k p[k * pk + m * pm] * q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns
-// when `last` > 0.
-template <class T, int MR, int NR>
-static inline void product_tile(int64_t depth, const T* p, int64_t pk, int64_t pm, const T* q, int64_t ldq, int64_t last, T* c, int64_t ldc, bool add) {
+// c[m][n] (+)= sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
+// `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
+template <class T, bool ALONG, int MR, int NR>
+static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c, int64_t ldc, bool add) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MR][NR] = {};
+    const T* row[MR];
+    for (int r = 0; r < MR; ++r) row[r] = p + (ALONG ? r * ldp : r);
     for (int64_t k = 0; k < depth; ++k) {
         Vec<T> b[NR];
-        for (int v = 0; v < NR - 1; ++v) b[v] = load(q + k * ldq + v * L);
-        b[NR - 1] = last > 0 ? load_first(q + k * ldq + (NR - 1) * L, last) : load(q + k * ldq + (NR - 1) * L);
+        for (int v = 0; v < NR - 1; ++v) b[v] = load(q + v * L);
+        b[NR - 1] = last > 0 ? load_first(q + (NR - 1) * L, last) : load(q + (NR - 1) * L);
+        q += ldq;
         for (int r = 0; r < MR; ++r) {
-            const Vec<T> a = splat(p[k * pk + r * pm]);
+            const Vec<T> a = splat(ALONG ? row[r][k] : p[r]);
             for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
         }
+        if (!ALONG) p += ldp;
     }
     for (int r = 0; r < MR; ++r)
         for (int v = 0; v < NR; ++v) {
@@ -32,38 +36,39 @@ static inline void product_tile(int64_t depth, const T* p, int64_t pk, int64_t p
         }
 }
 
-template <class T, int MR>
-static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t pk, int64_t pm, const T* q, int64_t ldq, T* c, int64_t ldc, bool add) {
+template <class T, bool ALONG, int MR>
+static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc, bool add) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t n = 0;
-    for (; n + NR * L < columns; n += NR * L) product_tile<T, MR, NR>(depth, p, pk, pm, q + n, ldq, 0, c + n, ldc, add);
+    for (; n + NR * L < columns; n += NR * L) product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc, add);
     const int64_t last = (columns - n) % L;
     switch ((columns - n + L - 1) / L) {
-        case 3: product_tile<T, MR, 3>(depth, p, pk, pm, q + n, ldq, last, c + n, ldc, add); break;
-        case 2: product_tile<T, MR, 2>(depth, p, pk, pm, q + n, ldq, last, c + n, ldc, add); break;
-        case 1: product_tile<T, MR, 1>(depth, p, pk, pm, q + n, ldq, last, c + n, ldc, add); break;
+        case 3: product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc, add); break;
+        case 2: product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc, add); break;
+        case 1: product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc, add); break;
         default: break;
     }
 }
 
-// c [rows, columns] = (or += when add) P^T q: p(k, m) = p[k * pk + m * pm], q [depth, columns]
-template <class T>
-static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t pk, int64_t pm, const T* q, int64_t ldq, T* c, int64_t ldc, bool add) {
+// c [rows, columns] = (or += when add) p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose.
+template <class T, bool ALONG>
+static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc, bool add = false) {
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t step = ALONG ? ldp : 1;
     int64_t m = 0;
-    for (; m + MR <= rows; m += MR) product_rows<T, MR>(columns, depth, p + m * pm, pk, pm, q, ldq, c + m * ldc, ldc, add);
-    for (; m < rows; ++m) product_rows<T, 1>(columns, depth, p + m * pm, pk, pm, q, ldq, c + m * ldc, ldc, add);
+    for (; m + MR <= rows; m += MR) product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, add);
+    for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, add);
 }
 
 // y [outer, rank, inner] = x [outer, size, inner] contracted with a [size, rank]
 template <class T>
 static void mode_product(const T* x, int64_t outer, int64_t size, int64_t inner, const T* a, int64_t rank, T* y) {
     if (inner == 1) {
-        product<T>(outer, rank, size, x, 1, size, a, rank, y, rank, false);
+        product<T, true>(outer, rank, size, x, size, a, rank, y, rank);
         return;
     }
     for (int64_t o = 0; o < outer; ++o)
-        product<T>(rank, inner, size, a, rank, 1, x + o * size * inner, inner, y + o * rank * inner, inner, false);
+        product<T, false>(rank, inner, size, a, rank, x + o * size * inner, inner, y + o * rank * inner, inner);
 }
 
 // Every mode of x (contiguous, [shape]) that has a factor [shape[n], rank[n]] is contracted with it. `spare` holds two

@@ -362,7 +362,7 @@ struct HooiGroup {
     }
     void respond(HooiItem& item, const double* gram, int64_t s, const double* pv) {
         const int64_t r = plan.rank[plan.big];
-        product<double>(s, r, s, gram, s, 1, pv, r, item.responses, r, false);
+        product<double, false>(s, r, s, gram, s, pv, r, item.responses, r);
         for (int64_t j = 0; j < r; ++j) {
             const double lambda = item.values[j];
             const double inverse = lambda > 1e-15 * static_cast<double>(s) * item.values[0] ? 1 / __builtin_sqrt(lambda) : 0;
@@ -388,7 +388,7 @@ struct HooiGroup {
         const int64_t size = plan.shape[m], columns = outer * inner;
         unfold_small(y, outer, size, inner, left, item.unfolded);
         const int64_t n = left ? size : columns, depth = left ? columns : size;
-        product<double>(n, n, depth, item.unfolded, n, 1, item.unfolded, n, item.matrix, n, false);
+        product<double, false>(n, n, depth, item.unfolded, n, item.unfolded, n, item.matrix, n);
     }
     const double* projected(HooiItem& item, int m, int64_t* shape, int64_t* rank) {
         if (plan.big >= 0) {
@@ -425,7 +425,7 @@ struct HooiGroup {
             if (plan.sign_v) point_right_vectors_up(a, size, r, item.unfolded, plan.others_rank(m));
             return;
         }
-        product<double>(size, r, n, item.unfolded, 1, n, item.vectors, r, a, r, false);
+        product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);
         orthonormalize(a, size, r);
         if (!plan.sign_v) point_up_one(a, static_cast<int>(size), static_cast<int>(r));
     }
@@ -599,7 +599,7 @@ struct HooiGroup {
         P* out = scratch.take<P>(panels.per_panel * r);
         for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
             const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
-            product<P>(kc, r, s, panels.rows(k, kc), 1, panels.ld, bp, r, out, r, false);
+            product<P, true>(kc, r, s, panels.rows(k, kc), panels.ld, bp, r, out, r);
             for (int64_t i = 0; i < kc * r; ++i) a[k * r + i] = static_cast<double>(out[i]);
         }
     }
@@ -613,7 +613,7 @@ struct HooiGroup {
         for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
             const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
             for (int64_t i = 0; i < kc * r; ++i) ap[i] = static_cast<P>(a[k * r + i]);
-            product<P>(s, r, kc, panels.rows(k, kc), panels.ld, 1, ap, r, out, r, false);
+            product<P, false>(s, r, kc, panels.rows(k, kc), panels.ld, ap, r, out, r);
             for (int64_t i = 0; i < s * r; ++i) t[i] += static_cast<double>(out[i]);
         }
     }

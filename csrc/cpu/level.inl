@@ -15,6 +15,8 @@ namespace {
 #include "cpu/simd.inl"
 // The order below is the order of use.
 #include "cpu/mode_gram.inl"
+#include "cpu/householder.inl"
+#include "cpu/tridiagonal.inl"
 #include "cpu/truncated_svd.inl"
 #include "cpu/core_contraction.inl"
 #include "cpu/hooi.inl"

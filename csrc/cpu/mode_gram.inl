@@ -82,8 +82,9 @@ struct Panels {
     int64_t per_panel;
     T* buffer;        // [per_panel, ld] unless direct
 
+    // A panel fits the first-level cache where its rows do; longer rows are read by tile, from the second level.
     static int64_t rows_per_panel(int64_t n) {
-        const int64_t rows = int64_t{32768} / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
+        const int64_t rows = (n <= 64 ? 32768 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
         return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
     }
     static int64_t bytes(int64_t n) { return rows_per_panel(n) * padded<T>(n) * static_cast<int64_t>(sizeof(T)) + 64; }
@@ -148,7 +149,9 @@ static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, double*
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
     const int64_t whole = n / L * L;
     constexpr int step = MR < L ? MR : L;
-    for (int64_t i = 0; i < whole; i += step) gram_row_block<T, step>(rows, ld, kc, i, i / L * L, whole, 0, g, ldg);
+    const int64_t corner = L > step && whole > 0 ? whole - L : whole;  // the last diagonal block is one tall tile
+    for (int64_t i = 0; i < corner; i += step) gram_row_block<T, step>(rows, ld, kc, i, i / L * L, whole, 0, g, ldg);
+    if (corner < whole) gram_tile<T, L, 1>(rows, ld, kc, corner, corner, 0, g, ldg);
     for (int64_t i = whole; i < n;) {
         if (n - i >= 4) {
             gram_row_block<T, 4>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg);
@@ -177,9 +180,12 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
         gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, sums, ldg);
     }
     // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the diagonal.
-    const int64_t whole = n / kLanes<T> * kLanes<T>;
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t j = i; j < n; ++j) g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ldg + i] : sums[i * ldg + j];
+    const int64_t whole = n / kLanes<T> * kLanes<T>, block = 16;
+    for (int64_t i0 = 0; i0 < n; i0 += block)
+        for (int64_t j0 = i0; j0 < n; j0 += block)
+            for (int64_t i = i0; i < n && i < i0 + block; ++i)
+                for (int64_t j = j0 < i ? i : j0; j < n && j < j0 + block; ++j)
+                    g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ldg + i] : sums[i * ldg + j];
 }
 
 // means[(k / period) * n + j]: element j of fibre k, averaged over the `period` fibres that differ in the last mode.

@@ -34,7 +34,7 @@ struct SaliencyGroup {
     static int64_t bytes(const SaliencyPlan& p) {
         const int64_t n = smaller(p), longest = p.channels() > p.positions() ? p.channels() : p.positions();
         const int64_t passes = gram_bytes<T>(n) + Panels<T>::bytes(p.positions()) + Panels<T>::bytes(p.channels()) +
-                               (n * n + 2 * 128 * (n + 16) + 4 * (n + 16) + 4 * longest) * 8 + 4096;
+                               (n * (n + 16) + 2 * 128 * (n + 16) + 8 * (n + 16) + 6 * longest + 64) * 8 + 4096;
         const int64_t solver = eigh_bytes<double>(n);
         const int64_t copy = p.copies ? p.channels() * p.positions() * static_cast<int64_t>(sizeof(T)) + 64 : 0;
         return group_size(p) * (item_bytes(p) + copy) +
@@ -171,24 +171,93 @@ struct SaliencyGroup {
         T* out = scratch.take<T>(panels.per_panel * ld);
         for (int64_t k = 0; k < f.count; k += panels.per_panel) {
             const int64_t count = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
-            product<T>(count, columns, f.n, panels.rows(k, count), 1, panels.ld, b, columns, out, ld, false);
+            product<T, true>(count, columns, f.n, panels.rows(k, count), panels.ld, b, columns, out, ld);
             for (int64_t r = 0; r < count; ++r) visit(k + r, out + r * ld);
         }
     }
-    // Signs [columns] of the entries of largest magnitude among the rows of `f` times b.
-    void largest_signs(const Fibres& f, const Adjust& how, const T* b, int64_t columns, T* signs, Arena scratch) const {
-        const int64_t ld = padded<T>(columns);
-        T* most = scratch.take<T>(ld);
-        T* entry = scratch.take<T>(ld);
-        for (int64_t j = 0; j < ld; ++j) most[j] = entry[j] = 0;
-        multiply(f, how, b, columns, scratch, [&](int64_t, const T* w) {
-            for (int64_t j = 0; j < ld; j += kLanes<T>) {
-                const Vec<T> x = load(w + j), size = vabs<T>(x), old = load(most + j);
-                store(entry + j, size > old ? x : load(entry + j));
-                store(most + j, size > old ? size : old);
+    // Signs [columns] of the entries of largest magnitude in each column of (rows of `f`) b, b [f.n, columns] in double,
+    // without writing the product: whole vectors of columns by tiles, the rest by dots.
+    void largest_signs(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, int64_t columns, T* signs, Arena scratch) const {
+        constexpr int L = kLanes<T>, NR = 3, MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+        const int64_t rest = columns % L, whole = rest <= 3 ? columns - rest : columns - rest + L, np = padded<T>(f.n);
+        T* tiles = scratch.take<T>(f.n * whole);
+        T* dots = scratch.take<T>((columns > whole ? columns - whole : 1) * np);
+        T* most = scratch.take<T>(whole + L);
+        T* entry = scratch.take<T>(whole + L);
+        for (int64_t i = 0; i < f.n; ++i)
+            for (int64_t j = 0; j < whole; ++j) tiles[i * whole + j] = j < columns ? static_cast<T>(b[i * ldb + j]) : T(0);
+        for (int64_t j = whole; j < columns; ++j)
+            for (int64_t i = 0; i < np; ++i) dots[(j - whole) * np + i] = i < f.n ? static_cast<T>(b[i * ldb + j]) : T(0);
+        for (int64_t j = 0; j < whole + L; ++j) most[j] = entry[j] = 0;
+
+        Panels<T> panels(f, how, scratch);
+        for (int64_t k = 0; k < f.count; k += panels.per_panel) {
+            const int64_t count = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+            const T* rows = panels.rows(k, count);
+            for (int64_t j = 0; j < whole; j += NR * L) {
+                const int64_t left = (whole - j) / L;
+                int64_t r = 0;
+                for (; r + MR <= count; r += MR) {
+                    const T* at = rows + r * panels.ld;
+                    if (left >= 3) largest_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                    else if (left == 2) largest_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                    else largest_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                }
+                for (; r < count; ++r)
+                    for (int64_t v = 0; v < (left < 3 ? left : 3); ++v)
+                        largest_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole, most + j + v * L, entry + j + v * L);
             }
-        });
+            for (int64_t j = whole; j < columns; ++j)
+                for (int64_t r = 0; r < count; ++r) {
+                    const T x = row_dot(rows + r * panels.ld, dots + (j - whole) * np, f.n), size = x < 0 ? -x : x;
+                    if (size > most[j]) {
+                        most[j] = size;
+                        entry[j] = x;
+                    }
+                }
+        }
         for (int64_t j = 0; j < columns; ++j) signs[j] = entry[j] < 0 ? T(-1) : T(1);
+    }
+    template <int MR, int NR>
+    static inline void largest_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, T* most, T* entry) {
+        constexpr int L = kLanes<T>;
+        Vec<T> acc[MR][NR] = {};
+        const T* row[MR];
+        for (int r = 0; r < MR; ++r) row[r] = rows + r * ld;
+        for (int64_t k = 0; k < depth; ++k) {
+            Vec<T> b[NR];
+            for (int v = 0; v < NR; ++v) b[v] = load(q + v * L);
+            q += ldq;
+            for (int r = 0; r < MR; ++r) {
+                const Vec<T> a = splat(row[r][k]);
+                for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+            }
+        }
+        for (int v = 0; v < NR; ++v) {
+            Vec<T> size = load(most + v * L), kept = load(entry + v * L);
+            for (int r = 0; r < MR; ++r) {
+                const Vec<T> magnitude = vabs<T>(acc[r][v]);
+                kept = magnitude > size ? acc[r][v] : kept;
+                size = magnitude > size ? magnitude : size;
+            }
+            store(most + v * L, size);
+            store(entry + v * L, kept);
+        }
+    }
+    static inline T row_dot(const T* row, const T* b, int64_t n) {  // b is padded with zeros
+        constexpr int L = kLanes<T>;
+        Vec<T> sum{};
+        int64_t j = 0;
+        for (; j + L <= n; j += L) sum += load(row + j) * load(b + j);
+        if (j < n) sum += load_first(row + j, n - j) * load(b + j);
+        return sum_lanes<T>(sum);
+    }
+    // Leading columns whose signs can matter: what the others weigh together is below the rounding of the first.
+    int64_t columns_that_matter(const double* lambda) const {
+        const double negligible = (sizeof(T) == 4 ? 2e-7 : 1e-13) * lambda[0];
+        int64_t columns = n;
+        for (double sum = 0; columns > 1 && (sum += lambda[columns - 1]) <= negligible;) --columns;
+        return columns;
     }
     T* vectors_as_t(int k, int64_t columns, Arena& scratch) const {
         T* b = scratch.take<T>(n * columns);
@@ -225,12 +294,11 @@ struct SaliencyGroup {
         if (plan.sign == Sign::absmax || plan.sign == Sign::v) return largest_entry(map, s);
         Arena scratch = arena;
         if (plan.sign == Sign::u) {
-            // u_1 ~ F v_1, v_1 ~ map
-            T* b = scratch.take<T>(s);
+            T sign;  // u_1 ~ F v_1, v_1 ~ map
+            double* v = scratch.take<double>(s);
             const double largest = __builtin_fabs(largest_entry(map, s));
-            for (int64_t i = 0; i < s; ++i) b[i] = static_cast<T>(largest > 0 ? map[i] / largest : 0);
-            T sign;
-            largest_signs(channels(k), adjust_channels(k), b, 1, &sign, scratch);
+            for (int64_t i = 0; i < s; ++i) v[i] = largest > 0 ? map[i] / largest : 0;
+            largest_signs(channels(k), adjust_channels(k), v, 1, 1, &sign, scratch);
             return sign;
         }
         // The response of the uncentred features to u_1 ~ F v_1, v_1 ~ map, summed over the positions.
@@ -258,7 +326,7 @@ struct SaliencyGroup {
         double* weights = scratch.take<double>(n);
         if (by_position) {
             if (!plan.absolute && plan.sign == Sign::u)
-                largest_signs(channels(k), adjust_channels(k), vectors_as_t(k, n, scratch), n, signs, scratch);
+                largest_signs(channels(k), adjust_channels(k), vectors[k], n, columns_that_matter(values[k]), signs, scratch);
             for (int64_t j = 0; j < n; ++j) weights[j] = values[k][j] * static_cast<double>(signs[j]) * unit;
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
@@ -277,7 +345,7 @@ struct SaliencyGroup {
             });
             return;
         }
-        if (plan.sign == Sign::v) largest_signs(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, signs, scratch);
+        if (plan.sign == Sign::v) largest_signs(positions(k), adjust(k), vectors[k], n, columns_that_matter(values[k]), signs, scratch);
         double* z = scratch.take<double>(c);
         for (int64_t i = 0; i < c; ++i) {
             z[i] = 0;
