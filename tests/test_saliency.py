@@ -27,6 +27,8 @@ FEATURES = {
     "blobs, 14 x 14": feature_maps(2, 301, 14, 14),
     "two channels": feature_maps(3, 2, 5, 5, relu=False),
     "one channel": feature_maps(3, 1, 5, 5, relu=False),
+    "a row longer than the rest": feature_maps(3, 1, 3, 15, relu=False),
+    "a column longer than the rest": feature_maps(3, 2, 13, 2, relu=False),
     "more positions than 256": feature_maps(2, 40, 19, 21),
 }
 
@@ -39,7 +41,7 @@ VARIANTS = [
     ("tsm", (6, 2, 3), {}),
     ("tsm", (1, 1, 1), {}),
     *(("mtsm", r, {"sign": s}) for r in (None, (8, 4, 4), (12, 4, 3)) for s in ("u", "v")),
-    *(("mtsm", r, {"combine": "absolute"}) for r in (None, (8, 4, 4), (3, 2, 2))),
+    *(("mtsm", r, {"combine": "absolute"}) for r in (None, (8, 4, 4), (3, 2, 2), (1, 2, 2), (2, 2, 1))),
 ]
 DEFAULTS = {"center": True, "combine": "signed"}
 DEFAULT_SIGN = {"eigencam": "absmax", "tsm": "u", "multivec_eigencam": "u", "mtsm": "u"}
