@@ -31,7 +31,7 @@ def eigencam(
 
     With `F` [C, H*W] the unfolded features of an item, less the mean of each channel for `center=True`, and `u_1` its
     first left singular vector, the map is `max(F^T u_1, 0)`. pytorch-grad-cam centres; the paper (Muhammad and Yeasin,
-    2020) does not.
+    2020) does not. Where the first two singular values are nearly equal, the map is as arbitrary as the vector.
 
     Args:
         features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
@@ -219,14 +219,17 @@ def _saliency(
     if nan == "raise":
         plan.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
     elif nan == "zero" and not finite.all():
-        x = torch.where(x.isfinite(), x, 0)
         bad = (~finite).nonzero().flatten()
-        maps = maps.index_copy(0, bad, raw(x[bad])[0])
+        maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
     if normalize:
         maps = _in_range(maps, x, raw)
     if normalize or size is not None:
         (maps,) = by_parts(partial(_finished, size=size, normalize=normalize), maps, 4 * prod(size or maps.shape[1:]))
     return restore(maps)
+
+
+def _zeroed(x: Tensor) -> Tensor:
+    return torch.where(x.isfinite(), x, 0)
 
 
 def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
@@ -238,7 +241,7 @@ def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Ten
     lost = ((peak < limits.tiny / limits.eps) | (peak > limits.max)).nonzero().flatten()
     if not len(lost):
         return maps
-    items = x[lost].to(torch.promote_types(x.dtype, torch.float32))
+    items = _zeroed(x[lost]).to(torch.promote_types(x.dtype, torch.float32))
     return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
 
 
