@@ -81,3 +81,16 @@ def relative_gap(x: Tensor, center: bool) -> float:
     unfolded = x[0].double().flatten(1)
     first, second = torch.linalg.svdvals(unfolded - unfolded.mean(1, keepdim=True) * center)[:2]
     return float((first - second) / first)
+
+
+@pytest.mark.parametrize("shape", [(150, 40, 12, 11), (150, 100, 7, 7), (40, 300, 10, 9)], ids=str)
+@pytest.mark.parametrize("method", ["tsm", "eigencam"])
+def test_many_items_of_sparse_noise(backend, method, shape):
+    """Made-up features without any structure: small gaps, and sums of which most terms are 0."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.empty(shape).exponential_(generator=generator) * (torch.rand(shape, generator=generator) < 0.2)
+    maps = getattr(tsm_fast, method)(x, backend=backend.name)
+    exact = getattr(tsm_fast, method)(x, precision="float64", backend="reference")
+    errors = (maps - exact).abs().amax((1, 2))
+    for item, error in zip(x, errors, strict=True):
+        assert error <= MAP_ERROR[method] * max(1.0, 2 * GAP / relative_gap(item[None], method == "eigencam"))
