@@ -30,12 +30,13 @@ TensorBatch batch_of(const Array& array) {
 
 Output output(uintptr_t address, bool wide) { return {reinterpret_cast<void*>(address), wide}; }
 
-HooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine) {
+HooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine, bool guard) {
     HooiPlan plan = plan_hooi(x, rank.data());
     plan.n_iter_max = n_iter_max;
     plan.tol = tol;
     plan.sign_v = sign_v;
     plan.refine = refine;
+    plan.guard = guard;
     return plan;
 }
 
@@ -80,7 +81,7 @@ PYBIND11_MODULE(_cpu, m) {
         core_contraction(batch_of(x), pointers, rank.data(), output(out, wide), threads);
     });
     m.def("hooi", [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine,
-                     bool wide, uintptr_t core, const std::vector<uintptr_t>& factors, const std::vector<uintptr_t>& values,
+                     bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors, const std::vector<uintptr_t>& values,
                      uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged, uintptr_t finite, bool wide_out, int threads) {
         py::gil_scoped_release release;
         const TensorBatch batch = batch_of(x);
@@ -94,10 +95,10 @@ PYBIND11_MODULE(_cpu, m) {
         out.n_sweeps = reinterpret_cast<int64_t*>(n_sweeps);
         out.converged = reinterpret_cast<bool*>(converged);
         out.finite = reinterpret_cast<bool*>(finite);
-        hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine), wide, out, threads);
+        hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard), wide, out, threads);
     });
     m.def("saliency", [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,
-                         int n_iter_max, double tol, bool refine, bool wide, uintptr_t maps, uintptr_t finite, bool wide_out,
+                         int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps, uintptr_t finite, bool wide_out,
                          int threads) {
         py::gil_scoped_release release;
         const TensorBatch batch = batch_of(x);
@@ -108,7 +109,7 @@ PYBIND11_MODULE(_cpu, m) {
         plan.sign = static_cast<Sign>(sign);
         plan.truncated = !rank.empty();
         const std::vector<int64_t> full(batch.first.shape, batch.first.shape + 3);
-        plan.hooi = plan_of(batch, plan.truncated ? rank : full, n_iter_max, tol, false, refine);
+        plan.hooi = plan_of(batch, plan.truncated ? rank : full, n_iter_max, tol, false, refine, guard);
         saliency(batch, plan, wide, output(maps, wide_out), reinterpret_cast<bool*>(finite), threads);
     });
 }

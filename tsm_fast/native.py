@@ -113,7 +113,8 @@ def hooi(
             tol,
             sign == "v",
             dtype == torch.float64,
-            _passes_wide(x, precision, hooi=True),
+            precision == "auto",
+            _passes_wide(x, precision),
             core.data_ptr(),
             [factor.data_ptr() for factor in factors],
             [value.data_ptr() for value in values],
@@ -153,7 +154,8 @@ def saliency(
             N_ITER_MAX,
             TOL,
             precision == "float64",
-            _passes_wide(x, precision, hooi=rank is not None),
+            precision == "auto",
+            _passes_wide(x, precision),
             maps.data_ptr(),
             finite.data_ptr(),
             dtype == torch.float64,
@@ -162,10 +164,9 @@ def saliency(
     return maps, finite
 
 
-def _passes_wide(x: Tensor, precision: Precision, hooi: bool) -> bool:
-    """Whether passes over `x` run in float64. Float64 input needs it for its range, and the errors of HOOI for their
-    digits: `||X||^2 - ||core||^2` of a float32 Gram matrix is good to 1e-4 only where it vanishes."""
-    return x.dtype == torch.float64 or precision == "float64" or (hooi and precision == "auto")
+def _passes_wide(x: Tensor, precision: Precision) -> bool:
+    """Whether passes over `x` run in float64; float64 input needs it for its range."""
+    return x.dtype == torch.float64 or precision == "float64"
 
 
 def _array(x: Tensor) -> _Array:

@@ -6,11 +6,21 @@ static inline void store_first(T* p, Vec<T> v, int64_t k) {
     store(part, v);
     for (int64_t i = 0; i < k; ++i) p[i] = part[i];
 }
+#if defined(__AVX512F__)
+template <>
+inline void store_first<float>(float* p, Vec<float> v, int64_t k) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << k) - 1), reinterpret_cast<__m512>(v));
+}
+template <>
+inline void store_first<double>(double* p, Vec<double> v, int64_t k) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << k) - 1), reinterpret_cast<__m512d>(v));
+}
+#endif
 
-// c[m][n] (+)= sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
+// c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
 // `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
 template <class T, bool ALONG, int MR, int NR>
-static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c, int64_t ldc, bool add) {
+static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c, int64_t ldc) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MR][NR] = {};
     const T* row[MR];
@@ -26,38 +36,40 @@ static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T*
         }
         if (!ALONG) p += ldp;
     }
+    // Unrolled, so that the sums stay in registers up to here.
+#pragma GCC unroll 8
     for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
-            T* to = c + r * ldc + v * L;
             if (v == NR - 1 && last > 0)
-                store_first(to, add ? acc[r][v] + load_first(to, last) : acc[r][v], last);
+                store_first(c + r * ldc + v * L, acc[r][v], last);
             else
-                store(to, add ? acc[r][v] + load(to) : acc[r][v]);
+                store(c + r * ldc + v * L, acc[r][v]);
         }
 }
 
 template <class T, bool ALONG, int MR>
-static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc, bool add) {
+static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t n = 0;
-    for (; n + NR * L < columns; n += NR * L) product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc, add);
+    for (; n + NR * L < columns; n += NR * L) product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc);
     const int64_t last = (columns - n) % L;
     switch ((columns - n + L - 1) / L) {
-        case 3: product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc, add); break;
-        case 2: product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc, add); break;
-        case 1: product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc, add); break;
+        case 3: product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc); break;
+        case 2: product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc); break;
+        case 1: product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc); break;
         default: break;
     }
 }
 
-// c [rows, columns] = (or += when add) p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose.
+// c [rows, columns] = p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose.
 template <class T, bool ALONG>
-static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc, bool add = false) {
+static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc) {
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
     const int64_t step = ALONG ? ldp : 1;
     int64_t m = 0;
-    for (; m + MR <= rows; m += MR) product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, add);
-    for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, add);
+    for (; m + MR <= rows; m += MR) product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
+    for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
 }
 
 // y [outer, rank, inner] = x [outer, size, inner] contracted with a [size, rank]

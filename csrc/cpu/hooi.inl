@@ -3,40 +3,63 @@
 // double. Where one mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of
 // the others, and T = X_(big)^T A_big stands in for X (method.md, "The Gram shortcut").
 
-// Columns of a [rows, rank] of lengths sigma, largest first, to an orthonormal set. Columns far below the first lose
-// their angles to rounding and are made orthogonal anew; those of no length become whatever completes the set.
-static void orthonormalize(double* a, int64_t rows, int64_t rank) {
-    double first = 0;
-    for (int64_t k = 0; k < rank; ++k) {
-        double length = 0;
-        for (int64_t i = 0; i < rows; ++i) length += a[i * rank + k] * a[i * rank + k];
-        length = __builtin_sqrt(length);
-        if (k == 0) first = length;
-        if (length > 1e-3 * first) {
-            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= length;
-            continue;
+// What the column entries of largest magnitude are, the first one on a tie: entry [rank] of a [rows, rank]. most: [rank]
+static void largest_entries(const double* a, int64_t rows, int64_t rank, double* entry, double* most) {
+    for (int64_t k = 0; k < rank; ++k) entry[k] = most[k] = 0;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) {
+            const double x = a[i * rank + k], size = __builtin_fabs(x);
+            entry[k] = size > most[k] ? x : entry[k];
+            most[k] = size > most[k] ? size : most[k];
         }
-        bool keep = length > 1e-12 * first;
-        for (int64_t unit = -1; unit < rows; ++unit) {
-            // First the column itself, then the columns of the identity, until one is independent of those before.
-            if (unit < 0 && !keep) continue;
-            if (unit >= 0)
-                for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
-            const double size = unit < 0 ? length : 1;
-            double left = 0;
-            for (int pass = 0; pass < 3; ++pass) {
-                for (int64_t j = 0; j < k; ++j) {
-                    double dot = 0;
-                    for (int64_t i = 0; i < rows; ++i) dot += a[i * rank + j] * a[i * rank + k];
-                    for (int64_t i = 0; i < rows; ++i) a[i * rank + k] -= dot * a[i * rank + j];
-                }
-                left = 0;
-                for (int64_t i = 0; i < rows; ++i) left += a[i * rank + k] * a[i * rank + k];
-                left = __builtin_sqrt(left);
-                if (pass == 0 && left < 0.05 * size / __builtin_sqrt(static_cast<double>(rows))) break;
-                for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= left;
-            }
-            if (__builtin_fabs(left - 1) < 1e-6) break;
+}
+
+static double column_length(const double* a, int64_t rows, int64_t rank, int64_t k) {
+    double sum = 0;
+    for (int64_t i = 0; i < rows; ++i) sum += a[i * rank + k] * a[i * rank + k];
+    return __builtin_sqrt(sum);
+}
+
+// Takes columns [0, k) of a [rows, rank], orthonormal, out of column k.
+static void take_out(double* a, int64_t rows, int64_t rank, int64_t k) {
+    for (int64_t j = 0; j < k; ++j) {
+        double dot = 0;
+        for (int64_t i = 0; i < rows; ++i) dot += a[i * rank + j] * a[i * rank + k];
+        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] -= dot * a[i * rank + j];
+    }
+}
+
+// Column k becomes what is left of it beside the columns before it, at unit length; false where too little is left.
+static bool make_orthogonal(double* a, int64_t rows, int64_t rank, int64_t k, double least) {
+    for (int pass = 0; pass < 3; ++pass) {
+        take_out(a, rows, rank, k);
+        const double length = column_length(a, rows, rank, k);
+        if (pass == 0 && !(length > least)) return false;
+        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= length;
+    }
+    return true;
+}
+
+// Columns of a [rows, rank], orthogonal but for rounding and longest first, at unit length. Those far shorter than the
+// first have lost their angles and are made orthogonal anew; those of no length become the first columns of the
+// identity that complete the set. lengths: [rank]
+static void orthonormalize(double* a, int64_t rows, int64_t rank, double* lengths) {
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = 0;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) lengths[k] += a[i * rank + k] * a[i * rank + k];
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = __builtin_sqrt(lengths[k]);
+    const double first = lengths[0];
+    int64_t sound = 0;
+    while (sound < rank && lengths[sound] > 1e-3 * first) ++sound;
+    for (int64_t k = 0; k < sound; ++k) lengths[k] = 1 / lengths[k];
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < sound; ++k) a[i * rank + k] *= lengths[k];
+    const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
+    for (int64_t k = sound; k < rank; ++k) {
+        if (lengths[k] > 1e-12 * first && make_orthogonal(a, rows, rank, k, least * lengths[k])) continue;
+        for (int64_t unit = 0; unit < rows; ++unit) {
+            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
+            if (make_orthogonal(a, rows, rank, k, least)) break;
         }
     }
 }
@@ -113,7 +136,9 @@ struct HooiGroup {
             doubles += 2 * p.elements();
         }
         const int64_t solver = eigh_bytes<double>(most(p));
-        return doubles * 8 + (solver > passes ? solver : passes) + longest * 8 + 4096;
+        int64_t most_rank = 1;
+        for (int m = 0; m < p.order; ++m) most_rank = p.rank[m] > most_rank ? p.rank[m] : most_rank;
+        return doubles * 8 + (solver > passes ? solver : passes) + (longest + 4 * most_rank) * 8 + 4096;
     }
     static int group_size(const HooiPlan& p) {
         int group = eigh_group<double>(most(p));
@@ -426,7 +451,8 @@ struct HooiGroup {
             return;
         }
         product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);
-        orthonormalize(a, size, r);
+        Arena scratch = arena;
+        orthonormalize(a, size, r, scratch.take<double>(r));
         if (!plan.sign_v) point_up_one(a, static_cast<int>(size), static_cast<int>(r));
     }
     // Signs by the entry of largest magnitude of Y^T a_k; y: [columns, size]
@@ -533,30 +559,30 @@ struct HooiGroup {
         const Tensor matrix = unfolding(item, scratch);
         Arena keep = scratch;
         multiply_rows(matrix, item.scale, item.weights, r, a, scratch);
-        orthonormalize(a, rows, r);
-        signs(item, a, rows, s, r);
+        scratch = keep;
+        orthonormalize(a, rows, r, scratch.take<double>(r));
+        // The right vector of the projected unfolding was signed when it was found.
+        if (!plan.sign_v) sign_by_factor(item, a, rows, s, r, scratch);
         if (!plan.refine) return;
         scratch = keep;
         multiply_columns(matrix, item.scale, a, r, item.responses, scratch);
         contract(item);
     }
-    void signs(HooiItem& item, double* a, int64_t rows, int64_t s, int64_t r) {
-        for (int64_t k = 0; k < r; ++k) {
-            double most = 0, entry = 0;
-            // The right vector of the projected unfolding was signed when it was found; its T only follows.
-            for (int64_t i = 0; !plan.sign_v && i < rows; ++i) {
-                const double x = a[i * r + k];
-                if (__builtin_fabs(x) > most) most = __builtin_fabs(entry = x);
-            }
-            if (entry >= 0) continue;
-            for (int64_t i = 0; i < rows; ++i) a[i * r + k] *= -1;
-            for (int64_t i = 0; i < s; ++i) item.responses[i * r + k] *= -1;
-            int64_t outer = 1, inner = 1;
-            for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
-            for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
-            for (int64_t o = 0; o < outer; ++o)
-                for (int64_t i = 0; i < inner; ++i) item.core[(o * r + k) * inner + i] *= -1;
-        }
+    // Columns of A_big by their entries of largest magnitude, and T and the core with them.
+    void sign_by_factor(HooiItem& item, double* a, int64_t rows, int64_t s, int64_t r, Arena scratch) const {
+        double* sign = scratch.take<double>(r);
+        largest_entries(a, rows, r, sign, scratch.take<double>(r));
+        for (int64_t k = 0; k < r; ++k) sign[k] = sign[k] < 0 ? -1 : 1;
+        for (int64_t i = 0; i < rows; ++i)
+            for (int64_t k = 0; k < r; ++k) a[i * r + k] *= sign[k];
+        for (int64_t i = 0; i < s; ++i)
+            for (int64_t k = 0; k < r; ++k) item.responses[i * r + k] *= sign[k];
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
+        for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
+        for (int64_t o = 0; o < outer; ++o)
+            for (int64_t k = 0; k < r; ++k)
+                for (int64_t i = 0; i < inner; ++i) item.core[(o * r + k) * inner + i] *= sign[k];
     }
     void slice_norms(HooiItem& item) {
         for (int m = 0; m < plan.order; ++m) {
@@ -618,3 +644,46 @@ struct HooiGroup {
         }
     }
 };
+
+// Whether passes in float leave the item inside the contract of method.md: errors come from 1 - ||core||^2 / ||X||^2,
+// good to 1e-7, and small singular values from differences of large ones.
+static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
+    for (int i = 0; i < item.n_sweeps; ++i)
+        if (!(item.errors[i] > 0.02)) return false;
+    for (int m = 0; m < plan.order; ++m)
+        for (int64_t k = 0; k < plan.rank[m]; ++k)
+            if (!(item.sigma[m][k] > 0.02 * item.sigma[m][0])) return false;
+    return true;
+}
+
+static int64_t hooi_bytes(bool wide, const HooiPlan& plan) {
+    if (wide) return HooiGroup<double>::bytes(plan);
+    const int64_t again = HooiGroup<float>::group_size(plan) * HooiGroup<double>::item_bytes(plan) + HooiGroup<double>::shared_bytes(plan);
+    return HooiGroup<float>::bytes(plan) + (plan.guard ? again : 0);
+}
+
+// Decomposes the items; their results lie in front of what the arena has left.
+static void hooi_items(bool wide, const HooiPlan& plan, HooiItem* items, int count, Arena& arena) {
+    if (wide) {
+        HooiGroup<double> group(plan, items, count, arena);
+        group.run();
+        arena = group.arena;
+        return;
+    }
+    HooiGroup<float> group(plan, items, count, arena);
+    group.run();
+    arena = group.arena;
+    if (!plan.guard) return;
+    HooiItem again[64];
+    int where[64], n = 0;
+    for (int k = 0; k < count; ++k)
+        if (items[k].finite && items[k].norm2 > 0 && !float_suffices(plan, items[k])) {
+            again[n].x = items[k].x;
+            where[n++] = k;
+        }
+    if (n == 0) return;
+    HooiGroup<double> second(plan, again, n, arena);
+    second.run();
+    arena = second.arena;
+    for (int i = 0; i < n; ++i) items[where[i]] = again[i];
+}

@@ -69,8 +69,9 @@ int saliency_group_as(const SaliencyPlan& plan) {
 template <class T>
 int64_t saliency_bytes_as(const SaliencyPlan& plan) {
     if (!plan.truncated) return SaliencyGroup<T>::bytes(plan);
-    return HooiGroup<T>::bytes(plan.hooi) + Panels<T>::bytes(plan.positions()) +
-           (plan.channels() + 3 * plan.positions() + 128) * plan.hooi.rank[0] * 8 + 1024;
+    return hooi_bytes(sizeof(T) == 8, plan.hooi) + Panels<double>::bytes(plan.positions()) +
+           (plan.channels() + 3 * plan.positions() + 256) * plan.hooi.rank[0] * 8 +
+           (plan.copies ? plan.hooi.elements() * 8 : 0) + 1024;
 }
 
 template <class T>
@@ -81,11 +82,10 @@ void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena
     }
     HooiItem tucker[64];
     for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
-    HooiGroup<T> group(plan.hooi, tucker, count, arena);
-    group.run();
+    hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
     for (int k = 0; k < count; ++k) {
         items[k].finite = tucker[k].finite;
-        truncated_map<T>(plan, tucker[k], items[k].map, group.arena);
+        truncated_map<T>(plan, tucker[k], items[k].map, arena);
     }
 }
 
@@ -122,11 +122,10 @@ const Level kLevel = {
         TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena{ws});
     },
     [](bool wide, const HooiPlan& plan) { return wide ? HooiGroup<double>::group_size(plan) : HooiGroup<float>::group_size(plan); },
-    [](bool wide, const HooiPlan& plan) { return wide ? HooiGroup<double>::bytes(plan) : HooiGroup<float>::bytes(plan); },
+    hooi_bytes,
     [](bool wide, const HooiPlan& plan, HooiItem* items, int count, char* ws) {
         Arena arena{ws};
-        if (wide) HooiGroup<double>(plan, items, count, arena).run();
-        else HooiGroup<float>(plan, items, count, arena).run();
+        hooi_items(wide, plan, items, count, arena);
     },
     [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_group_as)(plan); },
     [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_bytes_as)(plan); },

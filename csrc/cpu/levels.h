@@ -20,6 +20,7 @@ struct HooiPlan {
     bool sign_v;   // columns signed by the right singular vector
     bool refine;   // core from one more pass over X, good to eps instead of sqrt(eps)
     bool factors;  // A_big is wanted
+    bool guard;    // items that float passes cannot vouch for are computed again in double
     int big;       // the mode larger than the product of the others; -1: none
 
     int64_t elements() const { return product_of(shape, order); }

@@ -28,7 +28,10 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         const int64_t gap = f.stride[last];
         const S* from = data + offset;
         T* to = out + k * ld;
-        if (f.step == 1 || gap != 1) {
+        if (f.step == 1) {
+            for (int64_t r = 0; r < run; ++r)
+                for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j]) * factor);
+        } else if (gap != 1) {
             for (int64_t r = 0; r < run; ++r)
                 for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j * f.step]) * factor);
         } else {
@@ -84,7 +87,7 @@ struct Panels {
 
     // A panel fits the first-level cache where its rows do; longer rows are read by tile, from the second level.
     static int64_t rows_per_panel(int64_t n) {
-        const int64_t rows = (n <= 64 ? 32768 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
+        const int64_t rows = (n <= 64 ? 24576 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
         return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
     }
     static int64_t bytes(int64_t n) { return rows_per_panel(n) * padded<T>(n) * static_cast<int64_t>(sizeof(T)) + 64; }
@@ -97,9 +100,16 @@ struct Panels {
         buffer = direct ? nullptr : arena.take<T>(per_panel * ld);
     }
     const T* rows(int64_t k0, int64_t kc) const {
+        prefetch(k0 + kc, f.count - k0 - kc < kc ? f.count - k0 - kc : kc);
         if (direct) return static_cast<const T*>(f.data) + k0 * ld;
         pack_panel<T>(f, how, k0, kc, buffer, ld);
         return buffer;
+    }
+    // The next panel comes into the cache while this one is worked on.
+    void prefetch(int64_t k0, int64_t kc) const {
+        if (f.step != 1 || f.others != 1 || f.stride[0] != f.n) return;
+        const char* from = static_cast<const char*>(f.data) + k0 * f.n * size_of(f.dtype);
+        for (int64_t i = 0; i < kc * f.n * size_of(f.dtype); i += 64) __builtin_prefetch(from + i, 0, 2);
     }
 };
 
@@ -119,7 +129,10 @@ static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, 
             for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
         }
     }
+    // Unrolled, so that the sums stay in registers up to here.
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
             double* to = g + (i0 + r) * ldg + j0 + v * L;
             T part[L];

@@ -233,8 +233,10 @@ struct SaliencyGroup {
                 for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
             }
         }
+#pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
             Vec<T> size = load(most + v * L), kept = load(entry + v * L);
+#pragma GCC unroll 8
             for (int r = 0; r < MR; ++r) {
                 const Vec<T> magnitude = vabs<T>(acc[r][v]);
                 kept = magnitude > size ? acc[r][v] : kept;
@@ -366,12 +368,13 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
         t = scratch.take<double>(s * r);
         Tensor matrix;
         if (item.finite && item.norm2 > 0) {
+            const int64_t shape[2] = {c, s};
             if (!as_matrix(item.x, 0, &matrix)) {
-                const int64_t shape[2] = {c, s};
-                matrix = dense_tensor(item.dense, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
+                T* copy = scratch.take<T>(c * s);
+                copy_dense<T>(item.x, 1, copy);
+                matrix = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
             }
-            const double scale = matrix.data == item.dense ? 1 : item.scale;
-            HooiGroup<T>::multiply_columns(matrix, scale, item.factor[0], r, t, scratch);
+            HooiGroup<T>::multiply_columns(matrix, item.scale, item.factor[0], r, t, scratch);
         } else {
             for (int64_t i = 0; i < s * r; ++i) t[i] = item.finite ? 0 : __builtin_nan("");
         }

@@ -26,6 +26,26 @@ template <class T>
 static inline Vec<T> splat(T x) {
     return Vec<T>{} + x;
 }
+// Said outright where the compiler would first add x to zero.
+#if defined(__AVX512F__)
+template <>
+inline Vec<float> splat<float>(float x) {
+    return reinterpret_cast<Vec<float>>(_mm512_set1_ps(x));
+}
+template <>
+inline Vec<double> splat<double>(double x) {
+    return reinterpret_cast<Vec<double>>(_mm512_set1_pd(x));
+}
+#elif defined(__AVX2__)
+template <>
+inline Vec<float> splat<float>(float x) {
+    return reinterpret_cast<Vec<float>>(_mm256_set1_ps(x));
+}
+template <>
+inline Vec<double> splat<double>(double x) {
+    return reinterpret_cast<Vec<double>>(_mm256_set1_pd(x));
+}
+#endif
 
 // The first k of kLanes elements, zeros behind them; reads nothing beyond.
 template <class T>
