@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -39,7 +40,9 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist, and the wheel built from it: what `python -m build` does."""
     out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    jobs = str(os.cpu_count())
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
+    run(*command, cwd=out, CMAKE_BUILD_PARALLEL_LEVEL=jobs)
     return out
 
 
@@ -70,8 +73,12 @@ def install(archive: Path, target: Path, **environment: str) -> None:
 
 
 def check(target: Path) -> tuple[bool, float]:
-    """Run the package in `target`: whether the compiled backend is there, and its difference from the reference."""
-    out = run(sys.executable, "-c", CHECK, cwd=target.parent, PYTHONPATH=str(target), TSM_FAST_BACKEND="")
+    """Run the package in `target`: whether the compiled backend is there, and its difference from the reference.
+
+    Without `site`, an editable install of this repository is not seen; torch is.
+    """
+    path = os.pathsep.join([str(target), sysconfig.get_path("purelib")])
+    out = run(sys.executable, "-S", "-c", CHECK, cwd=target.parent, PYTHONPATH=path, TSM_FAST_BACKEND="")
     location, available, difference = out.splitlines()
     assert Path(location).is_relative_to(target)
     return available == "True", float(difference)
