@@ -20,7 +20,8 @@ TensorBatch batch_of(const Array& array) {
     const int order = static_cast<int>(shape.size()) - 1;
     if (order < 1 || order > kMaxOrder || stride.size() != shape.size())
         throw std::invalid_argument("an array must have a batch dimension and 1 to 5 modes");
-    TensorBatch x{{reinterpret_cast<const void*>(address), static_cast<DType>(dtype), order, {}, {}}, shape[0], stride[0]};
+    TensorBatch x{
+        {reinterpret_cast<const void*>(address), static_cast<DType>(dtype), order, {}, {}}, shape[0], stride[0]};
     for (int i = 0; i < order; ++i) {
         x.first.shape[i] = shape[static_cast<size_t>(i) + 1];
         x.first.stride[i] = stride[static_cast<size_t>(i) + 1];
@@ -28,9 +29,12 @@ TensorBatch batch_of(const Array& array) {
     return x;
 }
 
-Output output(uintptr_t address, bool wide) { return {reinterpret_cast<void*>(address), wide}; }
+Output output(uintptr_t address, bool wide) {
+    return {reinterpret_cast<void*>(address), wide};
+}
 
-HooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine, bool guard) {
+HooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
+                 bool refine, bool guard) {
     HooiPlan plan = plan_hooi(x, rank.data());
     plan.n_iter_max = n_iter_max;
     plan.tol = tol;
@@ -69,20 +73,22 @@ PYBIND11_MODULE(_cpu, m) {
         py::gil_scoped_release release;
         mode_gram(batch_of(x), mode, center, wide, output(out, wide_out), threads);
     });
-    m.def("truncated_svd", [](const Array& gram, int rank, bool wide, uintptr_t values, uintptr_t vectors, bool wide_out, int threads) {
-        py::gil_scoped_release release;
-        truncated_svd(batch_of(gram), rank, wide, output(values, wide_out), output(vectors, wide_out), threads);
-    });
-    m.def("core_contraction", [](const Array& x, const std::vector<uintptr_t>& factors, const std::vector<int64_t>& rank,
-                                 uintptr_t out, bool wide, int threads) {
+    m.def("truncated_svd",
+          [](const Array& gram, int rank, bool wide, uintptr_t values, uintptr_t vectors, bool wide_out, int threads) {
+              py::gil_scoped_release release;
+              truncated_svd(batch_of(gram), rank, wide, output(values, wide_out), output(vectors, wide_out), threads);
+          });
+    m.def("core_contraction", [](const Array& x, const std::vector<uintptr_t>& factors,
+                                 const std::vector<int64_t>& rank, uintptr_t out, bool wide, int threads) {
         py::gil_scoped_release release;
         const void* pointers[kMaxOrder];
         for (size_t i = 0; i < factors.size(); ++i) pointers[i] = reinterpret_cast<const void*>(factors[i]);
         core_contraction(batch_of(x), pointers, rank.data(), output(out, wide), threads);
     });
-    m.def("hooi", [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine,
-                     bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors, const std::vector<uintptr_t>& values,
-                     uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged, uintptr_t finite, bool wide_out, int threads) {
+    m.def("hooi", [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
+                     bool refine, bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
+                     const std::vector<uintptr_t>& values, uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged,
+                     uintptr_t finite, bool wide_out, int threads) {
         py::gil_scoped_release release;
         const TensorBatch batch = batch_of(x);
         HooiOutput out{};
@@ -97,9 +103,9 @@ PYBIND11_MODULE(_cpu, m) {
         out.finite = reinterpret_cast<bool*>(finite);
         hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard), wide, out, threads);
     });
-    m.def("saliency", [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,
-                         int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps, uintptr_t finite, bool wide_out,
-                         int threads) {
+    m.def("saliency", [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute,
+                         int sign, int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps,
+                         uintptr_t finite, bool wide_out, int threads) {
         py::gil_scoped_release release;
         const TensorBatch batch = batch_of(x);
         SaliencyPlan plan{};

@@ -6,7 +6,9 @@ namespace tsm {
 
 enum class DType : int { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };
 
-inline int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+inline int64_t size_of(DType t) {
+    return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2;
+}
 
 constexpr int kMaxOrder = 5;  // orders of one item: 1 to 5
 

@@ -20,7 +20,8 @@ inline void store_first<double>(double* p, Vec<double> v, int64_t k) {
 // c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
 // `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
 template <class T, bool ALONG, int MR, int NR>
-static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c, int64_t ldc) {
+static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c,
+                                int64_t ldc) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MR][NR] = {};
     const T* row[MR];
@@ -49,26 +50,36 @@ static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T*
 }
 
 template <class T, bool ALONG, int MR>
-static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc) {
+static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c,
+                                int64_t ldc) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t n = 0;
     for (; n + NR * L < columns; n += NR * L) product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc);
     const int64_t last = (columns - n) % L;
     switch ((columns - n + L - 1) / L) {
-        case 3: product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc); break;
-        case 2: product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc); break;
-        case 1: product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc); break;
-        default: break;
+        case 3:
+            product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            break;
+        case 2:
+            product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            break;
+        case 1:
+            product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            break;
+        default:
+            break;
     }
 }
 
 // c [rows, columns] = p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose.
 template <class T, bool ALONG>
-static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c, int64_t ldc) {
+static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq,
+                    T* c, int64_t ldc) {
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
     const int64_t step = ALONG ? ldp : 1;
     int64_t m = 0;
-    for (; m + MR <= rows; m += MR) product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
+    for (; m + MR <= rows; m += MR)
+        product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
     for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
 }
 
@@ -86,7 +97,8 @@ static void mode_product(const T* x, int64_t outer, int64_t size, int64_t inner,
 // Every mode of x (contiguous, [shape]) that has a factor [shape[n], rank[n]] is contracted with it. `spare` holds two
 // buffers of x's size; the result lies in one of them, or is x itself when there is no factor.
 template <class T>
-static const T* multi_mode_product(const T* x, int order, const int64_t* shape, const T* const* factors, const int64_t* rank, T* const* spare) {
+static const T* multi_mode_product(const T* x, int order, const int64_t* shape, const T* const* factors,
+                                   const int64_t* rank, T* const* spare) {
     int64_t now[kMaxOrder];
     bool done[kMaxOrder] = {};
     for (int i = 0; i < order; ++i) now[i] = shape[i];
@@ -124,10 +136,12 @@ static const T* dense_data(const Tensor& x) {
 template <class T>
 static void copy_dense(const Tensor& x, double scale, T* out) {
     const int last = x.order - 1;
-    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out, x.shape[last]);
+    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out,
+                  x.shape[last]);
 }
 
-// The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one mode.
+// The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one
+// mode.
 static inline bool as_matrix(const Tensor& x, int first, Tensor* matrix) {
     const Fibres f = fibres_of(x, first);
     if (f.others != 1) return false;
@@ -170,4 +184,34 @@ static inline double safe_scale(double largest) {
     const int limit = sizeof(T) == 4 ? 126 : 1000;
     exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
     return __builtin_ldexp(1.0, -exponent);
+}
+
+// a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r].
+template <class P>
+static void multiply_rows(const Tensor& matrix, double scale, const double* b, int64_t r, double* a, Arena scratch) {
+    const int64_t s = matrix.shape[1];
+    P* bp = scratch.take<P>(s * r);
+    for (int64_t i = 0; i < s * r; ++i) bp[i] = static_cast<P>(b[i]);
+    Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
+    P* out = scratch.take<P>(panels.per_panel * r);
+    for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
+        const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
+        product<P, true>(kc, r, s, panels.rows(k, kc), panels.ld, bp, r, out, r);
+        for (int64_t i = 0; i < kc * r; ++i) a[k * r + i] = static_cast<double>(out[i]);
+    }
+}
+// t [s, r] = matrix^T a for a [rows, r].
+template <class P>
+static void multiply_columns(const Tensor& matrix, double scale, const double* a, int64_t r, double* t, Arena scratch) {
+    const int64_t s = matrix.shape[1];
+    Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
+    P* ap = scratch.take<P>(panels.per_panel * r);
+    P* out = scratch.take<P>(s * r);
+    for (int64_t i = 0; i < s * r; ++i) t[i] = 0;
+    for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
+        const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
+        for (int64_t i = 0; i < kc * r; ++i) ap[i] = static_cast<P>(a[k * r + i]);
+        product<P, false>(s, r, kc, panels.rows(k, kc), panels.ld, ap, r, out, r);
+        for (int64_t i = 0; i < s * r; ++i) t[i] += static_cast<double>(out[i]);
+    }
 }

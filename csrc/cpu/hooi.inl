@@ -3,67 +3,6 @@
 // double. Where one mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of
 // the others, and T = X_(big)^T A_big stands in for X (method.md, "The Gram shortcut").
 
-// What the column entries of largest magnitude are, the first one on a tie: entry [rank] of a [rows, rank]. most: [rank]
-static void largest_entries(const double* a, int64_t rows, int64_t rank, double* entry, double* most) {
-    for (int64_t k = 0; k < rank; ++k) entry[k] = most[k] = 0;
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < rank; ++k) {
-            const double x = a[i * rank + k], size = __builtin_fabs(x);
-            entry[k] = size > most[k] ? x : entry[k];
-            most[k] = size > most[k] ? size : most[k];
-        }
-}
-
-static double column_length(const double* a, int64_t rows, int64_t rank, int64_t k) {
-    double sum = 0;
-    for (int64_t i = 0; i < rows; ++i) sum += a[i * rank + k] * a[i * rank + k];
-    return __builtin_sqrt(sum);
-}
-
-// Takes columns [0, k) of a [rows, rank], orthonormal, out of column k.
-static void take_out(double* a, int64_t rows, int64_t rank, int64_t k) {
-    for (int64_t j = 0; j < k; ++j) {
-        double dot = 0;
-        for (int64_t i = 0; i < rows; ++i) dot += a[i * rank + j] * a[i * rank + k];
-        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] -= dot * a[i * rank + j];
-    }
-}
-
-// Column k becomes what is left of it beside the columns before it, at unit length; false where too little is left.
-static bool make_orthogonal(double* a, int64_t rows, int64_t rank, int64_t k, double least) {
-    for (int pass = 0; pass < 3; ++pass) {
-        take_out(a, rows, rank, k);
-        const double length = column_length(a, rows, rank, k);
-        if (pass == 0 && !(length > least)) return false;
-        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= length;
-    }
-    return true;
-}
-
-// Columns of a [rows, rank], orthogonal but for rounding and longest first, at unit length. Those far shorter than the
-// first have lost their angles and are made orthogonal anew; those of no length become the first columns of the
-// identity that complete the set. lengths: [rank]
-static void orthonormalize(double* a, int64_t rows, int64_t rank, double* lengths) {
-    for (int64_t k = 0; k < rank; ++k) lengths[k] = 0;
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < rank; ++k) lengths[k] += a[i * rank + k] * a[i * rank + k];
-    for (int64_t k = 0; k < rank; ++k) lengths[k] = __builtin_sqrt(lengths[k]);
-    const double first = lengths[0];
-    int64_t sound = 0;
-    while (sound < rank && lengths[sound] > 1e-3 * first) ++sound;
-    for (int64_t k = 0; k < sound; ++k) lengths[k] = 1 / lengths[k];
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < sound; ++k) a[i * rank + k] *= lengths[k];
-    const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
-    for (int64_t k = sound; k < rank; ++k) {
-        if (lengths[k] > 1e-12 * first && make_orthogonal(a, rows, rank, k, least * lengths[k])) continue;
-        for (int64_t unit = 0; unit < rows; ++unit) {
-            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
-            if (make_orthogonal(a, rows, rank, k, least)) break;
-        }
-    }
-}
-
 // x [outer, size, inner] as the matrix [size, outer * inner], or its transpose.
 static void unfold_small(const double* x, int64_t outer, int64_t size, int64_t inner, bool transposed, double* out) {
     for (int64_t o = 0; o < outer; ++o)
@@ -79,76 +18,14 @@ struct HooiGroup {
     const HooiPlan& plan;
     HooiItem* items;
     int count;
-    Arena arena;      // what is left of it is scratch for the eigensolver and the passes
-    P* spare_p[2];    // passes over dense X
+    Arena arena;    // what is left of it is scratch for the eigensolver and the passes
+    P* spare_p[2];  // passes over dense X
     double* spare[2];
-    double* work;     // [S, others_rank(big)] (big)
-    double* turned;   // transposed factors
-
-    // ---- sizes ----
-    static int64_t small_tensor(const HooiPlan& p) {  // elements of the tensor that is projected in a sweep
-        if (p.big < 0) return p.elements();
-        const int64_t s = p.others_size(p.big);
-        return s * (s > p.rank[p.big] ? s : p.rank[p.big]);
-    }
-    static int64_t most(const HooiPlan& p) {
-        int64_t n = 1;
-        for (int m = 0; m < p.order; ++m) {
-            const int64_t start = m == p.big ? (m == 0 ? 1 : p.others_size(m)) : p.shape[m];
-            n = start > n ? start : n;
-            n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
-        }
-        return n;
-    }
-    static int64_t unfolded_size(const HooiPlan& p) {
-        int64_t n = 1;
-        for (int m = 0; m < p.order; ++m)
-            if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
-        return n;
-    }
-    static int64_t item_bytes(const HooiPlan& p) {
-        const int64_t n = most(p);
-        int64_t doubles = 2 * n * n + n + unfolded_size(p) + product_of(p.rank, p.order) + p.n_iter_max + 64;
-        for (int m = 0; m < p.order; ++m) doubles += p.shape[m] * p.rank[m] + p.rank[m] + 16;
-        int64_t bytes = 0;
-        if (p.big >= 0) {
-            const int64_t s = p.others_size(p.big);
-            doubles += s * s + 2 * s * p.rank[p.big] + 24;
-        } else {
-            bytes = p.elements() * static_cast<int64_t>(sizeof(P)) + 64;
-        }
-        return bytes + doubles * 8 + 16 * 64;
-    }
-    static int64_t shared_bytes(const HooiPlan& p) {
-        int64_t factors = 0;
-        for (int m = 0; m < p.order; ++m) factors += p.shape[m] * p.rank[m];
-        int64_t doubles = 2 * small_tensor(p) + factors + 64;
-        int64_t passes = 0, longest = 1;
-        for (int m = 0; m < p.order; ++m) {
-            passes = gram_bytes<P>(p.shape[m]) > passes ? gram_bytes<P>(p.shape[m]) : passes;
-            longest = p.shape[m] > longest ? p.shape[m] : longest;
-        }
-        if (p.big >= 0) {
-            const int64_t s = p.others_size(p.big), r = p.rank[p.big];
-            doubles += s * p.others_rank(p.big);
-            passes = gram_bytes<P>(s) + (2 * p.shape[p.big] * r + 4 * s * r) * 8 + p.elements() * static_cast<int64_t>(sizeof(P));
-        } else {
-            doubles += 2 * p.elements();
-        }
-        const int64_t solver = eigh_bytes<double>(most(p));
-        int64_t most_rank = 1;
-        for (int m = 0; m < p.order; ++m) most_rank = p.rank[m] > most_rank ? p.rank[m] : most_rank;
-        return doubles * 8 + (solver > passes ? solver : passes) + (longest + 4 * most_rank) * 8 + 4096;
-    }
-    static int group_size(const HooiPlan& p) {
-        int group = eigh_group<double>(most(p));
-        while (group > 1 && group * item_bytes(p) > (int64_t{8} << 20)) group /= 2;
-        return group;
-    }
-    static int64_t bytes(const HooiPlan& p) { return group_size(p) * item_bytes(p) + shared_bytes(p); }
+    double* work;    // [S, others_rank(big)] (big)
+    double* turned;  // transposed factors
 
     HooiGroup(const HooiPlan& p, HooiItem* its, int n, Arena& from) : plan(p), items(its), count(n), arena(from) {
-        const int64_t largest = most(p);
+        const int64_t largest = largest_problem(p);
         for (int k = 0; k < count; ++k) {
             HooiItem& item = items[k];
             item.errors = arena.take<double>(p.n_iter_max + 1);
@@ -171,7 +48,7 @@ struct HooiGroup {
         int64_t factor_size = 0;
         for (int m = 0; m < p.order; ++m) factor_size += p.shape[m] * p.rank[m];
         turned = arena.take<double>(factor_size);
-        for (auto& buffer : spare) buffer = arena.take<double>(small_tensor(p));
+        for (auto& buffer : spare) buffer = arena.take<double>(projected_size(p));
         if (p.big >= 0) {
             work = arena.take<double>(p.others_size(p.big) * p.others_rank(p.big));
         } else {
@@ -205,7 +82,8 @@ struct HooiGroup {
                 for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
             }
             item.norm2 = sum;
-            const double low = sizeof(P) == 4 && plan.big >= 0 ? 1e-20 : 1e-250, high = sizeof(P) == 4 && plan.big >= 0 ? 1e30 : 1e250;
+            const double low = sizeof(P) == 4 && plan.big >= 0 ? 1e-20 : 1e-250,
+                         high = sizeof(P) == 4 && plan.big >= 0 ? 1e30 : 1e250;
             if (sum > low && sum < high) break;
             if (attempt == 1) break;
             const double largest = largest_magnitude(item.x, arena);
@@ -238,86 +116,14 @@ struct HooiGroup {
             vectors[n++] = items[k].vectors;
         }
         for (int first = 0; first < n; first += group)
-            eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first, vectors + first, arena);
+            eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first,
+                               vectors + first, arena);
     }
 
-    // ---- the start ----
-    void start(int m) {
-        const int rank = static_cast<int>(plan.rank[m]);
-        if (m == plan.big) {
-            const int64_t s = plan.others_size(m);
-            for (int k = 0; k < count; ++k)
-                if (items[k].active) __builtin_memcpy(items[k].matrix, items[k].gram, static_cast<size_t>(s * s) * 8);
-            solve(static_cast<int>(s), rank);
-            for (int k = 0; k < count; ++k) {
-                if (!items[k].active) continue;
-                __builtin_memcpy(items[k].weights, items[k].vectors, static_cast<size_t>(s * rank) * 8);
-                respond(items[k], items[k].gram, s, items[k].vectors);
-            }
-            return;
-        }
-        for (int k = 0; k < count; ++k)
-            if (items[k].active) start_matrix(items[k], m);
-        solve(static_cast<int>(plan.shape[m]), rank);
-        for (int k = 0; k < count; ++k)
-            if (items[k].active)
-                keep_start(items[k], m);
-    }
-    void keep_start(HooiItem& item, int m) {
-        const int64_t size = plan.shape[m], r = plan.rank[m];
-        __builtin_memcpy(item.factor[m], item.vectors, static_cast<size_t>(size * r) * 8);
-        if (!plan.sign_v) return;
-        // Signs by X_(m)^T a_k, in TensorLy's column order: from dense X, or fibre after fibre of the big mode.
-        Arena scratch = arena;
-        P* a = scratch.take<P>(size * r);
-        for (int64_t i = 0; i < size * r; ++i) a[i] = static_cast<P>(item.factor[m][i]);
-        double* most = scratch.take<double>(2 * r);
-        double* entry = most + r;
-        for (int64_t k = 0; k < 2 * r; ++k) most[k] = 0;
-        int64_t outer = 1, inner = 1;
-        for (int i = 0; i < m; ++i) outer *= i == plan.big ? 1 : plan.shape[i];
-        for (int i = m + 1; i < plan.order; ++i) inner *= i == plan.big ? 1 : plan.shape[i];
-        auto see = [&](const P* x) {
-            P* y = plan.big < 0 ? spare_p[0] : scratch.take<P>(0);
-            mode_product<P>(x, outer, size, inner, a, r, y);
-            for (int64_t o = 0; o < outer; ++o)
-                for (int64_t k = 0; k < r; ++k)
-                    for (int64_t i = 0; i < inner; ++i) {
-                        const double value = static_cast<double>(y[(o * r + k) * inner + i]);
-                        if (__builtin_fabs(value) > most[k]) most[k] = __builtin_fabs(entry[k] = value);
-                    }
-        };
-        if (plan.big < 0) {
-            see(static_cast<const P*>(item.dense));
-        } else {
-            const Tensor matrix = unfolding(item, scratch);
-            Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, item.scale}, scratch);
-            for (int64_t c = 0; c < plan.shape[plan.big]; ++c) see(panels.rows(c, 1));
-        }
-        for (int64_t k = 0; k < r; ++k)
-            if (entry[k] < 0)
-                for (int64_t i = 0; i < size; ++i) item.factor[m][i * r + k] *= -1;
-    }
-    void start_matrix(HooiItem& item, int m) {
-        const int64_t size = plan.shape[m];
-        if (plan.big < 0) {
-            const Tensor x = dense_tensor(item.dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
-            gram_item<P>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, item.matrix, arena);
-            return;
-        }
-        // A partial trace of G over every mode but m.
-        int64_t outer = 1, inner = 1;
-        for (int i = 0; i < m; ++i) outer *= i == plan.big ? 1 : plan.shape[i];
-        for (int i = m + 1; i < plan.order; ++i) inner *= i == plan.big ? 1 : plan.shape[i];
-        const int64_t s = outer * size * inner;
-        for (int64_t i = 0; i < size; ++i)
-            for (int64_t j = 0; j < size; ++j) {
-                double sum = 0;
-                for (int64_t o = 0; o < outer; ++o)
-                    for (int64_t r = 0; r < inner; ++r) sum += item.gram[((o * size + i) * inner + r) * s + (o * size + j) * inner + r];
-                item.matrix[i * size + j] = sum;
-            }
-    }
+    // ---- the start, in hooi_start.inl ----
+    void start(int m);
+    void keep_start(HooiItem& item, int m);
+    void start_matrix(HooiItem& item, int m);
 
     // ---- one update ----
     void update(int m) {
@@ -342,7 +148,8 @@ struct HooiGroup {
         const double* m = multi_mode_product<double>(work, n + 1, shape, factors, rank, spare);
         __builtin_memcpy(item.matrix, m, static_cast<size_t>(rho * rho) * 8);
     }
-    const double* project_rows(const double* g, int64_t rows, int n, const int64_t* shape, const int64_t* rank, const double* const* factors) {
+    const double* project_rows(const double* g, int64_t rows, int n, const int64_t* shape, const int64_t* rank,
+                               const double* const* factors) {
         int64_t full_shape[kMaxOrder], full_rank[kMaxOrder];
         const double* full_factors[kMaxOrder];
         full_shape[0] = full_rank[0] = rows;
@@ -390,7 +197,8 @@ struct HooiGroup {
         product<double, false>(s, r, s, gram, s, pv, r, item.responses, r);
         for (int64_t j = 0; j < r; ++j) {
             const double lambda = item.values[j];
-            const double inverse = lambda > 1e-15 * static_cast<double>(s) * item.values[0] ? 1 / __builtin_sqrt(lambda) : 0;
+            const double inverse =
+                lambda > 1e-15 * static_cast<double>(s) * item.values[0] ? 1 / __builtin_sqrt(lambda) : 0;
             for (int64_t i = 0; i < s; ++i) {
                 item.weights[i * r + j] = pv[i * r + j] * inverse;
                 item.responses[i * r + j] *= inverse;
@@ -427,7 +235,8 @@ struct HooiGroup {
         }
         const P* factors[kMaxOrder];
         factors_as_p(item, m, factors);
-        const P* y = multi_mode_product<P>(static_cast<const P*>(item.dense), plan.order, shape, factors, rank, spare_p);
+        const P* y =
+            multi_mode_product<P>(static_cast<const P*>(item.dense), plan.order, shape, factors, rank, spare_p);
         const int64_t n = product_of(rank, plan.order);
         for (int64_t i = 0; i < n; ++i) spare[0][i] = static_cast<double>(y[i]);
         return spare[0];
@@ -558,14 +367,14 @@ struct HooiGroup {
         Arena scratch = arena;
         const Tensor matrix = unfolding(item, scratch);
         Arena keep = scratch;
-        multiply_rows(matrix, item.scale, item.weights, r, a, scratch);
+        multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch);
         scratch = keep;
         orthonormalize(a, rows, r, scratch.take<double>(r));
         // The right vector of the projected unfolding was signed when it was found.
         if (!plan.sign_v) sign_by_factor(item, a, rows, s, r, scratch);
         if (!plan.refine) return;
         scratch = keep;
-        multiply_columns(matrix, item.scale, a, r, item.responses, scratch);
+        multiply_columns<P>(matrix, item.scale, a, r, item.responses, scratch);
         contract(item);
     }
     // Columns of A_big by their entries of largest magnitude, and T and the core with them.
@@ -610,38 +419,11 @@ struct HooiGroup {
         for (int m = 0; m < plan.order; ++m) {
             for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
             for (int64_t i = 0; i < plan.shape[m]; ++i)
-                for (int64_t k = 0; k < plan.rank[m]; ++k) item.factor[m][i * plan.rank[m] + k] = item.finite ? i == k : value;
+                for (int64_t k = 0; k < plan.rank[m]; ++k)
+                    item.factor[m][i * plan.rank[m] + k] = item.finite ? i == k : value;
         }
         if (plan.big >= 0)
             for (int64_t i = 0; i < plan.others_size(plan.big) * plan.rank[plan.big]; ++i) item.responses[i] = value;
-    }
-
-    // a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r].
-    static void multiply_rows(const Tensor& matrix, double scale, const double* b, int64_t r, double* a, Arena scratch) {
-        const int64_t s = matrix.shape[1];
-        P* bp = scratch.take<P>(s * r);
-        for (int64_t i = 0; i < s * r; ++i) bp[i] = static_cast<P>(b[i]);
-        Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
-        P* out = scratch.take<P>(panels.per_panel * r);
-        for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
-            const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
-            product<P, true>(kc, r, s, panels.rows(k, kc), panels.ld, bp, r, out, r);
-            for (int64_t i = 0; i < kc * r; ++i) a[k * r + i] = static_cast<double>(out[i]);
-        }
-    }
-    // t [s, r] = matrix^T a for a [rows, r].
-    static void multiply_columns(const Tensor& matrix, double scale, const double* a, int64_t r, double* t, Arena scratch) {
-        const int64_t s = matrix.shape[1];
-        Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
-        P* ap = scratch.take<P>(panels.per_panel * r);
-        P* out = scratch.take<P>(s * r);
-        for (int64_t i = 0; i < s * r; ++i) t[i] = 0;
-        for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
-            const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
-            for (int64_t i = 0; i < kc * r; ++i) ap[i] = static_cast<P>(a[k * r + i]);
-            product<P, false>(s, r, kc, panels.rows(k, kc), panels.ld, ap, r, out, r);
-            for (int64_t i = 0; i < s * r; ++i) t[i] += static_cast<double>(out[i]);
-        }
     }
 };
 
@@ -654,12 +436,6 @@ static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
         for (int64_t k = 0; k < plan.rank[m]; ++k)
             if (!(item.sigma[m][k] > 0.02 * item.sigma[m][0])) return false;
     return true;
-}
-
-static int64_t hooi_bytes(bool wide, const HooiPlan& plan) {
-    if (wide) return HooiGroup<double>::bytes(plan);
-    const int64_t again = HooiGroup<float>::group_size(plan) * HooiGroup<double>::item_bytes(plan) + HooiGroup<double>::shared_bytes(plan);
-    return HooiGroup<float>::bytes(plan) + (plan.guard ? again : 0);
 }
 
 // Decomposes the items; their results lie in front of what the arena has left.

@@ -104,7 +104,8 @@ static void form_q(const Vec<T>* a, int n, int ld, const Vec<T>* tau, Vec<T>* z,
 // a -= v0 w0^T + w0 v0^T and p += a v on rows [i, i + RB) of one matrix, columns from `first` (a multiple of kLanes)
 // to the end of the diagonal block, which is kept whole while the rest above the diagonal is not.
 template <class T, int RB>
-static inline void update_and_multiply_one(T* a, int64_t ld, int first, int i, const T* v0, const T* w0, const T* v, T* p) {
+static inline void update_and_multiply_one(T* a, int64_t ld, int first, int i, const T* v0, const T* w0, const T* v,
+                                           T* p) {
     using V = Vec<T>;
     constexpr int L = kLanes<T>;
     const int diagonal = i / L * L;
@@ -174,8 +175,8 @@ static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T
     }
 }
 
-// z in strips of kLanes rows, [ceil(n / kLanes), n] vectors: entry (row, column) at z[row / kLanes][column][row % kLanes].
-// Rows of NS strips become the rows of the product of the reflectors in a.
+// z in strips of kLanes rows, [ceil(n / kLanes), n] vectors: entry (row, column) at z[row / kLanes][column][row %
+// kLanes]. Rows of NS strips become the rows of the product of the reflectors in a.
 template <class T, int NS>
 static void form_q_strips(const T* a, int n, int64_t ld, const T* tau, Vec<T>* z, int first_row) {
     using V = Vec<T>;
@@ -198,7 +199,6 @@ static void form_q_strips(const T* a, int n, int64_t ld, const T* tau, Vec<T>* z
             for (int s = 0; s < NS; ++s) z[s * n + j] -= v[j] * even[s];
     }
 }
-
 
 // y <- Q y for NY vectors (lockstep) or strips (one) of n entries, `step` apart: the reflectors in pairs, last ones
 // first, so that y is read and written half as often. D: what one entry of a reflector is.

@@ -82,7 +82,8 @@ static void gram_times(const Rows& f, const float* q, float* w, float* part, Fir
             for (int64_t r = rows; r < 4; ++r) u[r] = 0;
             auto add_row = [&](int64_t v, bool tail) {
                 V sum = load(part + v * L);
-                for (int r = 0; r < 4; ++r) sum += u[r] * (tail ? load_first(row[r] + v * L, last) : load(row[r] + v * L));
+                for (int r = 0; r < 4; ++r)
+                    sum += u[r] * (tail ? load_first(row[r] + v * L, last) : load(row[r] + v * L));
                 store(part + v * L, sum);
             };
             for (int64_t v = 0; v < nv - 1; ++v) add_row(v, false);
@@ -103,11 +104,16 @@ static void gram_times(const Rows& f, const float* q, float* w, float* part, Fir
 
 static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
     switch ((f.length + kLanes<float> - 1) / kLanes<float>) {
-        case 1: return gram_times<1>(f, q, w, part, look);
-        case 2: return gram_times<2>(f, q, w, part, look);
-        case 3: return gram_times<3>(f, q, w, part, look);
-        case 4: return gram_times<4>(f, q, w, part, look);
-        default: return gram_times<0>(f, q, w, part, look);
+        case 1:
+            return gram_times<1>(f, q, w, part, look);
+        case 2:
+            return gram_times<2>(f, q, w, part, look);
+        case 3:
+            return gram_times<3>(f, q, w, part, look);
+        case 4:
+            return gram_times<4>(f, q, w, part, look);
+        default:
+            return gram_times<0>(f, q, w, part, look);
     }
 }
 
@@ -120,7 +126,8 @@ static void ritz(int k, const double* alpha, const double* beta, double* theta, 
         for (int j = 0; j < k; ++j) z[i][j] = i == j;
     }
     double norm = 0;
-    for (int i = 0; i < k; ++i) norm = __builtin_fabs(d[i]) + __builtin_fabs(e[i]) > norm ? __builtin_fabs(d[i]) + __builtin_fabs(e[i]) : norm;
+    for (int i = 0; i < k; ++i)
+        norm = __builtin_fabs(d[i]) + __builtin_fabs(e[i]) > norm ? __builtin_fabs(d[i]) + __builtin_fabs(e[i]) : norm;
     const double small = norm * kEpsilon<double>;
     for (int l = 0; l < k; ++l) {
         for (int sweep = 0; sweep < 60; ++sweep) {
@@ -196,7 +203,9 @@ struct LeadingPair {
     Proof proof;
 };
 
-static inline int64_t leading_bytes(int64_t length) { return (kMaxSteps + 5) * (padded<float>(length) * 4 + 64); }
+static inline int64_t leading_bytes(int64_t length) {
+    return (kMaxSteps + 5) * (padded<float>(length) * 4 + 64);
+}
 
 // v: [length], unit norm. `center` takes J F^T F J, J = I - 1 1^T / length. The float sums of a step are good to about
 // 1e-7 lambda, so pairs whose gap would magnify that beyond 2e-6 in v are left to the caller.
@@ -287,7 +296,8 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
             double bound = 0;
             const double tail = s[k - 1] / norm;
             for (int64_t j = 0; j < n; ++j) {
-                const double x = v[j] * (s[0] < 0 ? -1 : 1), y = theta[0] * x + (s[0] < 0 ? -1 : 1) * tail * static_cast<double>(w[j]);
+                const double x = v[j] * (s[0] < 0 ? -1 : 1),
+                             y = theta[0] * x + (s[0] < 0 ? -1 : 1) * tail * static_cast<double>(w[j]);
                 if (x <= 0 && y == 0) continue;
                 bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
             }

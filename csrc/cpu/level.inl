@@ -12,21 +12,27 @@ namespace tsm {
 namespace TSM_LEVEL {
 namespace {
 
+// Later files use earlier ones.
+// clang-format off
 #include "cpu/simd.inl"
-// The order below is the order of use.
 #include "cpu/mode_gram.inl"
 #include "cpu/householder.inl"
 #include "cpu/tridiagonal.inl"
 #include "cpu/truncated_svd.inl"
 #include "cpu/core_contraction.inl"
+#include "cpu/orthonormalize.inl"
+#include "cpu/hooi_memory.inl"
 #include "cpu/hooi.inl"
+#include "cpu/hooi_start.inl"
 #include "cpu/leading_pair.inl"
 #include "cpu/saliency.inl"
+// clang-format on
 
 template <class T>
 int64_t mode_gram_bytes_as(const Tensor& x, int mode, bool center) {
     const Fibres f = fibres_of(x, mode);
-    const int64_t means = center && mode != x.order - 1 ? f.count / x.shape[x.order - 1] * f.n * 8 + 128 + Panels<double>::bytes(f.n) : 0;
+    const int64_t means =
+        center && mode != x.order - 1 ? f.count / x.shape[x.order - 1] * f.n * 8 + 128 + Panels<double>::bytes(f.n) : 0;
     return gram_bytes<T>(f.n) + means;
 }
 
@@ -63,7 +69,7 @@ void core_contraction_as(const Tensor& x, const void* const* factors, const int6
 
 template <class T>
 int saliency_group_as(const SaliencyPlan& plan) {
-    return plan.truncated ? HooiGroup<T>::group_size(plan.hooi) : SaliencyGroup<T>::group_size(plan);
+    return plan.truncated ? hooi_group_size<T>(plan.hooi) : SaliencyGroup<T>::group_size(plan);
 }
 
 template <class T>
@@ -121,7 +127,7 @@ const Level kLevel = {
     [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, char* ws) {
         TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena{ws});
     },
-    [](bool wide, const HooiPlan& plan) { return wide ? HooiGroup<double>::group_size(plan) : HooiGroup<float>::group_size(plan); },
+    [](bool wide, const HooiPlan& plan) { return wide ? hooi_group_size<double>(plan) : hooi_group_size<float>(plan); },
     hooi_bytes,
     [](bool wide, const HooiPlan& plan, HooiItem* items, int count, char* ws) {
         Arena arena{ws};

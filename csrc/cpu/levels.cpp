@@ -71,6 +71,8 @@ const Level& level() {
     return chosen;
 }
 
-const char* const* supported_levels() { return supported().names; }
+const char* const* supported_levels() {
+    return supported().names;
+}
 
 }  // namespace tsm

@@ -42,16 +42,16 @@ struct HooiItem {
     double norm2;
     bool finite, active, converged;
     int n_sweeps;
-    double* errors;             // [n_iter_max]
-    double* factor[kMaxOrder];  // [I_n, R_n]
-    double* core;               // [R_1, ..., R_N]
-    double* sigma[kMaxOrder];   // [R_n]
-    const void* dense;          // X as contiguous P (no big mode): the input itself, or own
-    void* own;                  // where a converted or scaled copy of X goes
-    double* gram;               // [S, S], S the product of the modes beside the big one
-    double* responses;          // T = X_(big)^T A_big, [S, R_big]
-    double* weights;            // A_big = X_(big) weights, [S, R_big]
-    double* unfolded;           // projected unfolding of the mode being updated
+    double* errors;                     // [n_iter_max]
+    double* factor[kMaxOrder];          // [I_n, R_n]
+    double* core;                       // [R_1, ..., R_N]
+    double* sigma[kMaxOrder];           // [R_n]
+    const void* dense;                  // X as contiguous P (no big mode): the input itself, or own
+    void* own;                          // where a converted or scaled copy of X goes
+    double* gram;                       // [S, S], S the product of the modes beside the big one
+    double* responses;                  // T = X_(big)^T A_big, [S, R_big]
+    double* weights;                    // A_big = X_(big) weights, [S, R_big]
+    double* unfolded;                   // projected unfolding of the mode being updated
     double *matrix, *values, *vectors;  // its eigenproblem
 };
 
@@ -103,7 +103,8 @@ struct Level {
     int64_t (*saliency_bytes)(bool wide, const SaliencyPlan& plan);
     void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* workspace);
 
-    double (*fma_rate)(int64_t steps);  // float32 FLOP that `steps` steps of independent FMAs make; returns their number
+    double (*fma_rate)(
+        int64_t steps);  // float32 FLOP that `steps` steps of independent FMAs make; returns their number
 };
 
 // The level in use: the best that this machine supports, or the one that TSM_FAST_SIMD names.

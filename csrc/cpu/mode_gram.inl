@@ -3,10 +3,10 @@
 
 // What is subtracted from (`mean`) and multiplied into (`scale`) the elements while a panel is read.
 struct Adjust {
-    bool center_fibres;    // every fibre minus its own mean
-    const double* means;   // or means[(k / period) * n + j] for element j of fibre k; null: none
+    bool center_fibres;   // every fibre minus its own mean
+    const double* means;  // or means[(k / period) * n + j] for element j of fibre k; null: none
     int64_t period;
-    double scale;          // a power of two
+    double scale;  // a power of two
 };
 
 template <class T, class S>
@@ -33,10 +33,12 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
                 for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j]) * factor);
         } else if (gap != 1) {
             for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j * f.step]) * factor);
+                for (int64_t j = 0; j < f.n; ++j)
+                    to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j * f.step]) * factor);
         } else {
             for (int64_t j = 0; j < f.n; ++j)
-                for (int64_t r = 0; r < run; ++r) to[r * ld + j] = static_cast<T>(to_float(from[j * f.step + r]) * factor);
+                for (int64_t r = 0; r < run; ++r)
+                    to[r * ld + j] = static_cast<T>(to_float(from[j * f.step + r]) * factor);
         }
         for (int64_t r = 0; r < run; ++r)
             for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;
@@ -55,10 +57,18 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
 template <class T>
 static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t kc, T* rows, int64_t ld) {
     switch (f.dtype) {
-        case DType::f16: pack_fibres<T, Half>(f, how.scale, k0, kc, rows, ld); break;
-        case DType::bf16: pack_fibres<T, BFloat>(f, how.scale, k0, kc, rows, ld); break;
-        case DType::f32: pack_fibres<T, float>(f, how.scale, k0, kc, rows, ld); break;
-        case DType::f64: pack_fibres<T, double>(f, how.scale, k0, kc, rows, ld); break;
+        case DType::f16:
+            pack_fibres<T, Half>(f, how.scale, k0, kc, rows, ld);
+            break;
+        case DType::bf16:
+            pack_fibres<T, BFloat>(f, how.scale, k0, kc, rows, ld);
+            break;
+        case DType::f32:
+            pack_fibres<T, float>(f, how.scale, k0, kc, rows, ld);
+            break;
+        case DType::f64:
+            pack_fibres<T, double>(f, how.scale, k0, kc, rows, ld);
+            break;
     }
     if (!how.center_fibres && !how.means) return;
     for (int64_t k = 0; k < kc; ++k) {
@@ -81,9 +91,9 @@ struct Panels {
     Fibres f;
     Adjust how;
     bool direct;
-    int64_t ld;       // of the rows handed out
+    int64_t ld;  // of the rows handed out
     int64_t per_panel;
-    T* buffer;        // [per_panel, ld] unless direct
+    T* buffer;  // [per_panel, ld] unless direct
 
     // A panel fits the first-level cache where its rows do; longer rows are read by tile, from the second level.
     static int64_t rows_per_panel(int64_t n) {
@@ -116,7 +126,8 @@ struct Panels {
 // g[i0 + r][j0 + ...] += sum_k rows[k][i0 + r] * rows[k][j0 + ...] for MR rows and NR vectors of G. The last vector
 // holds `last` valid columns when `last` > 0.
 template <class T, int MR, int NR>
-static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, double* g, int64_t ldg) {
+static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, double* g,
+                             int64_t ldg) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MR][NR] = {};
     for (int64_t k = 0; k < kc; ++k) {
@@ -142,15 +153,23 @@ static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, 
 }
 
 template <class T, int MR>
-static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1, int64_t last, double* g, int64_t ldg) {
+static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1,
+                                  int64_t last, double* g, int64_t ldg) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t j = j0;
     for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg);
     switch ((j1 - j) / L) {
-        case 3: gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg); break;
-        case 2: gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg); break;
-        case 1: gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg); break;
-        default: break;
+        case 3:
+            gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg);
+            break;
+        case 2:
+            gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg);
+            break;
+        case 1:
+            gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg);
+            break;
+        default:
+            break;
     }
 }
 
@@ -192,7 +211,8 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
         const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
         gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, sums, ldg);
     }
-    // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the diagonal.
+    // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the
+    // diagonal.
     const int64_t whole = n / kLanes<T> * kLanes<T>, block = 16;
     for (int64_t i0 = 0; i0 < n; i0 += block)
         for (int64_t j0 = i0; j0 < n; j0 += block)
@@ -212,7 +232,8 @@ static const double* last_mode_means(const Fibres& f, int64_t period, Arena& are
         const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
         const double* rows = panels.rows(k, kc);
         for (int64_t r = 0; r < kc; ++r)
-            for (int64_t j = 0; j < f.n; ++j) means[(k + r) / period * f.n + j] += rows[r * panels.ld + j] / static_cast<double>(period);
+            for (int64_t j = 0; j < f.n; ++j)
+                means[(k + r) / period * f.n + j] += rows[r * panels.ld + j] / static_cast<double>(period);
     }
     return means;
 }

@@ -14,7 +14,8 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
     parallel_chunks(x.batch, group, threads, bytes + map_bytes, [&](int64_t first, int64_t last, char* workspace) {
         SaliencyItem items[64];
         const int count = static_cast<int>(last - first);
-        for (int k = 0; k < count; ++k) items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true};
+        for (int k = 0; k < count; ++k)
+            items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true};
         level().saliency(wide, plan, items, count, workspace + map_bytes);
         for (int k = 0; k < count; ++k) {
             maps.put((first + k) * size, items[k].map, size);

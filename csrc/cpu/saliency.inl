@@ -15,16 +15,20 @@ struct SaliencyGroup {
     int64_t c, s, n;
     bool by_position;
     Arena arena;
-    Tensor matrix[16];   // F as [C, S]
+    Tensor matrix[16];  // F as [C, S]
     double scale[16];
-    double* means[16];   // of the channels, for centring the channel Gram
+    double* means[16];  // of the channels, for centring the channel Gram
     double *gram[16], *values[16], *vectors[16];
 
-    static int64_t smaller(const SaliencyPlan& p) { return p.channels() < p.positions() ? p.channels() : p.positions(); }
+    static int64_t smaller(const SaliencyPlan& p) {
+        return p.channels() < p.positions() ? p.channels() : p.positions();
+    }
     static int group_size(const SaliencyPlan& p) {
         const int64_t n = smaller(p);
         int group = eigh_group<double>(n);
-        while (group > 1 && group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{8} << 20)) group /= 2;
+        while (group > 1 &&
+               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{8} << 20))
+            group /= 2;
         return group;
     }
     static int64_t item_bytes(const SaliencyPlan& p) {
@@ -37,13 +41,14 @@ struct SaliencyGroup {
                                (n * (n + 16) + 2 * 128 * (n + 16) + 8 * (n + 16) + 6 * longest + 64) * 8 + 4096;
         const int64_t solver = eigh_bytes<double>(n);
         const int64_t copy = p.copies ? p.channels() * p.positions() * static_cast<int64_t>(sizeof(T)) + 64 : 0;
-        return group_size(p) * (item_bytes(p) + copy) +
-               (passes > solver ? passes : solver) + matrix_free_bytes(p);
+        return group_size(p) * (item_bytes(p) + copy) + (passes > solver ? passes : solver) + matrix_free_bytes(p);
     }
 
     static int64_t matrix_free_bytes(const SaliencyPlan& p) {
         const int64_t n = smaller(p), s = p.positions();
-        return sizeof(T) == 4 && p.single() ? p.channels() * padded<float>(s) * 4 + leading_bytes(s) + (s + n * (n + 2)) * 8 + 512 : 0;
+        return sizeof(T) == 4 && p.single()
+                   ? p.channels() * padded<float>(s) * 4 + leading_bytes(s) + (s + n * (n + 2)) * 8 + 512
+                   : 0;
     }
 
     SaliencyGroup(const SaliencyPlan& p, Arena& from)
@@ -175,9 +180,10 @@ struct SaliencyGroup {
             for (int64_t r = 0; r < count; ++r) visit(k + r, out + r * ld);
         }
     }
-    // Signs [columns] of the entries of largest magnitude in each column of (rows of `f`) b, b [f.n, columns] in double,
-    // without writing the product: whole vectors of columns by tiles, the rest by dots.
-    void largest_signs(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, int64_t columns, T* signs, Arena scratch) const {
+    // Signs [columns] of the entries of largest magnitude in each column of (rows of `f`) b, b [f.n, columns] in
+    // double, without writing the product: whole vectors of columns by tiles, the rest by dots.
+    void largest_signs(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, int64_t columns, T* signs,
+                       Arena scratch) const {
         constexpr int L = kLanes<T>, NR = 3, MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
         const int64_t rest = columns % L, whole = rest <= 3 ? columns - rest : columns - rest + L, np = padded<T>(f.n);
         T* tiles = scratch.take<T>(f.n * whole);
@@ -185,9 +191,11 @@ struct SaliencyGroup {
         T* most = scratch.take<T>(whole + L);
         T* entry = scratch.take<T>(whole + L);
         for (int64_t i = 0; i < f.n; ++i)
-            for (int64_t j = 0; j < whole; ++j) tiles[i * whole + j] = j < columns ? static_cast<T>(b[i * ldb + j]) : T(0);
+            for (int64_t j = 0; j < whole; ++j)
+                tiles[i * whole + j] = j < columns ? static_cast<T>(b[i * ldb + j]) : T(0);
         for (int64_t j = whole; j < columns; ++j)
-            for (int64_t i = 0; i < np; ++i) dots[(j - whole) * np + i] = i < f.n ? static_cast<T>(b[i * ldb + j]) : T(0);
+            for (int64_t i = 0; i < np; ++i)
+                dots[(j - whole) * np + i] = i < f.n ? static_cast<T>(b[i * ldb + j]) : T(0);
         for (int64_t j = 0; j < whole + L; ++j) most[j] = entry[j] = 0;
 
         Panels<T> panels(f, how, scratch);
@@ -199,13 +207,17 @@ struct SaliencyGroup {
                 int64_t r = 0;
                 for (; r + MR <= count; r += MR) {
                     const T* at = rows + r * panels.ld;
-                    if (left >= 3) largest_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
-                    else if (left == 2) largest_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
-                    else largest_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                    if (left >= 3)
+                        largest_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                    else if (left == 2)
+                        largest_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                    else
+                        largest_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
                 }
                 for (; r < count; ++r)
                     for (int64_t v = 0; v < (left < 3 ? left : 3); ++v)
-                        largest_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole, most + j + v * L, entry + j + v * L);
+                        largest_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole,
+                                           most + j + v * L, entry + j + v * L);
             }
             for (int64_t j = whole; j < columns; ++j)
                 for (int64_t r = 0; r < count; ++r) {
@@ -219,7 +231,8 @@ struct SaliencyGroup {
         for (int64_t j = 0; j < columns; ++j) signs[j] = entry[j] < 0 ? T(-1) : T(1);
     }
     template <int MR, int NR>
-    static inline void largest_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, T* most, T* entry) {
+    static inline void largest_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, T* most,
+                                    T* entry) {
         constexpr int L = kLanes<T>;
         Vec<T> acc[MR][NR] = {};
         const T* row[MR];
@@ -270,7 +283,8 @@ struct SaliencyGroup {
     void project(int k, const double* z, double* map, Arena scratch) const {
         T* b = scratch.take<T>(c);
         for (int64_t i = 0; i < c; ++i) b[i] = static_cast<T>(z[i]);
-        multiply(positions(k), adjust(k), b, 1, scratch, [&](int64_t row, const T* w) { map[row] = static_cast<double>(w[0]); });
+        multiply(positions(k), adjust(k), b, 1, scratch,
+                 [&](int64_t row, const T* w) { map[row] = static_cast<double>(w[0]); });
     }
 
     // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes.
@@ -328,7 +342,8 @@ struct SaliencyGroup {
         double* weights = scratch.take<double>(n);
         if (by_position) {
             if (!plan.absolute && plan.sign == Sign::u)
-                largest_signs(channels(k), adjust_channels(k), vectors[k], n, columns_that_matter(values[k]), signs, scratch);
+                largest_signs(channels(k), adjust_channels(k), vectors[k], n, columns_that_matter(values[k]), signs,
+                              scratch);
             for (int64_t j = 0; j < n; ++j) weights[j] = values[k][j] * static_cast<double>(signs[j]) * unit;
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
@@ -347,7 +362,8 @@ struct SaliencyGroup {
             });
             return;
         }
-        if (plan.sign == Sign::v) largest_signs(positions(k), adjust(k), vectors[k], n, columns_that_matter(values[k]), signs, scratch);
+        if (plan.sign == Sign::v)
+            largest_signs(positions(k), adjust(k), vectors[k], n, columns_that_matter(values[k]), signs, scratch);
         double* z = scratch.take<double>(c);
         for (int64_t i = 0; i < c; ++i) {
             z[i] = 0;
@@ -374,7 +390,7 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
                 copy_dense<T>(item.x, 1, copy);
                 matrix = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
             }
-            HooiGroup<T>::multiply_columns(matrix, item.scale, item.factor[0], r, t, scratch);
+            multiply_columns<T>(matrix, item.scale, item.factor[0], r, t, scratch);
         } else {
             for (int64_t i = 0; i < s * r; ++i) t[i] = item.finite ? 0 : __builtin_nan("");
         }
@@ -388,7 +404,8 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
             if (__builtin_fabs(t[i * r + j]) > most) most = __builtin_fabs(entry = t[i * r + j]);
         const bool flip = plan.sign == Sign::v && !plan.absolute && entry < 0;
         const double weight = plan.method == Method::tsm ? 1 : item.sigma[0][j] * (flip ? -1 : 1);
-        for (int64_t i = 0; i < s; ++i) map[i] += weight * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
+        for (int64_t i = 0; i < s; ++i)
+            map[i] += weight * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
     }
     for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
 }

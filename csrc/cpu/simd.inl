@@ -99,8 +99,9 @@ inline double sum_lanes<double>(Vec<double> v) {
 
 template <class T>
 static inline Vec<T> vsqrt(Vec<T> v) {
-    Vec<T> r;
-    for (int i = 0; i < kLanes<T>; ++i) r[i] = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(v[i])) : static_cast<T>(__builtin_sqrtf(v[i]));
+    Vec<T> r{};
+    for (int i = 0; i < kLanes<T>; ++i)
+        r[i] = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(v[i])) : static_cast<T>(__builtin_sqrtf(v[i]));
     return r;
 }
 
@@ -167,5 +168,9 @@ static inline float to_float(Half x) {
     return f;
 #endif
 }
-static inline float to_float(float x) { return x; }
-static inline double to_float(double x) { return x; }
+static inline float to_float(float x) {
+    return x;
+}
+static inline double to_float(double x) {
+    return x;
+}

@@ -21,10 +21,12 @@ struct Output {
 void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Output& out, int threads);
 
 // gram: [B, n, n]; values: [B, rank] singular values; vectors: [B, n, rank]
-void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors, int threads);
+void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors,
+                   int threads);
 
 // factors[i]: contiguous [B, I_n, rank[n]] in the type of out, or null; out: [B, ...]
-void core_contraction(const TensorBatch& x, const void* const* factors, const int64_t* rank, const Output& out, int threads);
+void core_contraction(const TensorBatch& x, const void* const* factors, const int64_t* rank, const Output& out,
+                      int threads);
 
 struct HooiOutput {
     Output core;                        // [B, R_1, ..., R_N]

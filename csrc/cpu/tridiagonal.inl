@@ -123,7 +123,6 @@ static void rotate_strips(Vec<T>* z, int n, const T* rotations, const int* low, 
     }
 }
 
-
 // Eigenvalues of (d, e) into d, unsorted; e [n] is destroyed.
 template <class T>
 static void eigenvalues_lanes(Vec<T>* d, Vec<T>* e, int n) {
@@ -166,7 +165,8 @@ static void eigenvalues_lanes(Vec<T>* d, Vec<T>* e, int n) {
             // c = p / r, s = bb / r and r / p from one division.
             const V bb = e[i], r = p + bb, q = T(1) / (r * p);
             const auto flat = p == 0;
-            const V c1 = flat ? (bb == 0 ? splat<T>(1) : V{}) : p * (q * p), s1 = flat ? (bb == 0 ? V{} : splat<T>(1)) : bb * (q * p);
+            const V c1 = flat ? (bb == 0 ? splat<T>(1) : V{}) : p * (q * p),
+                    s1 = flat ? (bb == 0 ? V{} : splat<T>(1)) : bb * (q * p);
             const V alpha = d[i], g1 = c1 * (alpha - sigma) - s1 * gamma;
             const V p1 = flat ? c * bb : g1 * g1 * (r * (r * q));
             e[i + 1] = on & (at + 1 < in_stop) ? s * r : e[i + 1];
@@ -195,7 +195,12 @@ struct Shifted {
     int n;
 
     Shifted(int size, V* memory)
-        : inverse(memory), upper(memory + size), second(memory + 2 * size), factor(memory + 3 * size), swapped(memory + 4 * size), n(size) {}
+        : inverse(memory),
+          upper(memory + size),
+          second(memory + 2 * size),
+          factor(memory + 3 * size),
+          swapped(memory + 4 * size),
+          n(size) {}
 
     template <class D>
     void factorize(const D* d, const D* e, V lambda) {
@@ -267,10 +272,10 @@ static inline T irregular(uint32_t i) {
 constexpr double kClose = 1e-5;
 constexpr double kGrowth = 1e10;  // of a unit vector in one solve: 1 / the residual
 
-// Eigenvectors y [rank, n], `step` apart, of (d, e) for its largest eigenvalues lambda [rank], descending. Returns the lanes, as 0 or
-// 1, whose vectors fail the test of their residuals. work: [kShiftedVectors + 1, n]
-static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e, int n, const Vec<double>* lambda, int rank,
-                                     Vec<double>* y, int64_t step, Vec<double>* work) {
+// Eigenvectors y [rank, n], `step` apart, of (d, e) for its largest eigenvalues lambda [rank], descending. Returns the
+// lanes, as 0 or 1, whose vectors fail the test of their residuals. work: [kShiftedVectors + 1, n]
+static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e, int n, const Vec<double>* lambda,
+                                     int rank, Vec<double>* y, int64_t step, Vec<double>* work) {
     using V = Vec<double>;
     Shifted<double> shifted(n, work);
     V* kept = work + kShiftedVectors<double> * n;
@@ -284,7 +289,8 @@ static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e,
         shifted.factorize(d, e, shift);
         for (int i = 0; i < n; ++i) own[i] = splat(irregular<double>(static_cast<uint32_t>(j * n + i)));
         int first = j;
-        for (int lane = 0; lane < kLanes<double>; ++lane) first = begin[lane] < first ? static_cast<int>(begin[lane]) : first;
+        for (int lane = 0; lane < kLanes<double>; ++lane)
+            first = begin[lane] < first ? static_cast<int>(begin[lane]) : first;
         const V alone = begin == j ? splat(1.0) : V{};
         V growth{};
         const int solves = first < j ? 3 : 2;

@@ -6,7 +6,8 @@
 
 namespace tsm {
 
-void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors, int threads) {
+void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors,
+                   int threads) {
     const int64_t n = gram.first.shape[0], size = n * n;
     const int group = level().truncated_svd_group(wide, n);
     // One column more than the level's bytes: Gram matrix, values and vectors of each item of a group, in double.
@@ -22,8 +23,9 @@ void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& v
             for (int64_t i = 0; i < n; ++i)
                 for (int64_t j = 0; j < n; ++j) {
                     const int64_t at = i * x.stride[0] + j * x.stride[1];
-                    next[i * n + j] = x.dtype == DType::f64 ? static_cast<const double*>(x.data)[at]
-                                                            : static_cast<double>(static_cast<const float*>(x.data)[at]);
+                    next[i * n + j] = x.dtype == DType::f64
+                                          ? static_cast<const double*>(x.data)[at]
+                                          : static_cast<double>(static_cast<const float*>(x.data)[at]);
                 }
             g[k] = next;
             value[k] = next + size;
@@ -33,8 +35,7 @@ void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& v
         char* scratch = workspace + (reinterpret_cast<char*>(next) - workspace + 63) / 64 * 64;
         level().truncated_svd(wide, g, count, static_cast<int>(n), rank, value, vector, scratch);
         for (int k = 0; k < count; ++k) {
-            for (int j = 0; j < rank; ++j)
-                value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
+            for (int j = 0; j < rank; ++j) value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
             values.put((first + k) * rank, value[k], rank);
             vectors.put((first + k) * n * rank, vector[k], n * rank);
         }

@@ -113,7 +113,8 @@ struct StripEigen {
     static int64_t ld_of(int64_t n) { return padded<T>(n) + (padded<T>(n) % 64 == 0 ? L : 0); }
     static int64_t bytes(int64_t n, int64_t group) {
         const int64_t vectors = (n + L - 1) / L * n + 5 * n + kSweepsKept * 2 * n + kShiftedVectors<T> * n;
-        return (group * (n + 1) + 5) * ld_of(n) * static_cast<int64_t>(sizeof(T)) + vectors * TSM_VECTOR_BYTES + n * 4 + 16 * 64;
+        return (group * (n + 1) + 5) * ld_of(n) * static_cast<int64_t>(sizeof(T)) + vectors * TSM_VECTOR_BYTES + n * 4 +
+               16 * 64;
     }
     StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
         matrices = arena.take<T>(group * n * ld);
@@ -134,7 +135,8 @@ struct StripEigen {
 
     void eigenvalues(int count) {
         for (int lane = 0; lane < count; ++lane)
-            tridiagonalize_one<T>(matrix(lane), n, ld, reinterpret_cast<T*>(d) + lane, reinterpret_cast<T*>(e) + lane, L, taus + lane * ld, work);
+            tridiagonalize_one<T>(matrix(lane), n, ld, reinterpret_cast<T*>(d) + lane, reinterpret_cast<T*>(e) + lane,
+                                  L, taus + lane * ld, work);
         for (int i = 0; i < n; ++i) {
             for (int lane = count; lane < L; ++lane) d[i][lane] = e[i][lane] = 0;
             found[i] = d[i];
@@ -150,14 +152,16 @@ struct StripEigen {
             for (; s + 2 <= used; s += 2) reflect<V, T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, n);
             for (; s < used; ++s) reflect<V, T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, n);
             for (int i = 0; i < n; ++i)
-                for (int j = 0; j < rank; ++j) out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
+                for (int j = 0; j < rank; ++j)
+                    out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
             return;
         }
         by_ql(lane);
         descending<T>(reinterpret_cast<const T*>(d_work), n, order);
         for (int j = 0; j < rank; ++j) {
             lambda[j] = d_work[order[j]][0];
-            for (int i = 0; i < n; ++i) out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{i} / L * n + order[j]][i % L]);
+            for (int i = 0; i < n; ++i)
+                out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{i} / L * n + order[j]][i % L]);
         }
     }
     bool by_inverse_iteration(int lane, int rank, const T* lambda) {
@@ -281,7 +285,8 @@ static void point_up_one(double* vectors, int n, int rank) {
 // Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
 // A matrix with NaN or Inf gives NaN.
 template <class T>
-static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, Arena arena) {
+static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values,
+                       double* const* vectors, Arena arena) {
     constexpr int L = kLanes<T>;
     double power[L];
     bool finite[L], zero[L];
@@ -297,7 +302,8 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     }
     // What lanes without a matrix to solve hold instead: its vectors are the columns of the identity.
     auto element = [&](int lane, int i, int j) {
-        if (lane < count && finite[lane] && !zero[lane]) return static_cast<T>(g[lane][int64_t{i} * n + j] * power[lane]);
+        if (lane < count && finite[lane] && !zero[lane])
+            return static_cast<T>(g[lane][int64_t{i} * n + j] * power[lane]);
         return i == j ? T(1) - static_cast<T>(i) / static_cast<T>(2 * n) : T(0);
     };
     auto finish = [&](int lane) {
