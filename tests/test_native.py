@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast.dispatch import Backend, load
+from tsm_fast.dispatch import Backend, Method, load
 
 from .helpers import NATIVE, feature_maps, randn
 
@@ -41,7 +41,7 @@ def _threads_restored():
     torch.set_num_threads(before)
 
 
-def saliency(method: str, rank: tuple[int, ...] | None = None) -> Callable[[Backend, Tensor], tuple[Tensor, ...]]:
+def saliency(method: Method, rank: tuple[int, ...] | None = None) -> Callable[[Backend, Tensor], tuple[Tensor, ...]]:
     return lambda cpu, x: cpu.saliency(x, method, rank, **SALIENCY)
 
 
