@@ -8,9 +8,11 @@ CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
 
-# Preloaded, because the interpreter itself is not instrumented; its leaks, and those of torch, are not looked at.
+# Preloaded, because the interpreter itself is not instrumented; its leaks, and those of torch, are not looked at. Fresh
+# memory is filled with NaN (bytes 255), so that reading it before writing shows.
 PRELOAD = $(foreach library,asan ubsan stdc++,$(shell gcc -print-file-name=lib$(library).so))
-SANITIZED = LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
+SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
 .PHONY: help demo test lint asan bench format build env clean
