@@ -286,7 +286,7 @@ def bars(panel: Any, shown: list[Record]) -> None:
             ticks[y] = who
         y += 2
     panel.set(xscale="log", xlabel="milliseconds per item (median)", yticks=list(ticks), yticklabels=ticks.values())
-    panel.set(ylim=(y - 1, -1), xlim=(None, panel.get_xlim()[1] * 4))
+    panel.set(ylim=(y - 0.5, -1), xlim=(None, panel.get_xlim()[1] * 4))
     panel.xaxis.set_major_formatter(plain)
 
 
