@@ -61,7 +61,7 @@ def python_files() -> set[str]:
     found = set()
     for name, folder in PACKAGES.items():
         for path in folder.rglob("*"):
-            if path.suffix in (".py", ".typed"):
+            if path.suffix in (".py", ".pyi", ".typed"):
                 found.add(f"{name}/{path.relative_to(folder).as_posix()}")
     return found
 
