@@ -59,9 +59,7 @@ def truncated_svd(
     if gram.numel():
         wide_out = dtype == torch.float64
         pointers = values.data_ptr(), vectors.data_ptr()
-        _cpu.truncated_svd(
-            _array(gram), rank, precision != "float32", *pointers, wide_out, torch.get_num_threads()
-        )
+        _cpu.truncated_svd(_array(gram), rank, precision != "float32", *pointers, wide_out, torch.get_num_threads())
     return values, vectors
 
 
@@ -98,6 +96,16 @@ def hooi(
     precision: Precision = "auto",
 ) -> HooiResult:
     """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    # Room for the errors is made as it is needed: a limit of a million sweeps costs nothing where ten are enough.
+    room = min(n_iter_max, 1000)
+    while True:
+        result = _hooi(x, rank, room, tol, sign, precision)
+        if room == n_iter_max or not (~result.converged & result.finite).any():
+            return result
+        room = min(10 * room, n_iter_max)
+
+
+def _hooi(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, precision: Precision) -> HooiResult:
     dtype = result_dtype(x.dtype, precision)
     core = torch.empty(len(x), *rank, dtype=dtype)
     factors = [torch.empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]

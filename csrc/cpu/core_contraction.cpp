@@ -8,7 +8,7 @@ void core_contraction(const TensorBatch& x, const void* const* factors, const in
     const int64_t bytes_of = out.wide ? 8 : 4;
     int64_t size = 1;
     for (int i = 0; i < x.first.order; ++i) size *= factors[i] ? rank[i] : x.first.shape[i];
-    const int64_t bytes = level().core_contraction_bytes(out.wide, x.first);
+    const int64_t bytes = level().core_contraction_bytes(out.wide, x.first, factors, rank);
     parallel_chunks(x.batch, 1, threads, bytes, [&](int64_t first, int64_t last, char* workspace) {
         for (int64_t b = first; b < last; ++b) {
             const void* own[kMaxOrder];

@@ -82,8 +82,7 @@ struct HooiGroup {
                 for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
             }
             item.norm2 = sum;
-            const double low = sizeof(P) == 4 && plan.big >= 0 ? 1e-20 : 1e-250,
-                         high = sizeof(P) == 4 && plan.big >= 0 ? 1e30 : 1e250;
+            const double low = sizeof(P) == 4 ? 1e-20 : 1e-250, high = sizeof(P) == 4 ? 1e30 : 1e250;
             if (sum > low && sum < high) break;
             if (attempt == 1) break;
             const double largest = largest_magnitude(item.x, arena);

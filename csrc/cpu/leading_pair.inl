@@ -196,7 +196,7 @@ static bool one_above(const double* g, int n, double mu, double* l) {
     return above == 1;
 }
 
-enum class Proof { none, proven, needs_count };
+enum class Proof { none, proven, needs_count, out_of_range };
 
 struct LeadingPair {
     double lambda, second;  // the pair's eigenvalue, and the next one as Lanczos saw it
@@ -236,7 +236,9 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
     for (int64_t j = 0; j < np; ++j) q[j] = j < n ? 1.0f : 0.0f;
     gram_times(silent, q, w, part, &look);
     const double trace = center ? look.norm2 - look.mean_part : look.norm2;
-    if (!(look.norm2 > 1e-20 && look.norm2 < 1e30) || trace < 1e-2 * look.norm2) return none;
+    // The squares of norm2 must be floats too.
+    if (!(look.norm2 > 1e-12 && look.norm2 < 1e14)) return {0, 0, Proof::out_of_range};
+    if (trace < 1e-2 * look.norm2) return none;
 
     // Features without negative values have a leading vector without them: all ones is close, and its step is done.
     const bool fresh = center || look.signed_values;
@@ -279,7 +281,7 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
         const bool invariant = beta[k - 1] < 1e-6 * theta[0];  // the Krylov space holds nothing more
         const bool settled = residual <= 1e-6 * gap && (k > 2 || k == most || invariant);
         if (settled || k == most || invariant) {
-            if (!settled || gap < 0.05 * theta[0]) return none;
+            if (!settled || gap < 0.1 * theta[0]) return none;
             double norm = 0;
             for (int64_t j = 0; j < n; ++j) {
                 double sum = 0;

@@ -47,6 +47,13 @@ void mode_gram_as(const Tensor& x, int mode, bool center, double* g, Arena arena
     gram_item<T>(f, how, g, arena);
 }
 
+// Elements of any tensor between X and its contraction with all factors, in whatever order.
+int64_t largest_intermediate(const Tensor& x, const void* const* factors, const int64_t* rank) {
+    int64_t n = 1;
+    for (int i = 0; i < x.order; ++i) n *= factors[i] && rank[i] > x.shape[i] ? rank[i] : x.shape[i];
+    return n;
+}
+
 template <class T>
 void core_contraction_as(const Tensor& x, const void* const* factors, const int64_t* rank, void* out, Arena arena) {
     const T* dense = dense_data<T>(x);
@@ -56,7 +63,7 @@ void core_contraction_as(const Tensor& x, const void* const* factors, const int6
         dense = copy;
     }
     T* spare[2];
-    for (auto& buffer : spare) buffer = arena.take<T>(x.size());
+    for (auto& buffer : spare) buffer = arena.take<T>(largest_intermediate(x, factors, rank));
     const T* typed[kMaxOrder];
     int64_t size = 1;
     for (int i = 0; i < x.order; ++i) {
@@ -74,16 +81,34 @@ int saliency_group_as(const SaliencyPlan& plan) {
 
 template <class T>
 int64_t saliency_bytes_as(const SaliencyPlan& plan) {
-    if (!plan.truncated) return SaliencyGroup<T>::bytes(plan);
+    if (!plan.truncated) {
+        const int64_t own = SaliencyGroup<T>::bytes(plan), again = SaliencyGroup<double>::bytes(plan);
+        return plan.hooi.guard && again > own ? again : own;
+    }
     return hooi_bytes(sizeof(T) == 8, plan.hooi) + Panels<double>::bytes(plan.positions()) +
            (plan.channels() + 3 * plan.positions() + 256) * plan.hooi.rank[0] * 8 +
            (plan.copies ? plan.hooi.elements() * 8 : 0) + 1024;
 }
 
+// Full-rank maps; items whose signs float could not settle are computed again in double.
+template <class T>
+void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    SaliencyGroup<T> group(plan, arena);
+    group.run(items, count);
+    if (sizeof(T) == 8 || !plan.hooi.guard) return;
+    SaliencyItem again[64];
+    int n = 0;
+    for (int k = 0; k < count; ++k)
+        if (!items[k].sure) again[n++] = items[k];
+    const int most = SaliencyGroup<double>::group_size(plan);
+    for (int first = 0; first < n; first += most)
+        SaliencyGroup<double>(plan, arena).run(again + first, n - first < most ? n - first : most);
+}
+
 template <class T>
 void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     if (!plan.truncated) {
-        SaliencyGroup<T>(plan, arena).run(items, count);
+        saliency_full<T>(plan, items, count, arena);
         return;
     }
     HooiItem tucker[64];
@@ -123,7 +148,9 @@ const Level kLevel = {
     [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, char* ws) {
         TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena{ws});
     },
-    [](bool wide, const Tensor& x) { return 3 * (x.size() * (wide ? 8 : 4) + 64) + 4096; },
+    [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank) {
+        return (x.size() + 2 * largest_intermediate(x, factors, rank)) * (wide ? 8 : 4) + 4096;
+    },
     [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, char* ws) {
         TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena{ws});
     },

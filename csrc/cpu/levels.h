@@ -75,6 +75,7 @@ struct SaliencyItem {
     Tensor x;
     double* map;  // [S]
     bool finite;
+    bool sure;  // every sign that matters is beyond the rounding of the passes
 };
 
 // `wide`: accumulate and solve in double. Workspaces are 64-byte aligned.
@@ -90,7 +91,7 @@ struct Level {
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
                           double* const* vectors, char* workspace);
 
-    int64_t (*core_contraction_bytes)(bool wide, const Tensor& x);
+    int64_t (*core_contraction_bytes)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank);
     // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
     void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
                              char* workspace);

@@ -15,7 +15,7 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
         SaliencyItem items[64];
         const int count = static_cast<int>(last - first);
         for (int k = 0; k < count; ++k)
-            items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true};
+            items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true, true};
         level().saliency(wide, plan, items, count, workspace + map_bytes);
         for (int k = 0; k < count; ++k) {
             maps.put((first + k) * size, items[k].map, size);

@@ -86,7 +86,7 @@ struct SaliencyGroup {
             if (!items[k].finite)
                 for (int64_t p = 0; p < s; ++p) map[p] = __builtin_nan("");
             else
-                plan.single() ? single_map(k, map) : combined_map(k, map);
+                items[k].sure = plan.single() ? single_map(k, map) : combined_map(k, map);
         }
     }
 
@@ -99,24 +99,37 @@ struct SaliencyGroup {
         const Fibres f = channels(k);
         Rows rows{static_cast<const float*>(f.data), c, s, f.stride[0], nullptr, 0};
         const bool direct = f.dtype == DType::f32 && f.step == 1;
+        const int64_t ld = padded<float>(s);
+        float* copy = scratch.take<float>(c * ld);
+        auto read_copy = [&](double factor) {
+            pack_panel<float>(f, Adjust{false, nullptr, 1, factor}, 0, c, copy, ld);
+            rows = Rows{copy, c, s, ld, nullptr, 0};
+        };
         if (!direct) {
-            rows.ld = padded<float>(s);
-            float* copy = scratch.take<float>(c * rows.ld);
-            pack_panel<float>(f, Adjust{false, nullptr, 1, 1}, 0, c, copy, rows.ld);
-            rows.data = copy;
+            read_copy(1);
         } else if (k + 1 < count) {
             rows.next = static_cast<const char*>(items[k + 1].x.data);
             rows.next_bytes = c * s * 4;
         }
         double* v = scratch.take<double>(s);
-        const LeadingPair pair = leading_pair(rows, plan.center, v, scratch);
-        if (pair.proof == Proof::none || (pair.proof == Proof::needs_count && n <= kLockstep)) return false;
-        const double sigma = __builtin_sqrt(pair.lambda);
+        LeadingPair pair = leading_pair(rows, plan.center, v, scratch);
+        double factor = 1;
+        if (pair.proof == Proof::out_of_range) {
+            const double largest = largest_magnitude(items[k].x, scratch);
+            if (!(largest > 0 && largest <= 1.7976931348623157e308)) return false;
+            factor = safe_scale<float>(largest);
+            read_copy(factor);
+            pair = leading_pair(rows, plan.center, v, scratch);
+        }
+        const bool count_needed = pair.proof == Proof::needs_count;
+        if (pair.proof != Proof::proven && !(count_needed && n > kLockstep)) return false;
+        const double sigma = __builtin_sqrt(pair.lambda) / factor;
         for (int64_t i = 0; i < s; ++i) items[k].map[i] = sigma * v[i];
-        if (pair.proof == Proof::needs_count) {
+        if (count_needed) {
             read(items[k], k);  // takes the scratch space of the pair
             Arena after = arena;
-            const double mu = 0.5 * (pair.lambda + pair.second);
+            const double relative = scale[k] / factor;
+            const double mu = (pair.second + 0.2 * (pair.lambda - pair.second)) * relative * relative;
             if (!one_above(gram[k], static_cast<int>(n), mu, after.take<double>(n * (n + 2)))) return false;
         }
         items[k].finite = true;
@@ -180,23 +193,23 @@ struct SaliencyGroup {
             for (int64_t r = 0; r < count; ++r) visit(k + r, out + r * ld);
         }
     }
-    // Signs [columns] of the entries of largest magnitude in each column of (rows of `f`) b, b [f.n, columns] in
-    // double, without writing the product: whole vectors of columns by tiles, the rest by dots.
-    void largest_signs(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, int64_t columns, T* signs,
-                       Arena scratch) const {
+    // The largest and the smallest entry, or 0, of each column of (rows of `f`) b, b [f.n, columns] in double, without
+    // writing the product: whole vectors of columns by tiles, the rest by dots. high, low: [columns]
+    void extremes(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, int64_t columns, double* high,
+                  double* low, Arena scratch) const {
         constexpr int L = kLanes<T>, NR = 3, MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
         const int64_t rest = columns % L, whole = rest <= 3 ? columns - rest : columns - rest + L, np = padded<T>(f.n);
         T* tiles = scratch.take<T>(f.n * whole);
         T* dots = scratch.take<T>((columns > whole ? columns - whole : 1) * np);
         T* most = scratch.take<T>(whole + L);
-        T* entry = scratch.take<T>(whole + L);
+        T* least = scratch.take<T>(whole + L);
         for (int64_t i = 0; i < f.n; ++i)
             for (int64_t j = 0; j < whole; ++j)
                 tiles[i * whole + j] = j < columns ? static_cast<T>(b[i * ldb + j]) : T(0);
         for (int64_t j = whole; j < columns; ++j)
             for (int64_t i = 0; i < np; ++i)
                 dots[(j - whole) * np + i] = i < f.n ? static_cast<T>(b[i * ldb + j]) : T(0);
-        for (int64_t j = 0; j < whole + L; ++j) most[j] = entry[j] = 0;
+        for (int64_t j = 0; j < whole + L; ++j) most[j] = least[j] = 0;
 
         Panels<T> panels(f, how, scratch);
         for (int64_t k = 0; k < f.count; k += panels.per_panel) {
@@ -208,31 +221,32 @@ struct SaliencyGroup {
                 for (; r + MR <= count; r += MR) {
                     const T* at = rows + r * panels.ld;
                     if (left >= 3)
-                        largest_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                        extreme_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
                     else if (left == 2)
-                        largest_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                        extreme_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
                     else
-                        largest_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, most + j, entry + j);
+                        extreme_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
                 }
                 for (; r < count; ++r)
                     for (int64_t v = 0; v < (left < 3 ? left : 3); ++v)
-                        largest_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole,
-                                           most + j + v * L, entry + j + v * L);
+                        extreme_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole,
+                                           most + j + v * L, least + j + v * L);
             }
             for (int64_t j = whole; j < columns; ++j)
                 for (int64_t r = 0; r < count; ++r) {
-                    const T x = row_dot(rows + r * panels.ld, dots + (j - whole) * np, f.n), size = x < 0 ? -x : x;
-                    if (size > most[j]) {
-                        most[j] = size;
-                        entry[j] = x;
-                    }
+                    const T x = row_dot(rows + r * panels.ld, dots + (j - whole) * np, f.n);
+                    most[j] = x > most[j] ? x : most[j];
+                    least[j] = x < least[j] ? x : least[j];
                 }
         }
-        for (int64_t j = 0; j < columns; ++j) signs[j] = entry[j] < 0 ? T(-1) : T(1);
+        for (int64_t j = 0; j < columns; ++j) {
+            high[j] = static_cast<double>(most[j]);
+            low[j] = static_cast<double>(least[j]);
+        }
     }
     template <int MR, int NR>
-    static inline void largest_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, T* most,
-                                    T* entry) {
+    static inline void extreme_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, T* most,
+                                    T* least) {
         constexpr int L = kLanes<T>;
         Vec<T> acc[MR][NR] = {};
         const T* row[MR];
@@ -248,15 +262,14 @@ struct SaliencyGroup {
         }
 #pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
-            Vec<T> size = load(most + v * L), kept = load(entry + v * L);
+            Vec<T> high = load(most + v * L), low = load(least + v * L);
 #pragma GCC unroll 8
             for (int r = 0; r < MR; ++r) {
-                const Vec<T> magnitude = vabs<T>(acc[r][v]);
-                kept = magnitude > size ? acc[r][v] : kept;
-                size = magnitude > size ? magnitude : size;
+                high = acc[r][v] > high ? acc[r][v] : high;
+                low = acc[r][v] < low ? acc[r][v] : low;
             }
-            store(most + v * L, size);
-            store(entry + v * L, kept);
+            store(most + v * L, high);
+            store(least + v * L, low);
         }
     }
     static inline T row_dot(const T* row, const T* b, int64_t n) {  // b is padded with zeros
@@ -288,7 +301,7 @@ struct SaliencyGroup {
     }
 
     // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes.
-    void single_map(int k, double* map) {
+    bool single_map(int k, double* map) {
         const double sigma = __builtin_sqrt(values[k][0]) / scale[k];
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) map[i] = sigma * vectors[k][i];
@@ -297,6 +310,7 @@ struct SaliencyGroup {
             for (int64_t i = 0; i < s; ++i) map[i] /= scale[k];
         }
         finish_single(k, map);
+        return true;
     }
     void finish_single(int k, double* map) {
         if (plan.method == Method::tsm) {
@@ -310,12 +324,12 @@ struct SaliencyGroup {
         if (plan.sign == Sign::absmax || plan.sign == Sign::v) return largest_entry(map, s);
         Arena scratch = arena;
         if (plan.sign == Sign::u) {
-            T sign;  // u_1 ~ F v_1, v_1 ~ map
             double* v = scratch.take<double>(s);
-            const double largest = __builtin_fabs(largest_entry(map, s));
+            const double largest = __builtin_fabs(largest_entry(map, s));  // u_1 ~ F v_1, v_1 ~ map
             for (int64_t i = 0; i < s; ++i) v[i] = largest > 0 ? map[i] / largest : 0;
-            largest_signs(channels(k), adjust_channels(k), v, 1, 1, &sign, scratch);
-            return sign;
+            double high, low;
+            extremes(channels(k), adjust_channels(k), v, 1, 1, &high, &low, scratch);
+            return high + low;
         }
         // The response of the uncentred features to u_1 ~ F v_1, v_1 ~ map, summed over the positions.
         T* b = scratch.take<T>(2 * s);
@@ -334,43 +348,70 @@ struct SaliencyGroup {
     }
 
     // multivec_eigencam and mtsm at full rank.
-    void combined_map(int k, double* map) {
+    bool combined_map(int k, double* map) {
         Arena scratch = arena;
         const double unit = 1 / (scale[k] * scale[k]);
-        T* signs = scratch.take<T>(n);
-        for (int64_t j = 0; j < n; ++j) signs[j] = 1;  // the solver's own: largest entry of the vector positive
+        const double* lambda = values[k];
         double* weights = scratch.take<double>(n);
+        for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
+        const bool sure = plan.absolute || apply_signs(k, weights, scratch);
         if (by_position) {
-            if (!plan.absolute && plan.sign == Sign::u)
-                largest_signs(channels(k), adjust_channels(k), vectors[k], n, columns_that_matter(values[k]), signs,
-                              scratch);
-            for (int64_t j = 0; j < n; ++j) weights[j] = values[k][j] * static_cast<double>(signs[j]) * unit;
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
                 double sum = 0;
                 for (int64_t j = 0; j < n; ++j) sum += weights[j] * (plan.absolute ? __builtin_fabs(v[j]) : v[j]);
-                map[i] = __builtin_fabs(sum);
+                map[i] = __builtin_fabs(sum) * unit;
             }
-            return;
-        }
-        for (int64_t j = 0; j < n; ++j) weights[j] = __builtin_sqrt(values[k][j]);
-        if (plan.absolute) {
+        } else if (plan.absolute) {
             multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
                 double sum = 0;
                 for (int64_t j = 0; j < n; ++j) sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
                 map[row] = sum * unit;
             });
-            return;
+        } else {
+            double* z = scratch.take<double>(c);
+            for (int64_t i = 0; i < c; ++i) {
+                z[i] = 0;
+                for (int64_t j = 0; j < n; ++j) z[i] += weights[j] * vectors[k][i * n + j];
+            }
+            project(k, z, map, scratch);
+            for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
         }
-        if (plan.sign == Sign::v)
-            largest_signs(positions(k), adjust(k), vectors[k], n, columns_that_matter(values[k]), signs, scratch);
-        double* z = scratch.take<double>(c);
-        for (int64_t i = 0; i < c; ++i) {
-            z[i] = 0;
-            for (int64_t j = 0; j < n; ++j) z[i] += weights[j] * static_cast<double>(signs[j]) * vectors[k][i * n + j];
+        return sure;
+    }
+    // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
+    // Rounding of the Gram matrix turns vector j by about 1e-9 trace / gap_j, and a pass over F moves the entries of
+    // F v_j by 1e-7 sigma_1 / sigma_j of the largest.
+    bool apply_signs(int k, double* weights, Arena scratch) const {
+        const double* lambda = values[k];
+        const int64_t columns = columns_that_matter(lambda);
+        double* high = scratch.take<double>(n);
+        double* low = scratch.take<double>(n);
+        if (by_position == (plan.sign == Sign::u)) {
+            extremes(by_position ? channels(k) : positions(k), by_position ? adjust_channels(k) : adjust(k), vectors[k],
+                     n, columns, high, low, scratch);
+        } else {  // the vectors themselves, which the solver signed
+            for (int64_t j = 0; j < n; ++j) high[j] = low[j] = 0;
+            for (int64_t i = 0; i < n; ++i)
+                for (int64_t j = 0; j < n; ++j) {
+                    const double x = vectors[k][i * n + j];
+                    high[j] = x > high[j] ? x : high[j];
+                    low[j] = x < low[j] ? x : low[j];
+                }
         }
-        project(k, z, map, scratch);
-        for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
+        double trace = 0;
+        for (int64_t j = 0; j < n; ++j) trace += lambda[j];
+        bool sure = true;
+        for (int64_t j = 0; j < columns; ++j) {
+            if (high[j] + low[j] < 0) weights[j] = -weights[j];
+            if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) continue;
+            const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
+                         below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
+            const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
+            const double turned = 4e-9 * trace / gap + 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+            sure = sure && __builtin_fabs(high[j] + low[j]) > turned * most;
+        }
+        return sure;
     }
 };
 
@@ -380,7 +421,7 @@ template <class T>
 static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map, Arena scratch) {
     const int64_t c = plan.channels(), s = plan.positions(), r = plan.hooi.rank[0];
     double* t = item.responses;
-    if (plan.hooi.big < 0) {
+    if (plan.hooi.big != 0) {
         t = scratch.take<double>(s * r);
         Tensor matrix;
         if (item.finite && item.norm2 > 0) {
