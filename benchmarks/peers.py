@@ -110,7 +110,7 @@ def tensorly_tucker(x: np.ndarray, rank: tuple[int, ...]) -> list:
 
 
 def tensorly_tsm(x: np.ndarray, rank: tuple[int, ...]) -> np.ndarray:
-    """TSM as published: TensorLy's `tucker` of every image, then `abs(X x_1 a_1^T)`."""
+    """TSM by its definition: TensorLy's `tucker` of every image, then `abs(X x_1 a_1^T)`."""
     maps = [
         np.abs(np.tensordot(factors[0][:, 0], item, axes=(0, 0)))
         for item, (_, factors) in zip(x, tensorly_tucker(x, rank), strict=True)
