@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +36,7 @@ class Target(NamedTuple):
 PAUSE = 0.01  # seconds; the worker threads of one contender stop spinning before the next one starts
 SECONDS = 8.0  # of timing per comparison
 ROUNDS = (7, 60)
+START = pytest.StashKey[tuple[float, float]]()  # when the run began, and what other processes had used by then
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,8 +108,23 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return dict(zip(("p20", "p50", "p80"), np.quantile(values, (0.2, 0.5, 0.8)).tolist(), strict=True))
 
 
+def _others() -> float:
+    """Seconds that the CPUs have worked for other processes, or were taken away by a hypervisor (Linux), so far."""
+    line = Path("/proc/stat").read_text().splitlines()[0].split()
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, line[1:9])
+    own = os.times()
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - own.user - own.system - own.children_user - own.children_system
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[START] = time.monotonic(), _others()
+
+
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
     cpu = machine_info.get("cpu", {})
+    start, others = config.stash[START]
+    spent = (time.monotonic() - start) * (os.cpu_count() or 1)
     kept = {
         "cpu": cpu.get("brand_raw"),
         "cores": cpu.get("count"),
@@ -118,6 +136,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         "tsm_fast": tsm_fast.__version__,
         "backend": tsm_fast.backends()["cpu"].reason,
         "threads": torch.get_num_threads(),
+        "others": round((_others() - others) / spent, 4),
         "quick": config.getoption("--quick"),
     }
     machine_info.clear()

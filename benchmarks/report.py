@@ -110,7 +110,8 @@ def machine(run: dict) -> str:
     m = run["machine"]
     return (
         f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {m['backend']}; Python {m['python']}, "
-        f"torch {m['torch']}, NumPy {m['numpy']}, TensorLy {m['tensorly']}; {run['date']}."
+        f"torch {m['torch']}, NumPy {m['numpy']}, TensorLy {m['tensorly']}; {run['date']}. "
+        f"Other processes used {m['others']:.1%} of the CPUs' time."
     )
 
 
