@@ -433,7 +433,7 @@ static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
         if (!(item.errors[i] > 0.02)) return false;
     for (int m = 0; m < plan.order; ++m)
         for (int64_t k = 0; k < plan.rank[m]; ++k)
-            if (!(item.sigma[m][k] > 0.02 * item.sigma[m][0])) return false;
+            if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
     return true;
 }
 

@@ -41,79 +41,145 @@ struct FirstLook {
     bool signed_values;
 };
 
-// w = F^T (F q) on rows of NV vectors (NV > 0: held in registers) or of any length (NV = 0). q and w: padded lengths,
-// zeros behind. With `look`, norms and signs of F are gathered on the way; q must then be all ones.
-template <int NV>
-static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+// Four rows from row c on; where fewer are left, the first of them stands in and its dots count as zero.
+struct FourRows {
+    const float* row[4];
+    int64_t valid;
+
+    FourRows(const Rows& f, int64_t c, int64_t end) : valid(end - c < 4 ? end - c : 4) {
+        for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < valid ? r : 0)) * f.ld;
+        // The next item's share of these rows.
+        const int64_t lines = f.next ? f.next_bytes / 64 : 0;
+        for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
+            __builtin_prefetch(f.next + line * 64, 0, 2);
+    }
+    void dots(const Vec<float>* acc, float* u) const {
+        sum_four(acc, u);
+        for (int64_t r = valid; r < 4; ++r) u[r] = 0;
+    }
+};
+
+// What is learnt on the way of the first pass, with q all ones.
+struct Gathered {
+    Vec<float> squares{}, least{};
+    float row_sums = 0;
+
+    void see(Vec<float> x) {
+        squares += x * x;
+        least = x < least ? x : least;
+    }
+};
+
+// part += F^T (F q) over rows [c0, c1), rows of NV vectors held in registers; `last`: floats of the last vector.
+template <int NV, bool LOOK>
+static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
+                             Gathered* gathered) {
     using V = Vec<float>;
     constexpr int L = kLanes<float>;
-    const int64_t nv = NV > 0 ? NV : (f.length + L - 1) / L, last = f.length - (nv - 1) * L;
-    for (int64_t j = 0; j < nv * L; ++j) w[j] = 0;
-    const int64_t lines = f.next ? f.next_bytes / 64 : 0;
+    Gathered seen;  // in registers
+    V qv[NV], sum[NV] = {};
+    for (int v = 0; v < NV; ++v) qv[v] = load(q + v * L);
+    for (int64_t c = c0; c < c1; c += 4) {
+        const FourRows four(f, c, c1);
+        V x[4][NV], acc[4] = {};
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) {
+                x[r][v] = v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
+                acc[r] += x[r][v] * qv[v];
+                if (LOOK && r < four.valid) seen.see(x[r][v]);
+            }
+        float u[4];
+        four.dots(acc, u);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) {
+            const V ur = splat(u[r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) sum[v] += ur * x[r][v];
+            if (LOOK) seen.row_sums += u[r] * u[r];
+        }
+    }
+    for (int v = 0; v < NV; ++v) store(part + v * L, sum[v]);
+    if (LOOK) *gathered = seen;
+}
+
+// The same for rows of any length, which are read twice.
+template <bool LOOK>
+static void gram_times_long(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
+                            Gathered* gathered) {
+    using V = Vec<float>;
+    constexpr int L = kLanes<float>;
+    Gathered seen;  // in registers
+    const int64_t whole = f.length - last;
+    for (int64_t j = 0; j <= whole; j += L) store(part + j, V{});
+    for (int64_t c = c0; c < c1; c += 4) {
+        const FourRows four(f, c, c1);
+        V acc[4] = {};
+        float u[4];
+        for (int64_t j = 0; j <= whole; j += L) {
+            const V qv = load(q + j);
+            for (int r = 0; r < 4; ++r) {
+                const V x = j < whole ? load(four.row[r] + j) : load_first(four.row[r] + j, last);
+                acc[r] += x * qv;
+                if (LOOK && r < four.valid) seen.see(x);
+            }
+        }
+        four.dots(acc, u);
+        for (int64_t j = 0; j <= whole; j += L) {
+            V sum = load(part + j);
+            for (int r = 0; r < 4; ++r)
+                sum += u[r] * (j < whole ? load(four.row[r] + j) : load_first(four.row[r] + j, last));
+            store(part + j, sum);
+        }
+        if (LOOK)
+            for (int r = 0; r < 4; ++r) seen.row_sums += u[r] * u[r];
+    }
+    if (LOOK) *gathered = seen;
+}
+
+// w = F^T (F q); q and w of padded length, zeros behind. With LOOK, q is all ones and `look` is filled.
+template <int NV, bool LOOK>
+static void gram_times_as(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    constexpr int L = kLanes<float>;
+    const int64_t np = padded<float>(f.length), last = f.length - (np - L);
+    for (int64_t j = 0; j < np; ++j) w[j] = 0;
     double norm2 = 0, mean_part = 0;
-    V least{};
+    Vec<float> least{};
     for (int64_t c0 = 0; c0 < f.count; c0 += kSumRows) {
         const int64_t c1 = c0 + kSumRows < f.count ? c0 + kSumRows : f.count;
-        for (int64_t j = 0; j < nv * L; ++j) part[j] = 0;
-        V squares{};
-        float row_sums = 0;
-        for (int64_t c = c0; c < c1; c += 4) {
-            const int64_t rows = c1 - c < 4 ? c1 - c : 4;
-            const float* row[4];
-            for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < rows ? r : 0)) * f.ld;
-            for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
-                __builtin_prefetch(f.next + line * 64, 0, 2);
-            V acc[4] = {};
-            float u[4];
-            auto add_dot = [&](int64_t v, bool tail) {
-                const V qv = load(q + v * L);
-                for (int r = 0; r < 4; ++r) {
-                    const V x = tail ? load_first(row[r] + v * L, last) : load(row[r] + v * L);
-                    acc[r] += x * qv;
-                    if (look && r < rows) {
-                        squares += x * x;
-                        least = x < least ? x : least;
-                    }
-                }
-            };
-            for (int64_t v = 0; v < nv - 1; ++v) add_dot(v, false);
-            add_dot(nv - 1, true);
-            sum_four(acc, u);
-            for (int64_t r = rows; r < 4; ++r) u[r] = 0;
-            auto add_row = [&](int64_t v, bool tail) {
-                V sum = load(part + v * L);
-                for (int r = 0; r < 4; ++r)
-                    sum += u[r] * (tail ? load_first(row[r] + v * L, last) : load(row[r] + v * L));
-                store(part + v * L, sum);
-            };
-            for (int64_t v = 0; v < nv - 1; ++v) add_row(v, false);
-            add_row(nv - 1, true);
-            if (look)
-                for (int r = 0; r < 4; ++r) row_sums += u[r] * u[r];
-        }
-        for (int64_t j = 0; j < nv * L; j += L) store(w + j, load(w + j) + load(part + j));
-        norm2 += static_cast<double>(sum_lanes<float>(squares));
-        mean_part += static_cast<double>(row_sums);
+        Gathered seen;
+        if constexpr (NV > 0)
+            gram_times_short<NV, LOOK>(f, c0, c1, last, q, part, &seen);
+        else
+            gram_times_long<LOOK>(f, c0, c1, last, q, part, &seen);
+        for (int64_t j = 0; j < np; j += L) store(w + j, load(w + j) + load(part + j));
+        norm2 += static_cast<double>(sum_lanes<float>(seen.squares));
+        mean_part += static_cast<double>(seen.row_sums);
+        least = seen.least < least ? seen.least : least;
     }
-    if (!look) return;
-    look->norm2 = norm2;
-    look->mean_part = mean_part / static_cast<double>(f.length);
-    look->signed_values = false;
+    if (!LOOK) return;
+    *look = {norm2, mean_part / static_cast<double>(f.length), false};
     for (int l = 0; l < L; ++l) look->signed_values |= least[l] < 0;
+}
+
+template <int NV>
+static void gram_times_rows(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    look ? gram_times_as<NV, true>(f, q, w, part, look) : gram_times_as<NV, false>(f, q, w, part, look);
 }
 
 static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
     switch ((f.length + kLanes<float> - 1) / kLanes<float>) {
         case 1:
-            return gram_times<1>(f, q, w, part, look);
+            return gram_times_rows<1>(f, q, w, part, look);
         case 2:
-            return gram_times<2>(f, q, w, part, look);
+            return gram_times_rows<2>(f, q, w, part, look);
         case 3:
-            return gram_times<3>(f, q, w, part, look);
+            return gram_times_rows<3>(f, q, w, part, look);
         case 4:
-            return gram_times<4>(f, q, w, part, look);
+            return gram_times_rows<4>(f, q, w, part, look);
         default:
-            return gram_times<0>(f, q, w, part, look);
+            return gram_times_rows<0>(f, q, w, part, look);
     }
 }
 
@@ -203,6 +269,15 @@ struct LeadingPair {
     Proof proof;
 };
 
+static double spread(const double* v, int64_t n) {
+    double low = v[0], high = v[0];
+    for (int64_t j = 1; j < n; ++j) {
+        low = v[j] < low ? v[j] : low;
+        high = v[j] > high ? v[j] : high;
+    }
+    return high - low;
+}
+
 static inline int64_t leading_bytes(int64_t length) {
     return (kMaxSteps + 5) * (padded<float>(length) * 4 + 64);
 }
@@ -265,6 +340,23 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
         gram_times(f, q, w, part, nullptr);
     }
 
+    auto extend = [&](int k) {
+        q = basis[k] = arena.take<float>(np);
+        for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / beta[k - 1]);
+    };
+    // v = the Ritz vector with coefficients s, at unit length; returns what its length was.
+    auto combine = [&](const double* coefficient, int k) {
+        double norm = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            double sum = 0;
+            for (int i = 0; i < k; ++i) sum += coefficient[i] * static_cast<double>(basis[i][j]);
+            v[j] = sum;
+            norm += sum * sum;
+        }
+        norm = __builtin_sqrt(norm);
+        for (int64_t j = 0; j < n; ++j) v[j] /= norm;
+        return norm;
+    };
     const int most = n < kMaxSteps ? static_cast<int>(n) : kMaxSteps;
     for (int k = 1; k <= most; ++k) {
         if (k > 1) gram_times(f, q, w, part, nullptr);
@@ -282,15 +374,13 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
         const bool settled = residual <= 1e-6 * gap && (k > 2 || k == most || invariant);
         if (settled || k == most || invariant) {
             if (!settled || gap < 0.1 * theta[0]) return none;
-            double norm = 0;
-            for (int64_t j = 0; j < n; ++j) {
-                double sum = 0;
-                for (int i = 0; i < k; ++i) sum += s[i] * static_cast<double>(basis[i][j]);
-                v[j] = sum;
-                norm += sum * sum;
+            const double norm = combine(s, k);
+            // A map is normalised to its range, and so is its error.
+            if ((residual + 1e-7 * theta[0]) > 1e-5 * spread(v, n) * gap) {
+                if (k == most || invariant || residual < 1e-7 * theta[0]) return none;
+                extend(k);
+                continue;
             }
-            norm = __builtin_sqrt(norm);
-            for (int64_t j = 0; j < n; ++j) v[j] /= norm;
             // All other eigenvalues together are less: the trace is known.
             LeadingPair pair{theta[0], theta[1], 2 * theta[0] > 1.05 * trace ? Proof::proven : Proof::needs_count};
             if (pair.proof == Proof::proven || fresh) return pair;
@@ -306,9 +396,7 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
             if (bound < theta[0] + 0.5 * gap) pair.proof = Proof::proven;
             return pair;
         }
-        basis[k] = arena.take<float>(np);
-        for (int64_t j = 0; j < np; ++j) basis[k][j] = static_cast<float>(w[j] / beta[k - 1]);
-        q = basis[k];
+        extend(k);
     }
     return none;
 }

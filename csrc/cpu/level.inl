@@ -124,14 +124,16 @@ double fma_rate(int64_t steps) {
     constexpr int chains = 12;
     Vec<float> acc[chains];
     for (auto& a : acc) a = splat(1.0f);
-    Vec<float> factor = splat(0.999f);
-    for (int64_t i = 0; i < steps; ++i) {
-        asm volatile("" : "+m"(factor));  // keeps the loop from being folded
+    volatile float opaque = 0.999f;
+    const Vec<float> factor = splat<float>(opaque);
+    for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 12
         for (auto& a : acc) a = a * factor + factor;
-    }
-    float sum = 0;
-    for (auto& a : acc) sum += sum_lanes<float>(a);
-    return static_cast<double>(steps) * chains * kLanes<float> * 2 + (sum == 0.5f);
+    Vec<float> sum{};
+#pragma GCC unroll 12
+    for (auto& a : acc) sum += a;
+    opaque = sum_lanes<float>(sum);  // the work is used
+    return static_cast<double>(steps) * chains * kLanes<float> * 2;
 }
 
 }  // namespace

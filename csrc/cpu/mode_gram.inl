@@ -74,10 +74,13 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
     for (int64_t k = 0; k < kc; ++k) {
         T* row = rows + k * ld;
         if (how.center_fibres) {
-            double sum = 0;
-            for (int64_t j = 0; j < f.n; ++j) sum += row[j];
-            const T mean = static_cast<T>(sum / static_cast<double>(f.n));
-            for (int64_t j = 0; j < f.n; ++j) row[j] -= mean;
+            Vec<T> sums{};
+            int64_t j = 0;
+            for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j);
+            T sum = sum_lanes<T>(sums);
+            for (int64_t i = j; i < f.n; ++i) sum += row[i];
+            const T mean = sum / static_cast<T>(f.n);
+            for (j = 0; j < f.n; ++j) row[j] -= mean;
         } else {
             const double* mean = how.means + (k0 + k) / how.period * f.n;
             for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>(row[j] - mean[j] * how.scale);

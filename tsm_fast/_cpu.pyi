@@ -1,0 +1,50 @@
+from collections.abc import Sequence
+
+_Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, shape with the batch, strides in elements
+
+def simd_level() -> str: ...
+def simd_levels() -> list[str]: ...
+def fma_peak(seconds: float, threads: int) -> float: ...
+def mode_gram(x: _Array, mode: int, center: bool, wide: bool, out: int, wide_out: bool, threads: int) -> None: ...
+def truncated_svd(
+    gram: _Array, rank: int, wide: bool, values: int, vectors: int, wide_out: bool, threads: int
+) -> None: ...
+def core_contraction(
+    x: _Array, factors: Sequence[int], rank: Sequence[int], out: int, wide: bool, threads: int
+) -> None: ...
+def hooi(
+    x: _Array,
+    rank: Sequence[int],
+    n_iter_max: int,
+    tol: float,
+    sign_v: bool,
+    refine: bool,
+    guard: bool,
+    wide: bool,
+    core: int,
+    factors: Sequence[int],
+    values: Sequence[int],
+    errors: int,
+    n_sweeps: int,
+    converged: int,
+    finite: int,
+    wide_out: bool,
+    threads: int,
+) -> None: ...
+def saliency(
+    x: _Array,
+    method: int,
+    rank: Sequence[int],
+    center: bool,
+    absolute: bool,
+    sign: int,
+    n_iter_max: int,
+    tol: float,
+    refine: bool,
+    guard: bool,
+    wide: bool,
+    maps: int,
+    finite: int,
+    wide_out: bool,
+    threads: int,
+) -> None: ...
