@@ -33,11 +33,10 @@ lint: build  ## ruff, clang-format and pyright
 	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 	$(BIN)/pyright
 
-asan: build/asan/.done  ## the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
+asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level, under the sanitizers
 	cp tsm_fast/*.py build/asan/site/tsm_fast/
 	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
-	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider -k "(cpu or native) and not memory" \
-		$(addprefix tests/test_,$(addsuffix .py,mode_gram truncated_svd core_contraction hooi saliency native))
+	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
