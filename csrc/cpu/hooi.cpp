@@ -21,26 +21,28 @@ void hooi(const TensorBatch& x, HooiPlan plan, bool wide, const HooiOutput& out,
     const int64_t core = product_of(plan.rank, plan.order);
     const int group = level().hooi_group(wide, plan);
     const int64_t bytes = level().hooi_bytes(wide, plan);
-    parallel_chunks(x.batch, group, threads, bytes, [&](int64_t first, int64_t last, char* workspace) {
-        HooiItem items[64];
-        const int count = static_cast<int>(last - first);
-        for (int k = 0; k < count; ++k) items[k].x = x.item(first + k);
-        level().hooi(wide, plan, items, count, workspace);
-        for (int k = 0; k < count; ++k) {
-            const HooiItem& item = items[k];
-            const int64_t b = first + k;
-            out.core.put(b * core, item.core, core);
-            for (int m = 0; m < plan.order; ++m) {
-                const int64_t size = plan.shape[m] * plan.rank[m];
-                out.factors[m].put(b * size, item.factor[m], size);
-                out.singular_values[m].put(b * plan.rank[m], item.sigma[m], plan.rank[m]);
-            }
-            for (int i = 0; i < item.n_sweeps; ++i) out.errors[b * plan.n_iter_max + i] = item.errors[i];
-            out.n_sweeps[b] = item.n_sweeps;
-            out.converged[b] = item.converged;
-            out.finite[b] = item.finite;
-        }
-    });
+    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads, bytes,
+                    [&](int64_t first, int64_t last, char* workspace) {
+                        HooiItem items[64];
+                        const int count = static_cast<int>(last - first);
+                        for (int k = 0; k < count; ++k) items[k].x = x.item(first + k);
+                        level().hooi(wide, plan, items, count, workspace);
+                        for (int k = 0; k < count; ++k) {
+                            const HooiItem& item = items[k];
+                            const int64_t b = first + k;
+                            out.core.put(b * core, item.core, core);
+                            for (int m = 0; m < plan.order; ++m) {
+                                const int64_t size = plan.shape[m] * plan.rank[m];
+                                out.factors[m].put(b * size, item.factor[m], size);
+                                out.singular_values[m].put(b * plan.rank[m], item.sigma[m], plan.rank[m]);
+                            }
+                            for (int i = 0; i < item.n_sweeps; ++i)
+                                out.errors[b * plan.n_iter_max + i] = item.errors[i];
+                            out.n_sweeps[b] = item.n_sweeps;
+                            out.converged[b] = item.converged;
+                            out.finite[b] = item.finite;
+                        }
+                    });
 }
 
 }  // namespace tsm

@@ -11,17 +11,18 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
     const int group = level().saliency_group(wide, plan);
     const int64_t bytes = level().saliency_bytes(wide, plan);
     const int64_t map_bytes = (group * size * 8 + 63) / 64 * 64;
-    parallel_chunks(x.batch, group, threads, bytes + map_bytes, [&](int64_t first, int64_t last, char* workspace) {
-        SaliencyItem items[64];
-        const int count = static_cast<int>(last - first);
-        for (int k = 0; k < count; ++k)
-            items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true, true};
-        level().saliency(wide, plan, items, count, workspace + map_bytes);
-        for (int k = 0; k < count; ++k) {
-            maps.put((first + k) * size, items[k].map, size);
-            finite[first + k] = items[k].finite;
-        }
-    });
+    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads, bytes + map_bytes,
+                    [&](int64_t first, int64_t last, char* workspace) {
+                        SaliencyItem items[64];
+                        const int count = static_cast<int>(last - first);
+                        for (int k = 0; k < count; ++k)
+                            items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true, true};
+                        level().saliency(wide, plan, items, count, workspace + map_bytes);
+                        for (int k = 0; k < count; ++k) {
+                            maps.put((first + k) * size, items[k].map, size);
+                            finite[first + k] = items[k].finite;
+                        }
+                    });
 }
 
 }  // namespace tsm

@@ -86,4 +86,10 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
     if (error) std::rethrow_exception(error);
 }
 
+int64_t balanced_chunk(int64_t count, int64_t group, int threads) {
+    const int64_t workers = std::max(threads, 1);
+    const int64_t rounds = (count + group * workers - 1) / (group * workers);
+    return std::max<int64_t>(1, (count + rounds * workers - 1) / (rounds * workers));
+}
+
 }  // namespace tsm

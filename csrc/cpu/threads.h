@@ -11,4 +11,7 @@ namespace tsm {
 void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
                      const std::function<void(int64_t, int64_t, char*)>& body);
 
+// Items per chunk: at most `group`, and such that every thread gets as many chunks as the others.
+int64_t balanced_chunk(int64_t count, int64_t group, int threads);
+
 }  // namespace tsm
