@@ -196,7 +196,11 @@ static void multiply_rows(const Tensor& matrix, double scale, const double* b, i
     P* out = scratch.take<P>(panels.per_panel * r);
     for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
         const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
-        product<P, true>(kc, r, s, panels.rows(k, kc), panels.ld, bp, r, out, r);
+        const P* rows = panels.rows(k, kc);
+        for (int64_t i = 0; i < kc; i += 8) {
+            panels.fetch(k + i);
+            product<P, true>(kc - i < 8 ? kc - i : 8, r, s, rows + i * panels.ld, panels.ld, bp, r, out + i * r, r);
+        }
         for (int64_t i = 0; i < kc * r; ++i) a[k * r + i] = static_cast<double>(out[i]);
     }
 }

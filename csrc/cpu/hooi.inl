@@ -261,7 +261,9 @@ struct HooiGroup {
         product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);
         Arena scratch = arena;
         orthonormalize(a, size, r, scratch.take<double>(r));
-        if (!plan.sign_v) point_up_one(a, static_cast<int>(size), static_cast<int>(r));
+        if (!plan.sign_v)
+            point_up_one(a, static_cast<int>(size), static_cast<int>(r), scratch.take<double>(r),
+                         scratch.take<double>(r));
     }
     // Signs by the entry of largest magnitude of Y^T a_k; y: [columns, size]
     static void point_right_vectors_up(double* a, int64_t size, int64_t rank, const double* y, int64_t columns) {

@@ -16,11 +16,11 @@ namespace {
 // clang-format off
 #include "cpu/simd.inl"
 #include "cpu/mode_gram.inl"
+#include "cpu/orthonormalize.inl"
 #include "cpu/householder.inl"
 #include "cpu/tridiagonal.inl"
 #include "cpu/truncated_svd.inl"
 #include "cpu/core_contraction.inl"
-#include "cpu/orthonormalize.inl"
 #include "cpu/hooi_memory.inl"
 #include "cpu/hooi.inl"
 #include "cpu/hooi_start.inl"

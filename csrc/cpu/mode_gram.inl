@@ -88,6 +88,17 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
     }
 }
 
+// Memory that will be read soon; take() hands out the next lines of it.
+struct Ahead {
+    const char *next, *end;
+    const char* take(int64_t lines, const void* otherwise) {
+        if (next >= end) return static_cast<const char*>(otherwise);
+        const char* from = next;
+        next += lines * 64;
+        return from;
+    }
+};
+
 // Rows of one item as the kernels read them: straight from memory where it already looks like that, else packed.
 template <class T>
 struct Panels {
@@ -113,16 +124,22 @@ struct Panels {
         buffer = direct ? nullptr : arena.take<T>(per_panel * ld);
     }
     const T* rows(int64_t k0, int64_t kc) const {
-        prefetch(k0 + kc, f.count - k0 - kc < kc ? f.count - k0 - kc : kc);
         if (direct) return static_cast<const T*>(f.data) + k0 * ld;
         pack_panel<T>(f, how, k0, kc, buffer, ld);
         return buffer;
     }
-    // The next panel comes into the cache while this one is worked on.
-    void prefetch(int64_t k0, int64_t kc) const {
-        if (f.step != 1 || f.others != 1 || f.stride[0] != f.n) return;
-        const char* from = static_cast<const char*>(f.data) + k0 * f.n * size_of(f.dtype);
-        for (int64_t i = 0; i < kc * f.n * size_of(f.dtype); i += 64) __builtin_prefetch(from + i, 0, 2);
+    // Fetches the eight rows that stand one panel behind row k.
+    void fetch(int64_t k) const {
+        const Ahead rows = ahead(k + per_panel);
+        const int64_t bytes = 8 * f.n * size_of(f.dtype);
+        for (int64_t i = 0; i < bytes && rows.next + i < rows.end; i += 64) __builtin_prefetch(rows.next + i, 0, 2);
+    }
+    // Where the panel after this one lies, if in one piece: the kernels fetch it meanwhile, a line a step.
+    Ahead ahead(int64_t k0) const {
+        if (f.step != 1 || f.others != 1 || f.stride[0] != f.n || k0 >= f.count) return {nullptr, nullptr};
+        const int64_t kc = f.count - k0 < per_panel ? f.count - k0 : per_panel, row = f.n * size_of(f.dtype);
+        const char* from = static_cast<const char*>(f.data) + k0 * row;
+        return {from, from + kc * row};
     }
 };
 
@@ -130,11 +147,14 @@ struct Panels {
 // holds `last` valid columns when `last` > 0.
 template <class T, int MR, int NR>
 static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, double* g,
-                             int64_t ldg) {
+                             int64_t ldg, Ahead& ahead) {
     constexpr int L = kLanes<T>;
+    const char* fetch = ahead.take(kc, rows);
+    const int64_t line = fetch == reinterpret_cast<const char*>(rows) ? 0 : 64;
     Vec<T> acc[MR][NR] = {};
     for (int64_t k = 0; k < kc; ++k) {
         const T* row = rows + k * ld;
+        __builtin_prefetch(fetch + k * line, 0, 2);
         Vec<T> b[NR];
         for (int v = 0; v < NR - 1; ++v) b[v] = load(row + j0 + v * L);
         b[NR - 1] = last > 0 ? load_first(row + j0 + (NR - 1) * L, last) : load(row + j0 + (NR - 1) * L);
@@ -157,19 +177,19 @@ static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, 
 
 template <class T, int MR>
 static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1,
-                                  int64_t last, double* g, int64_t ldg) {
+                                  int64_t last, double* g, int64_t ldg, Ahead& ahead) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t j = j0;
-    for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg);
+    for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg, ahead);
     switch ((j1 - j) / L) {
         case 3:
-            gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg);
+            gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg, ahead);
             break;
         case 2:
-            gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg);
+            gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg, ahead);
             break;
         case 1:
-            gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg);
+            gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg, ahead);
             break;
         default:
             break;
@@ -179,20 +199,21 @@ static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t
 // Upper triangle of G += rows^T rows; g is [n, padded n] and what lies left of the diagonal's vector is not written.
 // The last n % L columns would fill one vector in L for every row, so they are computed as rows instead.
 template <class T>
-static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, double* g, int64_t ldg) {
+static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, double* g, int64_t ldg, Ahead ahead) {
     constexpr int L = kLanes<T>;
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
     const int64_t whole = n / L * L;
     constexpr int step = MR < L ? MR : L;
     const int64_t corner = L > step && whole > 0 ? whole - L : whole;  // the last diagonal block is one tall tile
-    for (int64_t i = 0; i < corner; i += step) gram_row_block<T, step>(rows, ld, kc, i, i / L * L, whole, 0, g, ldg);
-    if (corner < whole) gram_tile<T, L, 1>(rows, ld, kc, corner, corner, 0, g, ldg);
+    for (int64_t i = 0; i < corner; i += step)
+        gram_row_block<T, step>(rows, ld, kc, i, i / L * L, whole, 0, g, ldg, ahead);
+    if (corner < whole) gram_tile<T, L, 1>(rows, ld, kc, corner, corner, 0, g, ldg, ahead);
     for (int64_t i = whole; i < n;) {
         if (n - i >= 4) {
-            gram_row_block<T, 4>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg);
+            gram_row_block<T, 4>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg, ahead);
             i += 4;
         } else {
-            gram_row_block<T, 1>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg);
+            gram_row_block<T, 1>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg, ahead);
             i += 1;
         }
     }
@@ -212,7 +233,7 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
     for (int64_t i = 0; i < n * ldg; ++i) sums[i] = 0;
     for (int64_t k = 0; k < f.count; k += panels.per_panel) {
         const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
-        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, sums, ldg);
+        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, sums, ldg, panels.ahead(k + kc));
     }
     // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the
     // diagonal.

@@ -219,6 +219,7 @@ struct SaliencyGroup {
                 const int64_t left = (whole - j) / L;
                 int64_t r = 0;
                 for (; r + MR <= count; r += MR) {
+                    if (j == 0 && r % 8 == 0) panels.fetch(k + r);
                     const T* at = rows + r * panels.ld;
                     if (left >= 3)
                         extreme_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
@@ -380,8 +381,8 @@ struct SaliencyGroup {
         return sure;
     }
     // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
-    // Rounding of the Gram matrix turns vector j by about 1e-9 trace / gap_j, and a pass over F moves the entries of
-    // F v_j by 1e-7 sigma_1 / sigma_j of the largest.
+    // Rounding of the Gram matrix turns vector j by up to 2e-7 / n trace / gap_j, and a pass over F moves the entries
+    // of F v_j by 1e-7 sigma_1 / sigma_j of the largest.
     bool apply_signs(int k, double* weights, Arena scratch) const {
         const double* lambda = values[k];
         const int64_t columns = columns_that_matter(lambda);
@@ -408,7 +409,8 @@ struct SaliencyGroup {
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
-            const double turned = 4e-9 * trace / gap + 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+            const double turned =
+                2e-7 / static_cast<double>(n) * trace / gap + 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
             sure = sure && __builtin_fabs(high[j] + low[j]) > turned * most;
         }
         return sure;

@@ -267,19 +267,15 @@ static int eigh_group(int64_t n) {
 template <class T>
 static int64_t eigh_bytes(int64_t n) {
     if (n <= kLockstep) return LaneEigen<T>::bytes(n) + (2 * n * (n | 1) + n) * TSM_VECTOR_BYTES + 4 * 64;
-    return StripEigen<T>::bytes(n, eigh_group<T>(n)) + n * static_cast<int64_t>(sizeof(T)) + 64;
+    return StripEigen<T>::bytes(n, eigh_group<T>(n)) + 3 * n * 8 + 128;
 }
 
-static void point_up_one(double* vectors, int n, int rank) {
-    for (int j = 0; j < rank; ++j) {
-        double most = 0, entry = 0;
-        for (int i = 0; i < n; ++i) {
-            const double x = vectors[i * int64_t{rank} + j];
-            if (__builtin_fabs(x) > most) most = __builtin_fabs(entry = x);
-        }
-        if (entry < 0)
-            for (int i = 0; i < n; ++i) vectors[i * int64_t{rank} + j] *= -1;
-    }
+// The same for one matrix, row after row. most, entry: [rank]
+static void point_up_one(double* vectors, int n, int rank, double* most, double* entry) {
+    largest_entries(vectors, n, rank, entry, most);
+    for (int j = 0; j < rank; ++j) entry[j] = entry[j] < 0 ? -1 : 1;
+    for (int64_t i = 0; i < n; ++i)
+        for (int j = 0; j < rank; ++j) vectors[i * rank + j] *= entry[j];
 }
 
 // Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
@@ -332,6 +328,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     }
     StripEigen<T> solver(n, eigh_group<T>(n), arena);
     T* lambda = arena.take<T>(n);
+    double* signs = arena.take<double>(2 * n);
     for (int lane = 0; lane < count; ++lane) {
         T* a = solver.matrix(lane);
         for (int i = 0; i < n; ++i) {
@@ -344,7 +341,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         descending<T>(reinterpret_cast<const T*>(solver.found) + lane, n, solver.order);
         for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
         solver.vectors(lane, rank, lambda, vectors[lane]);
-        point_up_one(vectors[lane], n, rank);
+        point_up_one(vectors[lane], n, rank, signs, signs + rank);
         for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
         finish(lane);
     }
