@@ -381,7 +381,7 @@ struct SaliencyGroup {
         return sure;
     }
     // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
-    // Rounding of the Gram matrix turns vector j by up to 2e-7 / n trace / gap_j, and a pass over F moves the entries
+    // Rounding of the Gram matrix turns vector j by up to 1e-7 / n trace / gap_j, and a pass over F moves the entries
     // of F v_j by 1e-7 sigma_1 / sigma_j of the largest.
     bool apply_signs(int k, double* weights, Arena scratch) const {
         const double* lambda = values[k];
@@ -410,7 +410,7 @@ struct SaliencyGroup {
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
             const double turned =
-                2e-7 / static_cast<double>(n) * trace / gap + 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+                1e-7 / static_cast<double>(n) * trace / gap + 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
             sure = sure && __builtin_fabs(high[j] + low[j]) > turned * most;
         }
         return sure;
