@@ -39,9 +39,12 @@ def mode_gram(
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; float32 sums are kept in float64 between panels."""
     dtype = result_dtype(x.dtype, precision)
     wide = dtype == torch.float64
-    gram = torch.zeros(len(x), x.shape[mode + 1], x.shape[mode + 1], dtype=dtype)
-    if x.numel():
-        _cpu.mode_gram(_array(x), mode, center, wide, gram.data_ptr(), wide, torch.get_num_threads())
+    shape = len(x), x.shape[mode + 1], x.shape[mode + 1]
+    if not x.numel():
+        return torch.zeros(shape, dtype=dtype)
+    # Not zeros(): PyTorch's threads would spin for a while after it, on the cores that ours are about to use.
+    gram = torch.empty(shape, dtype=dtype)
+    _cpu.mode_gram(_array(x), mode, center, wide, gram.data_ptr(), wide, torch.get_num_threads())
     return gram
 
 
@@ -78,11 +81,12 @@ def core_contraction(
     for factor, mode in zip(ready, modes, strict=True):
         pointers[mode] = factor.data_ptr()
         shape[mode] = factor.shape[2]
-    out = torch.zeros(len(x), *shape, dtype=dtype)
-    if x.numel() and out.numel():
-        _cpu.core_contraction(
-            _array(x), pointers, shape, out.data_ptr(), dtype == torch.float64, torch.get_num_threads()
-        )
+    if not x.numel():
+        return torch.zeros(len(x), *shape, dtype=dtype)
+    out = torch.empty(len(x), *shape, dtype=dtype)
+    if out.numel():
+        wide = dtype == torch.float64
+        _cpu.core_contraction(_array(x), pointers, shape, out.data_ptr(), wide, torch.get_num_threads())
     return out
 
 
