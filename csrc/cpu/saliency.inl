@@ -17,7 +17,7 @@ struct SaliencyGroup {
     Arena arena;
     Tensor matrix[16];  // F as [C, S]
     double scale[16];
-    double* means[16];  // of the channels, for centring the channel Gram
+    const double* means[16];  // of the channels, for centring the channel Gram
     double *gram[16], *values[16], *vectors[16];
 
     static int64_t smaller(const SaliencyPlan& p) {
@@ -152,10 +152,9 @@ struct SaliencyGroup {
         gram[k] = arena.take<double>(n * n);
         vectors[k] = arena.take<double>(n * n);
         values[k] = arena.take<double>(n);
-        means[k] = arena.take<double>(c);
+        if (plan.center && !by_position) means[k] = last_mode_means(positions(k), s, arena);
         item.finite = true;
         for (int attempt = 0; attempt < 2; ++attempt) {
-            if (plan.center && !by_position) channel_means(k);
             gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
             double sum = 0;
             for (int64_t i = 0; i < n; ++i) sum += gram[k][i * n + i];
@@ -165,19 +164,6 @@ struct SaliencyGroup {
             item.finite = largest <= 1.7976931348623157e308;
             if (!item.finite || largest == 0) break;
             scale[k] = safe_scale<T>(largest);
-        }
-    }
-    void channel_means(int k) {
-        Arena scratch = arena;
-        Panels<double> panels(channels(k), Adjust{false, nullptr, 1, 1}, scratch);
-        for (int64_t i = 0; i < c; i += panels.per_panel) {
-            const int64_t count = c - i < panels.per_panel ? c - i : panels.per_panel;
-            const double* rows = panels.rows(i, count);
-            for (int64_t r = 0; r < count; ++r) {
-                double sum = 0;
-                for (int64_t j = 0; j < s; ++j) sum += rows[r * panels.ld + j];
-                means[k][i + r] = sum / static_cast<double>(s);
-            }
         }
     }
 
