@@ -1,0 +1,35 @@
+"""The `tsm-fast` command. Results go to stdout, progress and errors to stderr; exit codes: 0 ok, 1 failed, 2 usage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .demo import demo
+from .info import info
+
+app = typer.Typer(
+    help="Batched Tucker decompositions and label-free saliency maps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The entry point of `tsm-fast` and `python -m tsm_fast`."""
+    app(prog_name="tsm-fast")
+
+
+@app.callback(invoke_without_command=True)
+def root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show_version:
+        print(__version__)
+        raise typer.Exit
+
+
+app.command()(demo)
+app.command()(info)

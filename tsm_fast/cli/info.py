@@ -1,0 +1,62 @@
+"""`tsm-fast info`: versions, backends, and what would be chosen."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from .. import __version__, dispatch
+from .common import AsJson, errors, table
+
+PACKAGES = ("torch", "numpy", "pillow", "tensorly", "scikit-image", "scikit-learn", "efficientnet-lite-pytorch")
+
+
+def info(as_json: AsJson = False) -> None:
+    """Versions, SIMD level, threads, the backends built, and what `auto` would choose and why."""
+    with errors():
+        facts = _info()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False)
+    versions = {"tsm_fast": facts["tsm_fast"], "python": facts["python"], **facts["packages"]}
+    rows = [(name, value or "not installed") for name, value in versions.items()]
+    rows += [(name, str(facts[name])) for name in ("machine", "simd", "threads", "auto")]
+    console.print(table(("", ""), rows))
+    rows = [(row["name"], "yes" if row["available"] else "no", row["reason"], row["auto"]) for row in facts["backends"]]
+    console.print(table(("backend", "available", "why", "auto"), rows))
+
+
+def _info() -> dict[str, Any]:
+    backends = dispatch.backends()
+    simd = "none: the compiled backend is not available"
+    if backends["cpu"].available:
+        from .. import native
+
+        simd = f"{native.simd_level()} (of {', '.join(native.simd_levels())})"
+    return {
+        "tsm_fast": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "simd": simd,
+        "threads": torch.get_num_threads(),
+        "auto": f"{dispatch.resolve(None, torch.empty(0)).name} for CPU tensors",
+        "backends": [
+            {"name": row.name, "available": row.available, "reason": row.reason, "auto": row.auto}
+            for row in backends.values()
+        ],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
