@@ -1,0 +1,188 @@
+"""What a run computes (`Settings`, in its fingerprint) and how (`Resources`, not in it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from inspect import Parameter, signature
+from math import isfinite
+from typing import Any, Literal
+
+from .. import plan
+from ..dispatch import Precision
+from ..extractor import METHODS
+
+Dtype = Literal["float32", "float16", "uint8"]
+DTYPES = ("float32", "float16", "uint8")
+MAX_PIXELS = 89_478_485  # Pillow warns from here on
+PILLOW_LIMIT = 2 * MAX_PIXELS  # and refuses from here on
+SHARD_SIZE, BATCH_SIZE = 4096, 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what is computed; checked when made.
+
+    Args:
+        source: a folder, a list file, a CSV, TSV or Parquet manifest, tar files, `hf:NAME` or
+            `package.module:factory` of a map-style dataset (`sources.open_source`).
+        model: "lite0", "timm:NAME", "torchvision:NAME", "transformers:NAME", "package.module:factory", or the path of
+            an exported program (.pt2) or a pickled module (`models.load`).
+        weights: a file of weights for the model: safetensors, or a state dict that `torch.load` reads with
+            `weights_only=True`.
+        trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
+        layers: dotted names or globs; none for the automatic choice.
+        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm".
+        rank, center, combine, sign: options of the methods; None leaves each method's default.
+        precision: as everywhere in this package.
+        dtype: of the stored maps: "float32", or "float16" or "uint8" with a scale for each map.
+        size: (h, w) of the network's input; None for that of the model's own preprocessing.
+        max_pixels: larger pictures are error rows.
+        limit: only the first images of the sorted listing.
+        shard_size: images in a shard.
+        batch_size: images in one forward pass. Not in the fingerprint, but kept for the whole run: the last bits of
+            a forward pass depend on it.
+
+    Raises:
+        TypeError, ValueError: an option has the wrong type or value.
+
+    >>> Settings("photos", methods=("tsm", "mtsm")).model
+    'lite0'
+    """
+
+    source: str
+    model: str = "lite0"
+    weights: str | None = None
+    trust_model_code: bool = False
+    layers: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("mtsm",)
+    rank: int | tuple[int, ...] | None = None
+    center: bool | None = None
+    combine: str | None = None
+    sign: str | None = None
+    precision: Precision = "auto"
+    dtype: Dtype = "float32"
+    size: tuple[int, int] | None = None
+    max_pixels: int = MAX_PIXELS
+    limit: int | None = None
+    shard_size: int = SHARD_SIZE
+    batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        for name in ("source", "model"):
+            _text(name, getattr(self, name))
+        plan.flag("trust_model_code", self.trust_model_code)
+        for name in ("layers", "methods"):
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
+        if not self.methods:
+            raise ValueError("methods must name at least one method, got none")
+        for method in self.methods:
+            plan.choice("methods", method, METHODS)
+        if self.rank is not None and not isinstance(self.rank, int):
+            object.__setattr__(self, "rank", tuple(plan.integer("rank", r) for r in self.rank))
+        plan.precision(self.precision)
+        plan.choice("dtype", self.dtype, DTYPES)
+        object.__setattr__(self, "size", plan.size(self.size))
+        _count("max_pixels", self.max_pixels, most=PILLOW_LIMIT)
+        if self.limit is not None:
+            _count("limit", self.limit)
+        _count("shard_size", self.shard_size, most=10_000_000)
+        _count("batch_size", self.batch_size, most=65_536)
+        self._check_options()
+
+    def options(self, method: str) -> dict[str, Any]:
+        """The keyword arguments of a method: those that were set and that it has."""
+        has = signature(METHODS[method]).parameters
+        given = {name: getattr(self, name) for name in ("rank", "center", "combine", "sign")}
+        return {name: value for name, value in given.items() if value is not None and name in has}
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping for JSON, which `from_json` reads."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from what `to_json` gave; ValueError for an option that this version does not have."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"settings must have options of this version, got {', '.join(sorted(unknown))}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def _check_options(self) -> None:
+        """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
+        import torch
+
+        for name in ("rank", "center", "combine", "sign"):
+            if getattr(self, name) is None:
+                continue
+            having = [m for m in METHODS if signature(METHODS[m]).parameters.get(name, _ABSENT) is not _ABSENT]
+            if not set(having) & set(self.methods):
+                raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
+        for method in self.methods:
+            options = {name: value for name, value in self.options(method).items() if name != "rank"}
+            METHODS[method](torch.zeros(0, 1, 1, 1), backend="reference", **options)
+
+
+_ABSENT = Parameter("absent", Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How a run is computed; the result does not depend on it, except where stated.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+        backend: of the decompositions; None chooses.
+        batch_size: None for that of the run. Another one may move the last bits of the maps.
+        decode_threads: threads that read and decode images.
+        torch_threads: of the forward pass on the CPU, in each worker. More than one may move the last bits of the
+            maps, so a run is best spread over workers with one thread each; None leaves PyTorch's number as it is.
+        shard_timeout: seconds a shard may take.
+        max_errors: share of the images that may fail before a run is stopped.
+
+    >>> Resources(decode_threads=4).device
+    'auto'
+    """
+
+    device: str = "auto"
+    backend: str | None = None
+    batch_size: int | None = None
+    decode_threads: int = 2
+    torch_threads: int | None = 1
+    shard_timeout: float = 3600.0
+    max_errors: float = 0.01
+
+    def __post_init__(self) -> None:
+        _text("device", self.device)
+        for name in ("batch_size", "torch_threads"):
+            if getattr(self, name) is not None:
+                _count(name, getattr(self, name), most=65_536)
+        _count("decode_threads", self.decode_threads, most=1024)
+        if not (isfinite(self.shard_timeout) and self.shard_timeout > 0):
+            raise ValueError(f"shard_timeout must be a positive number of seconds, got {self.shard_timeout}")
+        if not 0 <= self.max_errors <= 1:
+            raise ValueError(f"max_errors must be a share in 0..1, got {self.max_errors}")
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a tuple of names, got the string {value!r}")
+    names = tuple(value)
+    for entry in names:
+        _text(name, entry)
+    if len(set(names)) != len(names):
+        raise ValueError(f"{name} must be distinct, got {', '.join(names)}")
+    return names
+
+
+def _count(name: str, value: Any, most: int | None = None) -> None:
+    number = plan.integer(name, value)
+    if number < 1 or (most is not None and number > most):
+        raise ValueError(f"{name} must be {'at least 1' if most is None else f'in 1..{most}'}, got {number}")
