@@ -106,7 +106,8 @@ class Settings:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"settings must have options of this version, got {', '.join(sorted(unknown))}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+        return cls(**given)
 
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
