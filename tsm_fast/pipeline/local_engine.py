@@ -1,0 +1,288 @@
+"""The `local` engine: shards in spawned worker processes of this machine, or in a thread of this process."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from .errors import FingerprintError, OutOfSpace, Stopped
+from .lanes import GRACE, Done, Fatal, Lost, Message
+from .run import ShardSpec
+from .settings import Resources
+from .worker import run_shard
+
+ORPHANED = 5.0  # seconds a worker has to leave its micro-batch when the parent is gone
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_WRITING = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
+WORTH_ANOTHER = (OSError, RuntimeError, MemoryError)  # other errors come back every time
+
+
+class ProcessLanes:
+    """One spawned process for each device, each at one shard at a time.
+
+    A process that dies, meets an error or runs over the deadline is replaced. When this process dies, its workers
+    read the end of their pipes and end too.
+    """
+
+    def __init__(self, devices: Sequence[str], resources: Resources) -> None:
+        self._resources = resources
+        self._context = multiprocessing.get_context("spawn")
+        self._devices = list(devices)  # of the lanes that have no process yet
+        self._idle: list[_Process] = []
+        self._working: list[_Process] = []
+
+    @property
+    def busy(self) -> int:
+        return len(self._working)
+
+    @property
+    def free(self) -> int:
+        return len(self._idle) + len(self._devices)
+
+    def start(self, spec: ShardSpec) -> None:
+        while True:
+            worker = self._idle.pop() if self._idle else self._new()
+            try:
+                worker.give(spec, self._resources.shard_timeout)
+            except OSError:  # it died while it had nothing to do
+                self._replace(worker)
+                continue
+            self._working.append(worker)
+            return
+
+    def poll(self, seconds: float) -> Iterable[Message]:
+        ready = wait([worker.pipe for worker in self._working], seconds)
+        for worker in list(self._working):
+            if worker.pipe in ready:
+                yield from self._read(worker)
+            elif time.monotonic() > worker.deadline and worker.spec is not None:
+                spec = self._lose(worker)
+                yield Lost(spec, f"took longer than {self._resources.shard_timeout:g} s (--shard-timeout)")
+
+    def stop(self) -> None:
+        for worker in self._working:
+            worker.tell("stop")
+
+    def kill(self) -> None:
+        for worker in [*self._working, *self._idle]:
+            worker.process.kill()
+
+    def close(self) -> None:
+        workers = [*self._idle, *self._working]
+        for worker in workers:
+            worker.tell(None)
+        end = time.monotonic() + GRACE
+        for worker in workers:
+            worker.process.join(max(0.1, end - time.monotonic()))
+            worker.end()
+        self._idle, self._working = [], []
+
+    def _new(self) -> _Process:
+        device = self._devices.pop(0)
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, replace(self._resources, device=device))
+        process = self._context.Process(target=_serve, args=arguments, name=f"tsm-fast {device}", daemon=True)
+        process.start()
+        theirs.close()
+        return _Process(process, ours, device)
+
+    def _read(self, worker: _Process) -> Iterable[Message]:
+        try:
+            while worker.spec is not None and worker.pipe.poll():
+                message = worker.pipe.recv()
+                if message is None:  # abandoned, as asked, or after a SIGTERM of its own
+                    spec = self._lose(worker)
+                    yield Lost(spec, "its worker was told to stop")
+                    return
+                if isinstance(message, Done):
+                    self._rest(worker)
+                elif isinstance(message, Lost | Fatal):
+                    self._lose(worker)  # what failed once may have left the process in disorder
+                yield message
+        except (EOFError, OSError):
+            code = _exit_code(worker.process)
+            spec = self._lose(worker)
+            yield Lost(spec, f"its worker died ({code})")
+
+    def _rest(self, worker: _Process) -> None:
+        worker.spec = None
+        self._working.remove(worker)
+        self._idle.append(worker)
+
+    def _lose(self, worker: _Process) -> ShardSpec:
+        spec = worker.spec
+        assert spec is not None
+        self._working.remove(worker)
+        self._replace(worker)
+        return spec
+
+    def _replace(self, worker: _Process) -> None:
+        worker.end()
+        self._devices.append(worker.device)
+
+
+class _Process:
+    """A worker process as its parent sees it."""
+
+    def __init__(self, process: Any, pipe: Connection[Any, Any], device: str) -> None:
+        self.process, self.pipe, self.device = process, pipe, device
+        self.spec: ShardSpec | None = None
+        self.deadline = 0.0
+
+    def give(self, spec: ShardSpec, timeout: float) -> None:
+        self.pipe.send(spec)
+        self.spec, self.deadline = spec, time.monotonic() + timeout
+
+    def tell(self, word: str | None) -> None:
+        with suppress(OSError):  # it is dead already, which `poll` sees
+            self.pipe.send(word)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _exit_code(process: Any) -> str:
+    process.join(1)
+    code = process.exitcode
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _serve(pipe: Connection[Any, Any], resources: Resources) -> None:
+    """A worker process: shards come in through the pipe, messages go out."""
+    os.dup2(2, 1)  # what a model prints is talk, not data
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent decides
+    stop, sending = threading.Event(), threading.Lock()
+    inbox: queue.SimpleQueue[ShardSpec | None] = queue.SimpleQueue()
+
+    def leave(*_: Any) -> None:
+        stop.set()
+        inbox.put(None)
+
+    def listen() -> None:
+        try:
+            while (message := pipe.recv()) is not None:
+                leave() if message == "stop" else inbox.put(message)
+            inbox.put(None)
+        except (EOFError, OSError):
+            leave()
+            time.sleep(ORPHANED)
+            os._exit(1)
+
+    def send(message: Message | None) -> None:
+        with sending:
+            pipe.send(message)
+
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=listen, daemon=True).start()
+    while (spec := inbox.get()) is not None:
+        message = attempt(spec, resources, send, stop)
+        send(message)
+        if not isinstance(message, Done):
+            break
+
+
+def attempt(
+    spec: ShardSpec, resources: Resources, send: Callable[[Message], None], stop: threading.Event
+) -> Message | None:
+    """One try at a shard: Done, Lost, Fatal, or None for having been stopped."""
+    try:
+        return Done(run_shard(spec, resources, report=send, stop=stop))
+    except Stopped:
+        return None
+    except Exception as error:
+        return judge(spec, error)
+
+
+def judge(spec: ShardSpec, error: BaseException) -> Message:
+    """What an error of a shard means for the run."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, OutOfSpace) or (isinstance(error, OSError) and error.errno in NO_WRITING):
+        return Fatal(str(error))
+    if isinstance(error, FingerprintError):
+        return Fatal(str(error))
+    return Lost(spec, text, again=isinstance(error, WORTH_ANOTHER))
+
+
+class ThreadLane:
+    """A thread of this process: no time to start, and the model that planned the run is at hand.
+
+    The deadline asks the thread to stop; where it does not, the process says so and ends, since no thread can be
+    ended from outside.
+    """
+
+    def __init__(self, device: str, resources: Resources) -> None:
+        self._resources = replace(resources, device=device)
+        self._messages: queue.SimpleQueue[tuple[ShardSpec, Message | None]] = queue.SimpleQueue()
+        self._spec: ShardSpec | None = None
+        self._stop = threading.Event()
+        self._deadline = 0.0
+        self._stopping = False
+
+    @property
+    def busy(self) -> int:
+        return int(self._spec is not None)
+
+    @property
+    def free(self) -> int:
+        return 1 - self.busy
+
+    def start(self, spec: ShardSpec) -> None:
+        self._spec, self._stop = spec, threading.Event()
+        self._deadline = time.monotonic() + self._resources.shard_timeout
+        threading.Thread(target=self._work, args=(spec, self._stop), daemon=True).start()
+
+    def _work(self, spec: ShardSpec, stop: threading.Event) -> None:
+        def send(message: Message) -> None:
+            self._messages.put((spec, message))
+
+        self._messages.put((spec, attempt(spec, self._resources, send, stop)))
+
+    def poll(self, seconds: float) -> Iterable[Message]:
+        self._look_at_deadline()
+        try:
+            spec, message = self._messages.get(timeout=seconds)
+        except queue.Empty:
+            return
+        late = f"took longer than {self._resources.shard_timeout:g} s (--shard-timeout)"
+        if message is None:
+            self._spec = None
+            if not self._stopping:
+                message = Lost(spec, late)
+        elif isinstance(message, Done | Lost | Fatal):
+            self._spec = None
+        if message is not None:
+            yield message
+
+    def _look_at_deadline(self) -> None:
+        over = time.monotonic() - self._deadline
+        if self._spec is None or over < 0:
+            return
+        self._stop.set()
+        if over > GRACE:
+            text = f"tsm-fast: shard {self._spec.index} took longer than {self._resources.shard_timeout:g} s and hangs"
+            os.write(2, f"\n{text}; the same command goes on from the last finished shard\n".encode())
+            os._exit(1)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._stop.set()
+
+    def kill(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self._stop.set()
