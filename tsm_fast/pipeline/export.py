@@ -26,7 +26,8 @@ PICTURE = (224, 224)  # of exported pictures where no size is given
 ABOUT = {name: (int if name in ("index", "height", "width", "flags") else str) for name in About._fields}
 
 Part = tuple[int, About, dict[str, np.ndarray]]  # first row, what is said of the rows, maps by column
-Write = Callable[[SaliencyDataset, Path], None]
+Progress = Callable[[int, int], None]
+Write = Callable[[SaliencyDataset, Path, Progress], None]
 
 
 def export(
@@ -39,6 +40,7 @@ def export(
     normalize: bool = False,
     missing: str = "raise",
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the maps of a run in another format; `dest` appears when it is whole, and memory stays small.
 
@@ -59,6 +61,7 @@ def export(
         columns, size, normalize, missing: as in `SaliencyDataset`. Pictures are always normalised, and 224 x 224 where
             no size is given.
         overwrite: replace what is there, at the end.
+        progress: called with the number of rows written and of all rows.
 
     Returns:
         `dest`.
@@ -86,18 +89,19 @@ def export(
     if missing == "raise":
         dataset.require_finished()
     with _replacing(dest, overwrite) as temporary:
-        write(dataset, temporary)
+        write(dataset, temporary, progress or (lambda _done, _rows: None))
     return dest
 
 
-def _parts(dataset: SaliencyDataset) -> Iterator[Part]:
+def _parts(dataset: SaliencyDataset, progress: Progress) -> Iterator[Part]:
     """The rows of a dataset in order, some at a time."""
     for start in range(0, len(dataset), PART):
         part = dataset[start : start + PART]
         yield start, part.about(), {name: part.numpy(name) for name in dataset.columns}
+        progress(start + len(part), len(dataset))
 
 
-def _write_npy(dataset: SaliencyDataset, folder: Path) -> None:
+def _write_npy(dataset: SaliencyDataset, folder: Path, progress: Progress) -> None:
     folder.mkdir()
     with ExitStack() as files:
         rows = files.enter_context(_rows(folder, dataset))
@@ -105,7 +109,7 @@ def _write_npy(dataset: SaliencyDataset, folder: Path) -> None:
         for name, file in arrays.items():
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(dataset), *dataset.shape(name))}
             np.lib.format.write_array_header_1_0(file, header)
-        for _, about, maps in _parts(dataset):
+        for _, about, maps in _parts(dataset, progress):
             rows.writerows(zip(*about, strict=True))
             for name, values in maps.items():
                 arrays[name].write(values.astype("<f4", copy=False).tobytes())
@@ -113,11 +117,11 @@ def _write_npy(dataset: SaliencyDataset, folder: Path) -> None:
             _sync(file)
 
 
-def _write_png(dataset: SaliencyDataset, folder: Path) -> None:
+def _write_png(dataset: SaliencyDataset, folder: Path, progress: Progress) -> None:
     folder.mkdir()
     names = dict(_files(dataset))
     with _rows(folder, dataset, *names.values()) as rows:
-        for _, about, maps in _parts(dataset):
+        for _, about, maps in _parts(dataset, progress):
             for number, row in enumerate(zip(*about, strict=True)):
                 index = about.index[number]
                 paths = {name: f"{file}/{index // FOLDER_SIZE:06d}/{index:09d}.png" for name, file in names.items()}
@@ -130,26 +134,26 @@ def _write_png(dataset: SaliencyDataset, folder: Path) -> None:
                 rows.writerow([*row, *(paths[name] if seen[name] else "" for name in names)])
 
 
-def _write_zarr(dataset: SaliencyDataset, folder: Path) -> None:
+def _write_zarr(dataset: SaliencyDataset, folder: Path, progress: Progress) -> None:
     import zarr
 
     group = zarr.open_group(str(folder), mode="w-")
-    _fill(dataset, lambda name, **options: group.create_array(name, **options), str)
+    _fill(dataset, lambda name, **options: group.create_array(name, **options), str, progress)
     group.attrs["columns"] = {file: name for name, file in _files(dataset)}
 
 
-def _write_hdf5(dataset: SaliencyDataset, path: Path) -> None:
+def _write_hdf5(dataset: SaliencyDataset, path: Path, progress: Progress) -> None:
     import h5py
 
     with h5py.File(path, "x") as file:
-        _fill(dataset, file.create_dataset, h5py.string_dtype())
+        _fill(dataset, file.create_dataset, h5py.string_dtype(), progress)
         for name, array in _files(dataset):
             file[array].attrs["column"] = name
     with path.open("rb") as written:
         os.fsync(written.fileno())
 
 
-def _fill(dataset: SaliencyDataset, create: Callable[..., Any], text: Any) -> None:
+def _fill(dataset: SaliencyDataset, create: Callable[..., Any], text: Any, progress: Progress) -> None:
     """An array for each column of maps, and one for each thing that is said of the rows."""
     n, files = len(dataset), dict(_files(dataset))
     chunk = max(1, min(PART, n))
@@ -163,7 +167,7 @@ def _fill(dataset: SaliencyDataset, create: Callable[..., Any], text: Any) -> No
         )
         for name, file in files.items()
     }
-    for start, said, maps in _parts(dataset):
+    for start, said, maps in _parts(dataset, progress):
         for name, values in said._asdict().items():
             about[name][start : start + len(values)] = np.array(values, object if ABOUT[name] is str else np.int64)
         for name, values in maps.items():
