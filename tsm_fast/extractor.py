@@ -106,19 +106,29 @@ class SaliencyExtractor:
 
     def __call__(self, inputs: Any) -> Any:
         """Maps `[B, H, W]` of one layer, or a dict of them by layer name; see the class."""
+        size = _input_size(*_arguments(inputs)) if self.size == "input" else self.size
+        features = self.features(inputs)
+        maps = {name: self._maps(features.pop(name), size) for name in self._names}
+        return maps if self._many else next(iter(maps.values()))
+
+    def features(self, inputs: Any) -> dict[str, Tensor]:
+        """The feature maps `[B, C, H, W]` of every layer by its name: what the maps are made of.
+
+        `inputs` and errors are as in a call; the forward pass stops after the last wanted layer.
+        """
         model = self._model
         if model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
         args, kwargs = _arguments(inputs)
-        size = _input_size(args, kwargs) if self.size == "input" else self.size
         with _lock(model), torch.no_grad(), _evaluating(model), _eager(model):
             if not self._modules:
                 name, self.reason = choose_layer(model, lambda: model(*args, **kwargs))
                 self._modules = find_layers(model, name)
                 self._names = (name,)
-            features = self._features(model, args, kwargs)
-            maps = {name: self._maps(name, features.pop(name), size) for name in self._modules}
-        return maps if self._many else next(iter(maps.values()))
+            found = self._features(model, args, kwargs)
+        for name in self._names:
+            _check_features(name, found[name], self._reshape_transform is not None)
+        return {name: found[name].detach() for name in self._names}
 
     def close(self) -> None:
         """Let go of the model; a later call raises RuntimeError."""
@@ -165,12 +175,11 @@ class SaliencyExtractor:
                 raise RuntimeError(_did_not_run(name, module, model))
         return found
 
-    def _maps(self, name: str, features: Any, size: tuple[int, int] | None) -> Tensor:
-        _check_features(name, features, self._reshape_transform is not None)
+    def _maps(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
         # The decomposition keeps its own precision contract: autocast would round its products.
         device = features.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            return METHODS[self.method](features.detach(), size=size, **self._options)
+            return METHODS[self.method](features, size=size, **self._options)
 
 
 class _Stop(Exception):

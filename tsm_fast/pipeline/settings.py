@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from inspect import Parameter, signature
+from inspect import signature
 from math import isfinite
 from typing import Any, Literal
+
+import torch
 
 from .. import plan
 from ..dispatch import Precision
 from ..extractor import METHODS
 
 Dtype = Literal["float32", "float16", "uint8"]
+OPTIONS = ("rank", "center", "combine", "sign")  # of the methods
 DTYPES = ("float32", "float16", "uint8")
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 PILLOW_LIMIT = 2 * MAX_PIXELS  # and refuses from here on
@@ -90,11 +93,13 @@ class Settings:
         _count("batch_size", self.batch_size, most=65_536)
         self._check_options()
 
-    def options(self, method: str) -> dict[str, Any]:
-        """The keyword arguments of a method: those that were set and that it has."""
+    def options(self, method: str, *, all_of_them: bool = False) -> dict[str, Any]:
+        """The keyword arguments of a method: those that were set and that it has, or all with their defaults."""
         has = signature(METHODS[method]).parameters
-        given = {name: getattr(self, name) for name in ("rank", "center", "combine", "sign")}
-        return {name: value for name, value in given.items() if value is not None and name in has}
+        names = [name for name in OPTIONS if name in has]
+        given = {name: getattr(self, name) for name in names}
+        chosen = {name: has[name].default if value is None else value for name, value in given.items()}
+        return {name: chosen[name] for name in names if all_of_them or given[name] is not None}
 
     def to_json(self) -> dict[str, Any]:
         """A mapping for JSON, which `from_json` reads."""
@@ -111,20 +116,13 @@ class Settings:
 
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
-        import torch
-
-        for name in ("rank", "center", "combine", "sign"):
-            if getattr(self, name) is None:
-                continue
-            having = [m for m in METHODS if signature(METHODS[m]).parameters.get(name, _ABSENT) is not _ABSENT]
-            if not set(having) & set(self.methods):
+        for name in OPTIONS:
+            having = [method for method in METHODS if name in signature(METHODS[method]).parameters]
+            if getattr(self, name) is not None and not set(having) & set(self.methods):
                 raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
         for method in self.methods:
             options = {name: value for name, value in self.options(method).items() if name != "rank"}
             METHODS[method](torch.zeros(0, 1, 1, 1), backend="reference", **options)
-
-
-_ABSENT = Parameter("absent", Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
