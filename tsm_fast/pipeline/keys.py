@@ -13,6 +13,7 @@ def encode_key(name: str) -> str:
 
     Names of valid text stay as they are, unless they hold such an escape literally. `decode_key` is the inverse.
 
+    >>> import os
     >>> encode_key("café/1.jpg"), encode_key(os.fsdecode(b"caf\xe9.jpg"))
     ('café/1.jpg', 'caf\\xe9.jpg')
     """
@@ -29,6 +30,7 @@ def encode_key(name: str) -> str:
 def decode_key(key: str) -> str:
     r"""The file name, for `open`, of what `encode_key` wrote.
 
+    >>> import os
     >>> os.fsencode(decode_key(r"caf\xe9.jpg"))
     b'caf\xe9.jpg'
     """
