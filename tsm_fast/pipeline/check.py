@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import plan_file
+from .publish import sha256
 from .run import Marker, Run, ShardSpec
-from .shards import FLAGS, OK
-from .store import decoded, marker_path, shard_path
+from .shards import OK, marker_path, shard_path
+from .store import maps_of
 
 KNOWN = re.compile(r"run\.json|plan\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
 STAGES = ("read", "forward", "decomposition", "write")  # of `Marker.seconds`, those that keep a processor busy
@@ -197,13 +198,13 @@ def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
     """The planned keys, and what is wrong with the plan."""
     again = "start a new run in another folder: without its plan, the rows of this one cannot be told apart"
     try:
-        keys = pq.read_table(run.out / "plan.parquet", columns=["key"])["key"].combine_chunks()
+        keys = pq.read_table(run.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
     except (OSError, pa.ArrowException, KeyError) as error:
-        return None, [Finding("plan.parquet", f"cannot be read: {error}", again)]
+        return None, [Finding(plan_file.NAME, f"cannot be read: {error}", again)]
     if len(keys) != run.n_items:
-        return None, [Finding("plan.parquet", f"must have {run.n_items} rows, got {len(keys)}", again)]
+        return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", again)]
     if len(keys.unique()) != len(keys):
-        return keys, [Finding("plan.parquet", "lists a key twice", again)]
+        return keys, [Finding(plan_file.NAME, "lists a key twice", again)]
     return keys, []
 
 
@@ -214,7 +215,7 @@ def _check_shard(run: Run, spec: ShardSpec, keys: pa.Array | None) -> Finding | 
         marker = _read_marker(run, spec)
         path = shard_path(run.out, spec.index)
         _expect("bytes", path.stat().st_size, marker.bytes)
-        _expect("SHA-256", _sha256(path), marker.sha256)
+        _expect("SHA-256", sha256(path), marker.sha256)
         with pq.ParquetFile(path, page_checksum_verification=True) as shard:
             _check_rows(run, spec, marker, shard, keys)
     except _Wrong as wrong:
@@ -238,9 +239,8 @@ def _expect(what: str, got: Any, needed: Any) -> None:
 def _read_marker(run: Run, spec: ShardSpec) -> Marker:
     name = marker_path(run.out, spec.index).name
     try:
-        said = json.loads(marker_path(run.out, spec.index).read_bytes())
-        marker = Marker(**{entry.name: said[entry.name] for entry in fields(Marker)})
-    except (ValueError, TypeError, KeyError) as error:
+        marker = Marker.from_json(json.loads(marker_path(run.out, spec.index).read_bytes()))
+    except (ValueError, TypeError) as error:
         raise _Wrong(f"its marker {name} cannot be understood: {error!r}") from None
     _expect(f"fingerprint in its marker {name}", marker.fingerprint, run.fingerprint)
     _expect(f"shard in its marker {name}", marker.shard, spec.index)
@@ -272,10 +272,9 @@ def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile
 def _check_maps(run: Run, table: pa.Table, row: int) -> None:
     """Every row without an error has its maps, and every other one NaN."""
     ok = np.array(table["status"].to_pylist()) == OK
-    overflow = (np.array(table["flags"].to_pylist()) & FLAGS["overflow"]) > 0
     for column in run.columns:
-        finite = np.isfinite(decoded(table, column))
-        wrong = np.where(ok, ~finite.all((1, 2)) & ~overflow, finite.any((1, 2)))
+        finite = np.isfinite(maps_of(table, column))
+        wrong = np.where(ok, ~finite.all((1, 2)), finite.any((1, 2)))
         for number in wrong.nonzero()[0][:1]:
             what = "has no map" if ok[number] else "has an error and a map"
             raise _Wrong(f"row {row + number} {what} in {column.name!r}")
@@ -304,14 +303,6 @@ def _leftovers(run: Run) -> Iterator[Finding]:
             yield Finding(name, "is no file of the run", "a run that is under way may be writing it; else delete it")
         elif name.startswith("shards/") and not marker_path(run.out, int(path.stem[5:])).exists():
             yield Finding(name, "has no marker, so it does not count as finished", f"{AGAIN}: it is written again")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _sum(tables: Any) -> dict[str, Any]:

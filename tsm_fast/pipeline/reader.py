@@ -64,6 +64,22 @@ class SaliencyDataset(Dataset[Item]):
         KeyError, IndexError: on reading, no such key or row.
         LookupError: on reading, the row is not computed yet.
         OSError: on reading, a file is damaged or gone.
+
+    >>> import tempfile, tsm_fast
+    >>> from pathlib import Path
+    >>> from tsm_fast.photos import load_photos
+    >>> from tsm_fast.pipeline import Settings, prepare, run_shard
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for photo in load_photos()[:3]:
+    ...     photo.image.save(folder / f"{photo.name}.png")
+    >>> run = prepare(Settings(str(folder), methods=("tsm", "mtsm")), folder / "maps")
+    >>> for spec in run.shards:
+    ...     _ = run_shard(spec)
+    >>> ds = tsm_fast.SaliencyDataset(run.out, size=(224, 224), normalize=True)
+    >>> ds.keys, ds.columns
+    (['astronaut.png', 'cat.png', 'coffee.png'], ['tsm/features', 'mtsm/features'])
+    >>> ds["cat.png"].maps["mtsm/features"].shape, ds[:2].torch("tsm/features").shape
+    ((224, 224), torch.Size([2, 224, 224]))
     """
 
     def __init__(

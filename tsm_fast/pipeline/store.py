@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from . import plan_file
 from .keys import encode_key
 from .run import Run
-from .shards import ROW_GROUP, MapColumn
+from .shards import ROW_GROUP, MapColumn, decode, shard_path
 
 MISSING = "missing"  # the status of a row whose shard is not finished
 CACHE_BYTES = 2**24  # of maps that each thread keeps
@@ -64,7 +65,7 @@ class Store:
     @cached_property
     def keys(self) -> pa.Array:
         """The keys of all planned rows, in order."""
-        return pq.read_table(self.out / "plan.parquet", columns=["key"])["key"].combine_chunks()
+        return pq.read_table(self.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
 
     def finished_rows(self) -> np.ndarray | range:
         """The rows of the finished shards."""
@@ -134,24 +135,13 @@ class Store:
         for name, empty in (("error", ""), ("height", 0), ("width", 0), ("flags", 0)):
             known[name] = [empty if value is None else value for value in known[name]]
         about = About(**known)
-        return Block(about, {name: decoded(table, column) for name, column in self.columns.items()})
+        return Block(about, {name: maps_of(table, column) for name, column in self.columns.items()})
 
 
-def shard_path(out: Path, shard: int) -> Path:
-    return out / "shards" / f"part-{shard:06d}.parquet"
-
-
-def marker_path(out: Path, shard: int) -> Path:
-    return out / "markers" / f"{shard:06d}.json"
-
-
-def decoded(table: pa.Table, column: MapColumn) -> np.ndarray:  # [n, h, w] float32
-    """The maps of a table as they were before they were stored as float16 or uint8; NaN for error rows."""
-    maps = table[column.name].combine_chunks().to_numpy_ndarray()
-    if column.scale is None:
-        return maps
-    scale = table[column.scale].combine_chunks().to_numpy(zero_copy_only=False)
-    return maps * scale.astype(np.float32)[:, None, None]
+def maps_of(table: pa.Table, column: MapColumn) -> np.ndarray:  # [n, h, w] float32
+    """The maps of some rows as they were before they were stored as float16 or uint8; NaN for error rows."""
+    stored = table[column.name].combine_chunks().to_numpy_ndarray()
+    return decode(stored, None if column.scale is None else table[column.scale].to_numpy())
 
 
 def _matching(wanted: str | Sequence[str] | None, columns: dict[str, MapColumn]) -> dict[str, MapColumn]:
