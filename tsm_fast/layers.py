@@ -24,6 +24,14 @@ class LayerChoice(NamedTuple):
     reason: str
 
 
+class SpatialLayer(NamedTuple):
+    """A layer that gives feature maps [B, C, H, W], as far as its first run shows."""
+
+    name: str
+    kind: str  # of the module
+    shape: tuple[int, int, int]  # C, H, W
+
+
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by its dotted name, the model itself as ""; `_orig_mod` of torch.compile is left out of names."""
     table: dict[str, nn.Module] = {}
@@ -127,6 +135,16 @@ def choose_layer(model: nn.Module, forward: Callable[[], Any]) -> LayerChoice:
         f"the last module {end} with [B, C, H, W] input and output, C >= {MIN_CHANNELS} and H, W > 1; "
         f"it gives {_text(chosen.made)}",
     )
+
+
+def spatial_layers(model: nn.Module, forward: Callable[[], Any]) -> list[SpatialLayer]:
+    """Every layer that can be read for maps of more than one position, in the order in which they first finish."""
+    found: dict[str, SpatialLayer] = {}
+    for run in _record(model, forward):
+        if run.made is not None and len(run.made) == 4 and min(run.made[2:]) > 1:
+            _, c, h, w = run.made
+            found.setdefault(run.name, SpatialLayer(run.name, type(run.module).__name__, (c, h, w)))
+    return list(found.values())
 
 
 def _record(model: nn.Module, forward: Callable[[], Any]) -> list[_Run]:

@@ -8,7 +8,10 @@ import typer
 
 from .. import __version__
 from .demo import demo
+from .extract import extract
 from .info import info
+from .layers import layers
+from .runs import export, report, status, verify
 
 app = typer.Typer(
     help="Batched Tucker decompositions and label-free saliency maps.",
@@ -31,5 +34,5 @@ def root(show_version: Annotated[bool, typer.Option("--version", help="Print the
         raise typer.Exit
 
 
-app.command()(demo)
-app.command()(info)
+for command in (extract, status, verify, report, export, layers, demo, info):
+    app.command()(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -12,6 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(h, w) of "224" or "224x320"."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+        raise typer.BadParameter(f"must be a number of pixels, or HEIGHTxWIDTH, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+Size = Annotated[Any, typer.Option(parser=parse_size, metavar="HxW", help="Input size, if not the model's own.")]
 
 
 def table(
@@ -30,16 +41,16 @@ def table(
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """What a user can put right is said in a line, with exit code 1; any other error shows whole."""
+def errors(code: int = 1) -> Iterator[None]:
+    """What a user can put right is said in a line, with exit code 1 or that named; any other error shows whole."""
     try:
         yield
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-        raise typer.Exit(1) from error
+        raise typer.Exit(code) from error
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         complain(str(error))
-        raise typer.Exit(1) from error
+        raise typer.Exit(code) from error
 
 
 def complain(text: str) -> None:

@@ -86,7 +86,7 @@ def run(
     plan.choice("engine", engine, ENGINES)
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
-    shards = list(run.shards) if where is None else share(run.shards, where)
+    shards = run.shards if where is None else share(run.shards, where)
     with ExitStack() as stack:
         stack.enter_context(held(run.out, shared=where is not None))
         signals = signals or stack.enter_context(Signals())
@@ -95,7 +95,7 @@ def run(
         halt = None
         if todo:
             with signals.waiting():
-                lanes = _lanes(engine, workers, resources, todo, where)
+                lanes = _lanes(run, engine, workers, resources, todo, where)
                 stack.callback(lanes.close)
                 halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
         return _outcome(tally, halt, complete=len(run.done()) == len(run.shards))
@@ -120,7 +120,7 @@ def ready(
             time.sleep(0.5)
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
-    return prepare(settings, out, resources=resources)
+    return prepare(settings, out, resources=resources, say=say)
 
 
 @contextmanager
@@ -152,18 +152,18 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def _lanes(
-    engine: str, workers: int | None, resources: Resources, todo: Sequence[ShardSpec], where: Place | None
+    run: Run, engine: str, workers: int | None, resources: Resources, todo: Sequence[ShardSpec], where: Place | None
 ) -> Lanes:
     if engine == "ray":
         from .ray_engine import RayLanes
 
-        return RayLanes(resources, workers)
+        return RayLanes(resources, workers, run.source)
     from .local_engine import ProcessLanes, ThreadLane
 
     names = devices(resources.device, workers, len(todo), where)
     if workers == 0 or (workers is None and len(names) == 1 and len(todo) == 1):
-        return ThreadLane(names[0], resources)
-    return ProcessLanes(names, resources)
+        return ThreadLane(names[0], resources, run.source)
+    return ProcessLanes(names, resources, run.source)
 
 
 def devices(device: str, workers: int | None, most: int, where: Place | None = None) -> list[str]:

@@ -15,12 +15,15 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from .errors import FingerprintError, OutOfSpace, Stopped
+from .errors import FingerprintError, OutOfSpace, ShardFailed, Stopped
 from .lanes import GRACE, Done, Fatal, Lost, Message
 from .run import ShardSpec
 from .settings import Resources
+from .sources import Source
 from .worker import run_shard
 
+STARTING = 120.0  # seconds that a new process may take to import and to load the model
+HANGING = 5.0  # seconds after the deadline at which a shard that did not end by itself is taken to hang
 ORPHANED = 5.0  # seconds a worker has to leave its micro-batch when the parent is gone
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_WRITING = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -34,8 +37,8 @@ class ProcessLanes:
     read the end of their pipes and end too.
     """
 
-    def __init__(self, devices: Sequence[str], resources: Resources) -> None:
-        self._resources = resources
+    def __init__(self, devices: Sequence[str], resources: Resources, source: Source | None = None) -> None:
+        self._resources, self._source = resources, source
         self._context = multiprocessing.get_context("spawn")
         self._devices = list(devices)  # of the lanes that have no process yet
         self._idle: list[_Process] = []
@@ -51,9 +54,10 @@ class ProcessLanes:
 
     def start(self, spec: ShardSpec) -> None:
         while True:
+            seconds = self._resources.shard_timeout + (HANGING if self._idle else STARTING)
             worker = self._idle.pop() if self._idle else self._new()
             try:
-                worker.give(spec, self._resources.shard_timeout)
+                worker.give(spec, seconds)
             except OSError:  # it died while it had nothing to do
                 self._replace(worker)
                 continue
@@ -67,7 +71,7 @@ class ProcessLanes:
                 yield from self._read(worker)
             elif time.monotonic() > worker.deadline and worker.spec is not None:
                 spec = self._lose(worker)
-                yield Lost(spec, f"took longer than {self._resources.shard_timeout:g} s (--shard-timeout)")
+                yield Lost(spec, _late(self._resources))
 
     def stop(self) -> None:
         for worker in self._working:
@@ -90,7 +94,7 @@ class ProcessLanes:
     def _new(self) -> _Process:
         device = self._devices.pop(0)
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, replace(self._resources, device=device))
+        arguments = (theirs, replace(self._resources, device=device), self._source)
         process = self._context.Process(target=_serve, args=arguments, name=f"tsm-fast {device}", daemon=True)
         process.start()
         theirs.close()
@@ -161,7 +165,7 @@ def _exit_code(process: Any) -> str:
     return f"exit code {code}"
 
 
-def _serve(pipe: Connection[Any, Any], resources: Resources) -> None:
+def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | None) -> None:
     """A worker process: shards come in through the pipe, messages go out."""
     os.dup2(2, 1)  # what a model prints is talk, not data
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent decides
@@ -189,48 +193,53 @@ def _serve(pipe: Connection[Any, Any], resources: Resources) -> None:
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=listen, daemon=True).start()
     while (spec := inbox.get()) is not None:
-        message = attempt(spec, resources, send, stop)
+        message = attempt(spec, resources, send, stop, source)
         send(message)
         if not isinstance(message, Done):
             break
 
 
 def attempt(
-    spec: ShardSpec, resources: Resources, send: Callable[[Message], None], stop: threading.Event
+    spec: ShardSpec,
+    resources: Resources,
+    send: Callable[[Message], None],
+    stop: threading.Event,
+    source: Source | None = None,
 ) -> Message | None:
     """One try at a shard: Done, Lost, Fatal, or None for having been stopped."""
     try:
-        return Done(run_shard(spec, resources, report=send, stop=stop))
+        return Done(run_shard(spec, resources, report=send, stop=stop, source=source))
     except Stopped:
         return None
     except Exception as error:
         return judge(spec, error)
 
 
-def judge(spec: ShardSpec, error: BaseException) -> Message:
+def judge(spec: ShardSpec, error: Exception) -> Message:
     """What an error of a shard means for the run."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, OutOfSpace) or (isinstance(error, OSError) and error.errno in NO_WRITING):
-        return Fatal(str(error))
-    if isinstance(error, FingerprintError):
-        return Fatal(str(error))
-    return Lost(spec, text, again=isinstance(error, WORTH_ANOTHER))
+    if isinstance(error, OutOfSpace | FingerprintError) or (isinstance(error, OSError) and error.errno in NO_WRITING):
+        return Fatal(_text(error))
+    return Lost(spec, _text(error), again=isinstance(error, WORTH_ANOTHER))
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, ShardFailed | FingerprintError) else f"{type(error).__name__}: {error}"
 
 
 class ThreadLane:
     """A thread of this process: no time to start, and the model that planned the run is at hand.
 
-    The deadline asks the thread to stop; where it does not, the process says so and ends, since no thread can be
-    ended from outside.
+    A thread cannot be ended from outside: one that hangs ends the run, and is left behind.
     """
 
-    def __init__(self, device: str, resources: Resources) -> None:
-        self._resources = replace(resources, device=device)
-        self._messages: queue.SimpleQueue[tuple[ShardSpec, Message | None]] = queue.SimpleQueue()
+    def __init__(self, device: str, resources: Resources, source: Source | None = None) -> None:
+        self._resources, self._source = replace(resources, device=device), source
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._spec: ShardSpec | None = None
         self._stop = threading.Event()
-        self._deadline = 0.0
-        self._stopping = False
+        self._deadline: float | None = None
 
     @property
     def busy(self) -> int:
@@ -241,44 +250,27 @@ class ThreadLane:
         return 1 - self.busy
 
     def start(self, spec: ShardSpec) -> None:
-        self._spec, self._stop = spec, threading.Event()
-        self._deadline = time.monotonic() + self._resources.shard_timeout
-        threading.Thread(target=self._work, args=(spec, self._stop), daemon=True).start()
+        more = STARTING if self._deadline is None else HANGING
+        self._spec, self._deadline = spec, time.monotonic() + self._resources.shard_timeout + more
+        threading.Thread(target=self._work, args=(spec,), daemon=True).start()
 
-    def _work(self, spec: ShardSpec, stop: threading.Event) -> None:
-        def send(message: Message) -> None:
-            self._messages.put((spec, message))
-
-        self._messages.put((spec, attempt(spec, self._resources, send, stop)))
+    def _work(self, spec: ShardSpec) -> None:
+        self._messages.put(attempt(spec, self._resources, self._messages.put, self._stop, self._source))
 
     def poll(self, seconds: float) -> Iterable[Message]:
-        self._look_at_deadline()
         try:
-            spec, message = self._messages.get(timeout=seconds)
+            message = self._messages.get(timeout=seconds)
         except queue.Empty:
+            if self._spec is not None and self._deadline is not None and time.monotonic() > self._deadline:
+                index, self._spec = self._spec.index, None
+                yield Fatal(f"shard {index} {_late(self._resources)}")
             return
-        late = f"took longer than {self._resources.shard_timeout:g} s (--shard-timeout)"
-        if message is None:
-            self._spec = None
-            if not self._stopping:
-                message = Lost(spec, late)
-        elif isinstance(message, Done | Lost | Fatal):
+        if message is None or isinstance(message, Done | Lost | Fatal):
             self._spec = None
         if message is not None:
             yield message
 
-    def _look_at_deadline(self) -> None:
-        over = time.monotonic() - self._deadline
-        if self._spec is None or over < 0:
-            return
-        self._stop.set()
-        if over > GRACE:
-            text = f"tsm-fast: shard {self._spec.index} took longer than {self._resources.shard_timeout:g} s and hangs"
-            os.write(2, f"\n{text}; the same command goes on from the last finished shard\n".encode())
-            os._exit(1)
-
     def stop(self) -> None:
-        self._stopping = True
         self._stop.set()
 
     def kill(self) -> None:
@@ -286,3 +278,7 @@ class ThreadLane:
 
     def close(self) -> None:
         self._stop.set()
+
+
+def _late(resources: Resources) -> str:
+    return f"took longer than {resources.shard_timeout:g} s and hangs (--shard-timeout)"

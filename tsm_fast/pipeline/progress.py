@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -87,7 +87,8 @@ def reporter() -> Iterator[Reporter]:
 def line(tally: Tally) -> str:
     """Where a run stands, in a line.
 
-    "1,024/70,000 images (1%), 151 images/s, ETA 7m37s, decode 12% forward 84% decomposition 3%, 0 errors, 2/18 shards"
+    "1,024/70,000 images (1%), 151 images/s, ETA 7m37s, decode 12%, forward 84%, decomposition 3%, 0 errors, 2/18
+    shards"
     """
     share = tally.images / tally.rows if tally.rows else 1.0
     return f"{tally.images:,}/{tally.rows:,} images ({share:.0%}), {_speed(tally)}, {_state(tally)}"
@@ -99,9 +100,15 @@ def _speed(tally: Tally) -> str:
 
 
 def _state(tally: Tally) -> str:
-    shares = " ".join(f"{text} {tally.share(stage):.0%}" for stage, text in STAGES.items())
     failed = f" ({len(tally.failed)} failed)" if tally.failed else ""
-    return f"{shares}, {_count(tally.errors, 'error')}, {len(tally.done):,}/{len(tally.sizes):,} shards{failed}"
+    shards = f"{len(tally.done):,}/{len(tally.sizes):,} shards{failed}"
+    return f"{shares(tally.stages)}, {_count(tally.errors, 'error')}, {shards}"
+
+
+def shares(seconds: Mapping[str, float]) -> str:
+    """How the busy time divides over the stages: "decode 12%, forward 84%, decomposition 3%"."""
+    total = sum(seconds.get(stage, 0.0) for stage in (*STAGES, "write"))
+    return ", ".join(f"{text} {seconds.get(stage, 0.0) / total if total else 0:.0%}" for stage, text in STAGES.items())
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from .run import ShardSpec
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -51,9 +51,9 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
     return Place(rank, world, local, source)
 
 
-def share(shards: Sequence[ShardSpec], where: Place) -> list[ShardSpec]:
-    """Every `world`-th shard, from number `rank` on."""
-    return [spec for spec in shards if spec.index % where.world == where.rank]
+def share(shards: Sequence[T], where: Place) -> Sequence[T]:
+    """What is this rank's of all shards in order: every `world`-th, from number `rank` on."""
+    return shards[where.rank :: where.world]
 
 
 def _slurm(env: Mapping[str, str]) -> tuple[int, int, str]:

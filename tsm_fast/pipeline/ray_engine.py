@@ -14,6 +14,7 @@ from .lanes import GRACE, RETRIES, Fatal, Lost, Message, Note
 from .local_engine import attempt
 from .run import ShardSpec
 from .settings import Resources
+from .sources import Source
 
 WINDOW = 2  # tasks handed out for each place of the cluster
 QUIET = 30.0  # seconds between notes that the cluster has no place to compute
@@ -28,7 +29,7 @@ class RayLanes:
     take, the run stops with a message.
     """
 
-    def __init__(self, resources: Resources, workers: int | None) -> None:
+    def __init__(self, resources: Resources, workers: int | None, source: Source | None = None) -> None:
         import ray
 
         self._ray = ray
@@ -36,7 +37,7 @@ class RayLanes:
         if self._mine:
             ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
         gpu = _uses_gpu(resources.device, ray.cluster_resources())
-        self._places = workers
+        self._places, self._source = workers, source
         self._kind = "GPU" if gpu else "CPU"
         self._resources = replace(resources, device="cuda" if gpu else "cpu")
         self._task = ray.remote(_task).options(
@@ -58,7 +59,7 @@ class RayLanes:
         return max(0, max(places, 1) - self.busy)
 
     def start(self, spec: ShardSpec) -> None:
-        self._under_way[self._task.remote(spec, self._resources)] = spec
+        self._under_way[self._task.remote(spec, self._resources, self._source)] = spec
 
     def poll(self, seconds: float) -> Iterable[Message]:
         ready, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=seconds)
@@ -110,7 +111,7 @@ class RayLanes:
             self._ray.shutdown()
 
 
-def _task(spec: ShardSpec, resources: Resources) -> Message | None:
+def _task(spec: ShardSpec, resources: Resources, source: Source | None) -> Message | None:
     """One shard in a worker of the cluster, with the deadline kept from inside."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     stop, done = threading.Event(), threading.Event()
@@ -123,7 +124,7 @@ def _task(spec: ShardSpec, resources: Resources) -> Message | None:
 
     threading.Thread(target=guard, daemon=True).start()
     try:
-        message = attempt(spec, resources, lambda _: None, stop)
+        message = attempt(spec, resources, lambda _: None, stop, source)
     finally:
         done.set()
     if message is None:

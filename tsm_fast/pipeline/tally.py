@@ -32,7 +32,7 @@ class Tally:
         self.fresh = 0  # images of this session
         self._under_way: dict[int, tuple[int, int]] = {}  # shard -> images, errors
         self._started = time.monotonic()
-        self._moments: deque[tuple[float, int]] = deque([(self._started, 0)])
+        self._moments: deque[tuple[float, int]] = deque()
 
     def event(self, event: Event) -> None:
         images, errors = self._under_way.get(event.shard, (0, 0))
@@ -90,7 +90,9 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Images a second, over the last minute."""
+        """Images a second, over the last minute; the start of workers does not count."""
+        if not self._moments:
+            return 0.0
         (then, before), now = self._moments[0], time.monotonic()
         return (self.fresh - before) / (now - then) if now > then else 0.0
 
@@ -99,11 +101,6 @@ class Tally:
         """Seconds until the end; None as long as nothing can be said."""
         rate = self.rate
         return (self.rows - self.images) / rate if rate > 0 else None
-
-    def share(self, stage: str) -> float:
-        """Share of a stage in the busy time of reading, forward pass, decomposition and writing."""
-        total = sum(self.stages[name] for name in ("read", "forward", "decomposition", "write"))
-        return self.stages[stage] / total if total > 0 else 0.0
 
     def _advance(self, images: int) -> None:
         now = time.monotonic()

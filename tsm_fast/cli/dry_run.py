@@ -1,0 +1,97 @@
+"""`tsm-fast extract --dry-run`: the plan, and what a few timed batches tell of the time it takes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..pipeline import Marker, Resources, Run, Settings, draft, prepare, run_shard
+from ..pipeline.engines import devices
+from ..pipeline.progress import Reporter, duration, shares
+from ..pipeline.ranks import place, share
+
+BATCHES = 2  # that are timed, after as many that are not
+
+
+def dry_run(
+    settings: Settings, out: Path, resources: Resources, engine: str, workers: int | None, progress: Reporter
+) -> dict[str, Any]:
+    """What a run would do; nothing is written into `out`."""
+    planned = draft.make(settings, say=progress.say)
+    run = _present(settings, out, resources, planned.facts["fingerprint"])
+    done = {} if run is None else run.done()
+    bounds = {index: index * settings.shard_size for index in range(planned.facts["shards"])}
+    if engine == "rank":
+        bounds = {index: bounds[index] for index in share(list(bounds), place())}
+    n = len(planned.items)
+    left = sum(min(settings.shard_size, n - start) for index, start in bounds.items() if index not in done)
+    progress.say("timing a few batches")
+    device = devices(resources.device, 1, 1)[0]
+    timed, seconds = _timed(settings, replace(resources, device=device))
+    parallel = 1 if engine == "ray" else len(devices(resources.device, workers or None, len(bounds)))
+    rate = timed.rows / seconds
+    return {
+        "source": settings.source,
+        "out": str(out),
+        "images": n,
+        "shards": planned.facts["shards"],
+        "shards_done": len(done),
+        "images_left": left,
+        "model": settings.model,
+        "layers": list(planned.layers),
+        "layers_reason": planned.reason,
+        "columns": {column.name: list(column.shape) for column in planned.columns},
+        "bytes": planned.estimate,
+        "bytes_left": planned.estimate * left // max(n, 1),
+        "bytes_free": shutil.disk_usage(_existing(out)).free,
+        "device": device,
+        "images_per_second": rate,
+        "workers": parallel,
+        "seconds": left / rate / parallel,
+        "stages": timed.seconds,
+        "fingerprint": planned.facts["fingerprint"],
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same for people."""
+    done = f", {facts['shards_done']:,} of them done" if facts["shards_done"] else ""
+    workers = f", times {facts['workers']} workers" if facts["workers"] > 1 else ""
+    return [
+        ("images", f"{facts['images']:,} in {facts['source']}"),
+        ("shards", f"{facts['shards']:,}{done}, in {facts['out']}"),
+        ("layer", f"{', '.join(facts['layers'])}: {facts['layers_reason']}"),
+        ("maps", ", ".join(f"{name} {h}x{w}" for name, (h, w) in facts["columns"].items())),
+        ("size", f"{facts['bytes_left'] / 1e6:,.3g} MB to write, {facts['bytes_free'] / 1e9:,.3g} GB free"),
+        ("speed", f"{facts['images_per_second']:.3g} images/s on {facts['device']}{workers}"),
+        ("busy time", shares(facts["stages"])),
+        ("time", f"about {duration(facts['seconds'])} for {facts['images_left']:,} images"),
+    ]
+
+
+def _present(settings: Settings, out: Path, resources: Resources, fingerprint: str) -> Run | None:
+    """The run that is in the folder already; raises as `prepare` does where it is another one."""
+    if not (out / "run.json").exists():
+        return None
+    run = Run.open(out)
+    return run if run.fingerprint == fingerprint else prepare(settings, out, resources=resources)
+
+
+def _timed(settings: Settings, resources: Resources) -> tuple[Marker, float]:
+    """A small shard in a temporary folder, and its seconds, the model being loaded and warm."""
+    size = BATCHES * settings.batch_size
+    limit = min(2 * size, settings.limit or 2 * size)
+    with tempfile.TemporaryDirectory(prefix="tsm-fast-") as folder:
+        run = prepare(replace(settings, shard_size=size, limit=limit), folder, resources=resources)
+        run_shard(run.shards[0], resources)
+        start = time.monotonic()
+        return run_shard(run.shards[-1], resources), time.monotonic() - start
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

@@ -1,0 +1,54 @@
+"""`tsm-fast layers`: which layers of a model can be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+
+from .. import models
+from ..layers import choose_layer, spatial_layers
+from .common import AsJson, Size, errors, table
+
+
+def layers(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for `tsm-fast extract --model`.")],
+    weights: Annotated[str | None, typer.Option(help="File of weights.")] = None,
+    trust_model_code: Annotated[
+        bool, typer.Option("--trust-model-code", help="Run code from model files (.pt2, pickles).")
+    ] = False,
+    size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """The layers of a model that give feature maps, in the order in which they run, and the one chosen by itself."""
+    with errors(), redirect_stdout(sys.stderr):
+        loaded = models.load(model, weights=weights, trust_model_code=trust_model_code, size=size)
+        pixels = loaded.preprocess(Image.new("RGB", (640, 480), (124, 116, 104)))[None]  # [1, 3, H, W]
+
+        def forward() -> None:
+            with torch.no_grad():
+                loaded.module(pixels)
+
+        found = spatial_layers(loaded.module, forward)
+        try:
+            chosen, reason = choose_layer(loaded.module, forward)
+        except ValueError as error:
+            chosen, reason = None, str(error)
+    if as_json:
+        rows = [{"name": layer.name, "kind": layer.kind, "shape": layer.shape} for layer in found]
+        print(json.dumps({"model": model, "chosen": chosen, "reason": reason, "layers": rows}, indent=2))
+        return
+    console = Console(highlight=False)
+    lines = [
+        (layer.name, layer.kind, "x".join(map(str, layer.shape)), "chosen" if layer.name == chosen else "")
+        for layer in found
+    ]
+    console.print(table(("layer", "kind", "maps", ""), lines))
+    said = reason if chosen is None else f"chosen where none is named: {chosen}, {reason}"
+    console.print(said, markup=False, soft_wrap=True)

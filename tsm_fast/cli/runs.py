@@ -1,0 +1,138 @@
+"""`tsm-fast status`, `verify`, `report` and `export`: what is in the folder of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..pipeline import check
+from ..pipeline import export as exports
+from ..pipeline.progress import shares
+from .common import AsJson, complain, errors, parse_size, table
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
+
+
+def status(out: Out, as_json: AsJson = False) -> None:
+    """How far a run is: images, shards, errors by kind, throughput; quick, from the markers alone."""
+    with errors():
+        found = check.status(out)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    state = "complete" if found.complete else f"{len(found.pending):,} shards to do"
+    rows = [
+        ("run", f"{found.out}: {state}"),
+        ("source", found.source),
+        ("model", f"{found.model}, layers {', '.join(found.layers)}"),
+        ("columns", ", ".join(f"{name} {h}x{w}" for name, (h, w) in found.columns.items())),
+        ("images", f"{found.images_done:,} of {found.images:,}"),
+        ("shards", f"{found.shards_done:,} of {found.shards:,}, {_bytes(found.bytes)}"),
+        ("maps", f"{found.ok:,}"),
+        ("error rows", _kinds(found.errors)),
+        ("flags", _kinds(found.flags)),
+        ("busy time", shares(found.seconds) if found.seconds else "none"),
+        ("images/s", ", ".join(f"{stage} {rate:,.3g}" for stage, rate in found.rates.items()) or "none"),
+        ("fingerprint", found.fingerprint),
+    ]
+    Console(highlight=False).print(table(("", ""), rows))
+    for finding in found.damaged:
+        complain(f"{finding.path} {finding.what}: {finding.repair}")
+    for path in found.leftovers:
+        complain(f"{path} belongs to no finished shard: of a run that is under way, or was killed")
+
+
+def verify(out: Out, as_json: AsJson = False) -> None:
+    """Read every shard again: sizes, hashes, and each planned key once, in order.
+
+    Exit codes: 0 every shard is there and right, 1 not.
+    """
+    with errors(), _bar("verifying", "shards") as progress:
+        found = check.verify(out, progress)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        state = "right" if found.ok else f"{len(found.problems):,} problems"
+        text = (
+            f"{found.shards_checked:,} of {found.shards:,} shards, {found.images_checked:,} images read again: {state}"
+        )
+        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+    for finding in (*found.problems, *found.notes):
+        complain(f"{finding.path} {finding.what}: {finding.repair}")
+    if found.pending:
+        complain(f"{len(found.pending):,} shards are not computed yet: {check.AGAIN}")
+    if not (found.ok and found.complete):
+        raise typer.Exit(1)
+
+
+def report(out: Out) -> None:
+    """Write report.html into the folder of a run: one page that works offline."""
+    from ..pipeline.report import write_report
+
+    with errors():
+        path = write_report(out)
+    Console(highlight=False).print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def export(
+    out: Out,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder or file to write.")],
+    to: Annotated[str, typer.Option("--to", help=f"{', '.join(exports.WRITERS)}.")],
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Column or glob, repeatable; all by default.")
+    ] = None,
+    size: Annotated[Any, typer.Option(parser=parse_size, metavar="HxW", help="Resize the maps, bilinear.")] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scale every map into 0..1.")] = False,
+    missing: Annotated[str, typer.Option(help="Rows that are not computed yet: raise, nan or skip.")] = "raise",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DEST.")] = False,
+) -> None:
+    """The maps of a run in another format."""
+    with errors(), _bar("exporting", "rows") as progress:
+        written = exports.export(
+            out,
+            to,
+            dest,
+            columns=columns,
+            size=size,
+            normalize=normalize,
+            missing=missing,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    Console(highlight=False).print(f"wrote {written}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    shown = console.is_terminal and not console.is_dumb_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _kinds(counts: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {number:,}" for kind, number in sorted(counts.items())) or "none"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}" if unit != "bytes" else f"{number:.0f} bytes"
+        number /= 1000
+    return f"{number:.3g} TB"
