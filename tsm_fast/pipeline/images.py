@@ -27,7 +27,14 @@ POLICY = {
 # An image that is not there or may not be read is an error row; a machine in trouble is not the image's fault.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_ORIENTATION = 0x0112
+_STARTS = {
+    "JPEG": b"\xff\xd8\xff",
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "WEBP": b"RIFF",
+    "TIFF": (b"II*\0", b"MM\0*"),
+    "GIF": (b"GIF87a", b"GIF89a"),
+}
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
 _WHITE = (255, 255, 255, 255)
 
 
@@ -70,6 +77,9 @@ def decode(data: bytes, max_pixels: int) -> Picture:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
+        name = next((name for name, start in _STARTS.items() if data.startswith(start)), None)
+        if name is not None:
+            raise ImageError("decode", f"it begins as {name}, but its header is broken or cut") from None
         raise ImageError("format", f"no readable picture: need one of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from None
@@ -94,11 +104,14 @@ def to_rgb(image: Image.Image) -> Picture:
         image.seek(0)
     image.load()
     upright = image
-    if image.getexif().get(_ORIENTATION, 1) not in (1, 0):
+    if image.getexif().get(_ORIENTATION) in _TURNED:
         upright = ImageOps.exif_transpose(image)
         flags |= FLAGS["turned"]
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
         return Picture(_from_16_bits(upright), flags | FLAGS["reduced"])
+    if upright.mode in ("I", "F"):
+        text = f"pixels must have at most 16 bits a channel, got mode {upright.mode}, whose white is unknown"
+        raise ImageError("mode", text)
     if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         layer = upright.convert("RGBA")
         opaque = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
@@ -109,8 +122,8 @@ def to_rgb(image: Image.Image) -> Picture:
 def _from_16_bits(image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit RGB: 65535 becomes 255. Pillow's own conversion cuts everything over 255 off."""
     values = np.asarray(image)
-    if not (np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() <= 65535):
-        raise ImageError("mode", f"pixels must be integers of at most 16 bits, got mode {image.mode}")
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError("mode", f"pixels must lie in 0..65535, got {values.min()}..{values.max()}")
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
