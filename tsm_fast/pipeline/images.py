@@ -114,8 +114,9 @@ def to_rgb(image: Image.Image) -> Picture:
         raise ImageError("mode", text)
     if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         layer = upright.convert("RGBA")
-        opaque = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
-        return Picture(opaque.convert("RGB"), flags | FLAGS["alpha"])
+        if layer.getchannel("A").getextrema()[0] != 255:
+            upright = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
+            flags |= FLAGS["alpha"]
     return Picture(upright.convert("RGB"), flags)
 
 
