@@ -34,7 +34,7 @@ def table(
 ) -> Table:
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(header))
     for number, name in enumerate(header):
-        made.add_column(name, justify=justify if number else "left")
+        made.add_column(name, justify=justify if number else "left", overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made

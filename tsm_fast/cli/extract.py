@@ -17,6 +17,7 @@ from ..pipeline import Resources, Run, Settings
 from ..pipeline.engines import ENGINES, Outcome, ready
 from ..pipeline.engines import run as run_engine
 from ..pipeline.progress import Reporter, duration, reporter, shares
+from ..pipeline.report import write_report
 from ..pipeline.signals import Interrupted, Signals
 from .common import AsJson, complain, errors, parse_size, table
 from .config import read_config
@@ -157,6 +158,9 @@ def extract(
             rich_help_panel=RUNNING,
         ),
     ] = "1%",
+    report: Annotated[
+        bool, typer.Option(help="Write report.html when every shard is done.", rich_help_panel=RUNNING)
+    ] = True,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -219,7 +223,7 @@ def extract(
             if dry_run:
                 _dry_run(settings, out, resources, engine, workers, as_json)
                 return
-            run, outcome = _extract(settings, out, resources, engine, workers, signals)
+            run, outcome = _extract(settings, out, resources, engine, workers, signals, report)
         except Interrupted as stopped:
             complain(f"{stopped}: stopped while there was nothing to finish")
             raise typer.Exit(stopped.code) from None
@@ -241,13 +245,23 @@ def _dry_run(
 
 
 def _extract(
-    settings: Settings, out: Path, resources: Resources, engine: str, workers: int | None, signals: Signals
+    settings: Settings,
+    out: Path,
+    resources: Resources,
+    engine: str,
+    workers: int | None,
+    signals: Signals,
+    report: bool,
 ) -> tuple[Run, Outcome]:
     """The run; what models print on the way is talk."""
     with redirect_stdout(sys.stderr), reporter() as progress:
         run = ready(settings, out, engine, resources, say=progress.say)
         _introduce(run, progress)
         outcome = run_engine(run, engine, workers, resources, progress=progress, signals=signals)
+        if report and outcome.complete and (outcome.computed or not (run.out / "report.html").exists()):
+            progress.say("writing report.html")
+            with errors():
+                write_report(run.out)
     return run, outcome
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from .. import models
 from ..layers import choose_layer, spatial_layers
-from .common import AsJson, Size, errors, table
+from .common import AsJson, Size, errors
 
 
 def layers(
@@ -45,10 +45,10 @@ def layers(
         print(json.dumps({"model": model, "chosen": chosen, "reason": reason, "layers": rows}, indent=2))
         return
     console = Console(highlight=False)
-    lines = [
-        (layer.name, layer.kind, "x".join(map(str, layer.shape)), "chosen" if layer.name == chosen else "")
-        for layer in found
-    ]
-    console.print(table(("layer", "kind", "maps", ""), lines))
-    said = reason if chosen is None else f"chosen where none is named: {chosen}, {reason}"
+    names = [f"{'*' if layer.name == chosen else ' '} {layer.name}" for layer in found]
+    width, kinds = max(map(len, names), default=0), max((len(layer.kind) for layer in found), default=0)
+    for name, layer in zip(names, found, strict=True):
+        shape = "x".join(map(str, layer.shape))
+        console.print(f"{name:<{width}}  {layer.kind:<{kinds}}  {shape}", markup=False, soft_wrap=True)
+    said = reason if chosen is None else f"* is read where no layer is named: {reason}"
     console.print(said, markup=False, soft_wrap=True)

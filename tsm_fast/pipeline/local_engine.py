@@ -101,30 +101,28 @@ class ProcessLanes:
         return _Process(process, ours, device)
 
     def _read(self, worker: _Process) -> Iterable[Message]:
-        try:
-            while worker.spec is not None and worker.pipe.poll():
-                message = worker.pipe.recv()
-                if message is None:  # abandoned, as asked, or after a SIGTERM of its own
-                    spec = self._lose(worker)
-                    yield Lost(spec, "its worker was told to stop")
+        """What a worker has sent; one that did not finish its shard is replaced, for it may be in disorder."""
+        while worker.spec is not None:
+            try:
+                if not worker.pipe.poll():
                     return
-                if isinstance(message, Done):
-                    self._rest(worker)
-                elif isinstance(message, Lost | Fatal):
-                    self._lose(worker)  # what failed once may have left the process in disorder
-                yield message
-        except (EOFError, OSError):
-            code = _exit_code(worker.process)
-            spec = self._lose(worker)
-            yield Lost(spec, f"its worker died ({code})")
-
-    def _rest(self, worker: _Process) -> None:
-        worker.spec = None
-        self._working.remove(worker)
-        self._idle.append(worker)
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                code = _exit_code(worker.process)
+                yield Lost(self._lose(worker), f"its worker died ({code})")
+                return
+            if message is None:  # abandoned, as asked, or after a SIGTERM of its own
+                message = Lost(self._lose(worker), "its worker was told to stop")
+            elif isinstance(message, Lost | Fatal):
+                self._lose(worker)
+            elif isinstance(message, Done):
+                worker.spec = None
+                self._working.remove(worker)
+                self._idle.append(worker)
+            yield message
 
     def _lose(self, worker: _Process) -> ShardSpec:
-        spec = worker.spec
+        spec, worker.spec = worker.spec, None
         assert spec is not None
         self._working.remove(worker)
         self._replace(worker)
