@@ -232,10 +232,14 @@ class _Shard:
         with publish.publishing(path) as file:
             hashing = HashingFile(file)
             writer = ShardWriter(hashing, self._run.columns, about)  # pyright: ignore[reportArgumentType]
-            self._write_rows(writer)
-            started = time.perf_counter()
-            writer.close()
-            self._seconds["write"] += time.perf_counter() - started
+            try:
+                self._write_rows(writer)
+                started = time.perf_counter()
+                writer.close()
+                self._seconds["write"] += time.perf_counter() - started
+            except BaseException:
+                hashing.abandon()
+                raise
         rows = self._spec.stop - self._spec.start
         return Marker(
             shard=self._spec.index,
@@ -340,10 +344,17 @@ class HashingFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._size = file, 0
+        self._abandoned = False
         self.sha256 = hashlib.sha256()
         self.closed = False
 
+    def abandon(self) -> None:
+        """Let what is written from now on go nowhere: PyArrow writes a footer when it gives up a file."""
+        self._abandoned = True
+
     def write(self, data: bytes) -> int:
+        if self._abandoned:
+            return len(data)
         self._file.write(data)
         self.sha256.update(data)
         self._size += len(data)
@@ -353,7 +364,8 @@ class HashingFile:
         return self._size
 
     def flush(self) -> None:
-        self._file.flush()
+        if not self._abandoned:
+            self._file.flush()
 
     def close(self) -> None:
         self.closed = True
