@@ -45,6 +45,8 @@ def errors(code: int = 1) -> Iterator[None]:
     """What a user can put right is said in a line, with exit code 1 or that named; any other error shows whole."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError too
+        raise
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         raise typer.Exit(code) from error
