@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -244,12 +244,8 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _difference(folder: Path, present: Mapping[str, Any], planned: draft.Draft) -> str:
     """What differs between the run in a folder and the one that is asked for."""
-    there, here = _leaves(present["parts"]), _leaves(planned.facts["parts"])
-    lines = [
-        f"{name} is {there.get(name)!r} there and {here.get(name)!r} now"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name) and not name.startswith("listing.")
-    ]
+    there, here = ({**facts["parts"], "listing": None} for facts in (present, planned.facts))
+    lines = list(_differences(there, here))
     if present["parts"]["listing"] != planned.facts["parts"]["listing"]:
         lines.append(_other_keys(folder, [item.key for item in planned.items]))
     more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
@@ -269,10 +265,16 @@ def _other_keys(folder: Path, now: list[str]) -> str:
     return f"the listing has {len(there)} images there and {len(now)} now" + (f" ({'; '.join(parts)})" if parts else "")
 
 
-def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {name: value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _leaves(inner, f"{name}.{key}" if name else str(key))
-    return found
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """What differs in two nested mappings, in words."""
+    for key in {**there, **here}:
+        name, old, new = above + key, there.get(key, _ABSENT), here.get(key, _ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{name}.")
+        elif old is _ABSENT or new is _ABSENT:
+            yield f"{name} is {'new' if old is _ABSENT else 'there and not asked for now'}"
+        elif old != new:
+            yield f"{name} is {old!r} there and {new!r} now"
+
+
+_ABSENT = object()
