@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import re
@@ -78,8 +79,7 @@ def load(
 def _timm(name: str, pretrained: bool, _trust: bool, size: tuple[int, int] | None) -> tuple[nn.Module, Preprocess]:
     timm = _package("timm", f"timm:{name}")
     if not name.startswith(("hf_hub:", "hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5])
-        raise ValueError(f"model timm:{name} does not exist" + (f"; close names: {near}" if near else ""))
+        raise _unknown("timm", name.split(".")[0], timm.list_models())
     module = timm.create_model(name, pretrained=pretrained)
     config = timm.data.resolve_model_data_config(module)
     if size is not None:
@@ -96,10 +96,7 @@ def _torchvision(
     try:
         weights = torchvision.models.get_model_weights(name).DEFAULT
     except ValueError:
-        near = ", ".join(torchvision.models.list_models(include=f"*{name}*")[:5])
-        raise ValueError(
-            f"model torchvision:{name} does not exist" + (f"; close names: {near}" if near else "")
-        ) from None
+        raise _unknown("torchvision", name, torchvision.models.list_models()) from None
     module = torchvision.models.get_model(name, weights=weights if pretrained else None)
     transform = weights.transforms()
     if size is not None:
@@ -174,6 +171,12 @@ def _from_file(name: str, trust: bool) -> nn.Module:
             "beside the name of its architecture as model"
         )
     return found
+
+
+def _unknown(package: str, name: str, names: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(name, names, n=5)
+    hint = f"; close names: {', '.join(near)}" if near else ""
+    return ValueError(f"model {package}:{name} does not exist{hint}")
 
 
 def _package(package: str, name: str) -> Any:
