@@ -23,8 +23,8 @@ from tsm_fast.pipeline.tally import Tally
 
 ROOT = Path(tsm_fast.__file__).parents[1]
 TILES, SIDE = 8, 160  # tiles of each of eight photos, pixels
-SHARD, BATCH = 8, 4
-SHARDS = 8
+SHARD, BATCH = 4, 4
+SHARDS = 16
 LIMIT = 180  # seconds that any process may take
 
 

@@ -97,6 +97,7 @@ def run(
             with signals.waiting():
                 lanes = _lanes(run, engine, workers, resources, todo, where)
                 stack.callback(lanes.close)
+                signals.take_back()
                 halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
         return _outcome(tally, halt, complete=len(run.done()) == len(run.shards))
 

@@ -40,9 +40,8 @@ class RayLanes:
         self._places, self._source = workers, source
         self._kind = "GPU" if gpu else "CPU"
         self._resources = replace(resources, device="cuda" if gpu else "cpu")
-        self._task = ray.remote(_task).options(
-            num_cpus=1, num_gpus=int(gpu), max_calls=0, max_retries=RETRIES, retry_exceptions=False
-        )
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(gpu), "max_calls": 0, "max_retries": RETRIES}
+        self._task: Any = ray.remote(**options)(compute)
         self._under_way: dict[Any, ShardSpec] = {}
         self._stopping = False
         self._changed = time.monotonic()
@@ -111,7 +110,7 @@ class RayLanes:
             self._ray.shutdown()
 
 
-def _task(spec: ShardSpec, resources: Resources, source: Source | None) -> Message | None:
+def compute(spec: ShardSpec, resources: Resources, source: Source | None) -> Message | None:
     """One shard in a worker of the cluster, with the deadline kept from inside."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     stop, done = threading.Event(), threading.Event()

@@ -52,6 +52,11 @@ class Signals:
             self._before = {signum: signal.signal(signum, self._handle) for signum in NAMES}
         return self
 
+    def take_back(self) -> None:
+        """Handle the signals again, after a library has put handlers of its own in place."""
+        for signum in self._before:
+            signal.signal(signum, self._handle)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
