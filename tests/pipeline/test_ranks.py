@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+from pathlib import Path
+
 import pytest
 
+from tsm_fast.pipeline import Settings
+from tsm_fast.pipeline.engines import ready, run
 from tsm_fast.pipeline.ranks import Place, place, share
+
+from .processes import SHARDS, arguments, end, expected, hashes, leftovers, needs_photos, photos, start
 
 SLURM_ARRAY = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_STEP": "1"}
 
@@ -57,3 +65,35 @@ def test_every_shard_is_of_one_rank(world: int) -> None:
     shares = [share(range(10), Place(rank, world, 0, "test")) for rank in range(world)]
     assert sorted(number for own in shares for number in own) == list(range(10))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_ranks_late_and_twice_give_the_same_shards(tmp_path: Path) -> None:
+    needs_photos()
+
+    def rank(number: int) -> subprocess.Popen[str]:
+        return start(arguments(tmp_path, "--engine", "rank", "--workers", 0), RANK=str(number), WORLD_SIZE="3")
+
+    # Rank 0, which others leave the plan to, comes late; rank 1 runs twice at the same time.
+    first = [rank(1), rank(1)]
+    time.sleep(1)
+    late = [rank(0), rank(2)]
+    for number, process in zip((1, 1, 0, 2), first + late, strict=True):
+        code, text, talk = end(process)
+        assert code == 0, talk
+        assert f"rank {number} of 3 (from RANK, WORLD_SIZE)" in talk
+        own = len(range(number, SHARDS, 3))
+        assert f"{own} of {own} shards" in text
+    assert hashes(tmp_path) == expected()
+    assert leftovers(tmp_path) == []
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_rank_writes_the_plan_where_rank_0_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_photos()
+    monkeypatch.setattr("tsm_fast.pipeline.engines.PLAN_WAIT", 0.1)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run_ = ready(Settings(str(photos()), shard_size=4, limit=8), tmp_path, "rank")
+    outcome = run(run_, "rank", workers=0)
+    assert (outcome.code, outcome.complete, outcome.shards, outcome.shards_done) == (0, False, 1, 1)
+    assert list(hashes(tmp_path)) == ["part-000001.parquet"]

@@ -112,8 +112,8 @@ def drive(
         halt = halt or _reason_to_stop(tally, signals, say)
         if halt is not None:
             _wind_up(lanes, tally, show)
-            break
-    return halt
+            return None if halt.code == 3 and not tally.left else halt
+    return None
 
 
 def _reason_to_stop(tally: Tally, signals: Signals, say: Callable[[str], None]) -> Halt | None:
