@@ -19,8 +19,8 @@ from tsm_fast.pipeline.images import decode
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SIZE = (96, 96)
-SHARD_SIZE = 300  # more than a row group, and several shards
-CROPS = 640
+SHARD_SIZE = 260  # more than a row group, and several shards
+CROPS = 540
 STRANGE = (HOSTILE, "two\nlines.png", "a, b & \"c\" 'd'.png", "café.png", "__proto__.png", "=1+1.png")
 BROKEN = {"empty.png": b"", "text.png": b"no picture", "truncated.jpg": None}
 METHODS = ("tsm", "mtsm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import shutil
@@ -145,12 +146,59 @@ def _write_zarr(dataset: SaliencyDataset, folder: Path, progress: Progress) -> N
 def _write_hdf5(dataset: SaliencyDataset, path: Path, progress: Progress) -> None:
     import h5py
 
-    with h5py.File(path, "x") as file:
-        _fill(dataset, file.create_dataset, h5py.string_dtype(), progress)
-        for name, array in _files(dataset):
-            file[array].attrs["column"] = name
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    with path.open("x+b", buffering=0) as raw:
+        sink = _Sink(raw)
+        with h5py.File(sink, "w") as file:
+
+            def checked(done: int, rows: int) -> None:
+                sink.check()
+                progress(done, rows)
+
+            _fill(dataset, file.create_dataset, h5py.string_dtype(), checked)
+            for name, array in _files(dataset):
+                file[array].attrs["column"] = name
+        sink.check()
+        os.fsync(raw.fileno())
+
+
+class _Sink(io.RawIOBase):
+    """A file that keeps its first error for `check`, and takes no more: HDF5 crashes on a write that fails."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        end = self._file.tell() + size
+        rest = memoryview(data).cast("B")
+        try:
+            while rest and self._error is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = error
+        self._file.seek(end)
+        return size
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
 
 
 def _fill(dataset: SaliencyDataset, create: Callable[..., Any], text: Any, progress: Progress) -> None:

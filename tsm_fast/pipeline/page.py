@@ -5,7 +5,7 @@ STYLE = """\
 .numbers div { border: 1px solid var(--line); border-radius: 6px; padding: 10px 14px; }
 .numbers b { display: block; font-size: 24px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .numbers span { color: var(--faint); font-size: 14px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, {{ 130 * columns }}px), 1fr));
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, {{ 115 * columns }}px), 1fr));
   gap: 22px; }
 .card { min-width: 0; }
 .card .tiles { gap: 4px; }

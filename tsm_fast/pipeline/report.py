@@ -124,7 +124,7 @@ def _tables(about: Status) -> list[look.Table]:
     rows = [
         (
             stage,
-            f"{about.seconds[stage]:,.1f} s",
+            f"{_number(about.seconds[stage])} s",
             f"{_number(about.rates[stage])}",
             f"{about.seconds[stage] / total:.1%}",
         )
@@ -204,7 +204,7 @@ def _card(
     maps = [(_title(dataset, column), look.data_uri(_heat(values))) for column, values in item.maps.items()]
     flags = [flag for flag, bit in FLAGS.items() if item.flags & bit]
     note = ", ".join(
-        [f"row {item.index}", f"{item.width} x {item.height}", f"concentration {concentrated:.2f}", *flags]
+        [f"row {item.index}", f"{item.width} x {item.height}", f"concentration {_number(concentrated)}", *flags]
     )
     return {"id": name, "key": item.key, "note": note, "maps": maps, "photo": photo and look.data_uri(photo)}
 
