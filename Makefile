@@ -4,7 +4,10 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 JOBS   := $(shell nproc 2>/dev/null || echo 2)
-CSRC   := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
+CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+# Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
+CUDA       ?= OFF
+CUDA_ARCHS ?= native
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
 
@@ -37,6 +40,8 @@ asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level,
 	cp tsm_fast/*.py build/asan/site/tsm_fast/
 	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
 	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
+	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
+		tests/cuda/test_emulated_kernels.py
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
@@ -52,7 +57,7 @@ build: build/dev/.done  ## environment and compiled module, up to date
 env: $(VENV)/.done  ## Python environment in $(VENV)
 
 clean:  ## remove everything that was built, and the environment
-	rm -rf build dist *.egg-info tsm_fast/_cpu*.so demo_out $(VENV)
+	rm -rf build dist *.egg-info tsm_fast/_cpu*.so tsm_fast/_cuda*.so demo_out $(VENV)
 
 # torch comes first and pinned: the pinned version is the CPU build, a free choice pulls gigabytes of CUDA libraries.
 $(VENV)/.torch: constraints.txt
@@ -68,13 +73,15 @@ $(VENV)/.done: $(VENV)/.torch pyproject.toml setup.py
 	@touch $@
 
 build/dev/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
-	$(CMAKE) -B build/dev -DCMAKE_BUILD_TYPE=Release -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	$(CMAKE) -B build/dev -DCMAKE_BUILD_TYPE=Release -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=$(CUDA) \
+		-DTSM_FAST_CUDA_ARCHITECTURES="$(CUDA_ARCHS)" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/dev --parallel $(JOBS)
 	cmake --install build/dev --prefix .
 	@touch $@
 
 build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
-	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=OFF \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/asan --parallel $(JOBS)
 	cmake --install build/asan --prefix build/asan/site
 	@touch $@

@@ -1,0 +1,182 @@
+"""What the CUDA kernels take on a GPU, found without one.
+
+`python -m benchmarks.cuda_resources` compiles csrc/cuda for every architecture with nvcc (from the Python environment,
+or else the one on PATH), reads registers, stack and spills from ptxas and matrix instructions from the machine code,
+and replaces the rows of the backend "cuda" in benchmarks/results/kernel_resources.json. `shape` is the work whose
+launch has the `shared` bytes; null where no such launch was looked at.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+RESULTS = ROOT / "benchmarks" / "results" / "kernel_resources.json"
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+
+# Kernels that multiply on the float64 matrix units.
+MATRIX = ("gram_kernel", "gram_tile_kernel", "contraction_kernel", "extremes_kernel", "project_absolute_kernel", "hooi")
+
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers.*?(?:, (\d+) bytes cumulative stack size)?(?:, (\d+) bytes smem)?(?:,|$)")
+_SASS = re.compile(r"^\s*Function : (\w+)|\b(DMMA|HMMA|IMMA)\b", re.MULTILINE)
+
+
+def nvcc() -> Path | None:
+    """The compiler: that of the Python environment, or else the one on PATH."""
+    try:
+        files = importlib.metadata.files("nvidia-cuda-nvcc") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    own = [Path(str(f.locate())) for f in files if f.name == "nvcc" and f.parent.name == "bin"]
+    found = shutil.which("nvcc")
+    return own[0] if own else Path(found) if found else None
+
+
+def disassembler() -> Path:
+    """cuobjdump, which Triton's package carries."""
+    import triton.backends.nvidia as nvidia
+
+    return Path(str(nvidia.__file__)).parent / "bin" / "cuobjdump"
+
+
+def compiled(source: Path, architecture: int, folder: Path) -> list[dict[str, Any]]:
+    """One row for each kernel of a source file."""
+    compiler = nvcc()
+    assert compiler is not None, "no nvcc: pip install the extra `dev`"
+    cubin = folder / f"{source.stem}.{architecture}.cubin"
+    command = [str(compiler), "-std=c++17", "-cubin", f"-arch=sm_{architecture}", "-I", str(ROOT / "csrc")]
+    command += ["-Xptxas", "-v", "-o", str(cubin), str(source)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    opcodes = _matrix_opcodes(cubin)
+    return [
+        {
+            "backend": "cuda",
+            "kernel": name,
+            "meta": {},
+            "arch": f"sm_{architecture}",
+            **usage,
+            "matrix_opcodes": sorted(opcodes.get(mangled, ())),
+        }
+        for mangled, name, usage in _usage(done.stderr)
+    ]
+
+
+def _usage(report: str) -> list[tuple[str, str, dict[str, int]]]:
+    """Mangled name, name, and resources of every kernel in a report of ptxas."""
+    found = []
+    for part in report.split("Compiling entry function")[1:]:
+        entry = _ENTRY.search("Compiling entry function" + part)
+        used = _USED.search(part)
+        assert entry, part
+        assert used, part
+        frames = [tuple(map(int, frame)) for frame in _STACK.findall(part)]
+        stack = max([frame[0] for frame in frames] + [int(used[2] or 0)])
+        spills = sum(frame[1] + frame[2] for frame in frames)
+        found.append((entry[1], {"registers": int(used[1]), "spills": spills, "stack": stack}))
+    names = _demangled([mangled for mangled, _ in found])
+    return [(mangled, name, usage) for (mangled, usage), name in zip(found, names, strict=True)]
+
+
+def _demangled(names: Sequence[str]) -> list[str]:
+    text = subprocess.run(["c++filt", "-p", *names], check=True, capture_output=True, text=True).stdout
+    return [re.sub(r"\(\w+\)(?=\d)|.*::(?=\w+_kernel)", "", line) for line in text.splitlines()]
+
+
+def _matrix_opcodes(cubin: Path) -> dict[str, set[str]]:
+    listing = subprocess.run([str(disassembler()), "-sass", str(cubin)], check=True, capture_output=True, text=True)
+    opcodes: dict[str, set[str]] = {}
+    current = ""
+    for match in _SASS.finditer(listing.stdout):
+        if match[1]:
+            current = match[1]
+        else:
+            opcodes.setdefault(current, set()).add(match[2])
+    return opcodes
+
+
+def launches() -> dict[str, tuple[str, int]]:
+    """For each kernel the shape and the shared memory of its largest launch among those of performance.md, taken from
+    the emulation, which runs the same launching code.
+    """
+    sys.path.insert(0, str(ROOT))
+    from tests.cuda.emulation.load import emulated
+
+    backend = emulated()
+    compiled = backend._cuda
+    compiled.launches()
+    options: dict[str, Any] = {"center": True, "sign": "u", "precision": "auto"}
+    found: dict[str, tuple[str, int]] = {}
+
+    def keep(label: str) -> None:
+        for name, _, shared in compiled.launches():
+            if shared >= found.get(name, ("", -1))[1]:
+                found[name] = (label, shared)
+
+    for c, h, w in ((64, 7, 7), (64, 8, 8), (32, 5, 5), (200, 14, 14), (70, 10, 10)):
+        for dtype in (torch.float32, torch.float64, torch.float16):
+            if h > 8 and dtype != torch.float32:
+                continue
+            x = torch.rand(1, c, h, w).to(dtype)
+            backend.saliency(x, "eigencam", None, combine="signed", **options)
+            keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}")
+            if dtype == torch.float32:
+                backend.saliency(x, "mtsm", None, combine="signed", **options)
+                keep(f"mtsm, {h}x{w}")
+    x = torch.rand(1, 64, 7, 7)
+    backend.saliency(x, "mtsm", (16, 4, 4), combine="signed", **options)
+    keep("hooi (16, 4, 4), 7x7")
+    backend.core_contraction(x, [torch.rand(1, 64, 16)], [0])
+    keep("core_contraction, 64 to 16")
+    backend.saliency(torch.rand(1, 9, 13, 7), "mtsm", None, combine="absolute", **options)
+    keep("mtsm absolute, 9x13x7")
+    for wide in ("float32", "float64"):
+        for n in (49, 100):
+            backend.truncated_svd(torch.eye(n)[None], n, precision=wide)
+            keep(f"{n}x{n}")
+    return found
+
+
+def rows(architectures: Sequence[int] = ARCHITECTURES, workers: int = 2) -> list[dict[str, Any]]:
+    """A row for each kernel and architecture."""
+    shared = launches()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
+        # The files that take longest come first.
+        jobs = [(s, a) for s in sorted(SOURCES, key=lambda s: -s.stat().st_size) for a in architectures]
+        parts = pool.map(lambda job: compiled(job[0], job[1], Path(folder)), jobs)
+        found = [row for part in parts for row in part]
+    for row in found:
+        label, size = shared.get(row["kernel"], (None, None))
+        row |= {"shape": label, "shared": size}
+    return sorted(found, key=lambda row: (row["kernel"], int(row["arch"][3:])))
+
+
+def write() -> None:
+    table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    table["nvcc"] = (
+        subprocess.run([str(nvcc()), "--version"], check=True, capture_output=True, text=True)
+        .stdout.split("release ")[1]
+        .split(",")[0]
+    )
+    table["rows"] = [row for row in table["rows"] if row["backend"] != "cuda"] + rows()
+    RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,287 @@
+// Saliency maps from eigenpairs: signs by one pass over the features that keeps only extremes, and the combination.
+#include "cuda/multiply.cuh"
+
+namespace tsm::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Features of a batch, one item F [C, S].
+struct Features {
+    const void* data;
+    DType dtype;
+    int64_t channels, positions, channel_step, step, batch_stride;
+
+    __device__ Features item(int64_t b) const {
+        Features f = *this;
+        f.data = item_data(data, dtype, b * batch_stride);
+        return f;
+    }
+    __device__ __forceinline__ double at(int64_t c, int64_t p) const {
+        return read(data, dtype, c * channel_step + p * step);
+    }
+};
+Features features_of(const TensorBatch& x) {
+    const Tensor& t = x.first;
+    return {t.data, t.dtype, t.shape[0], t.shape[1], t.stride[0], t.stride[1], x.batch_stride};
+}
+
+// The extremes of this thread's 8 columns of a tile, over all rows that it has seen.
+struct Extremes {
+    double high[8], low[8];
+    __device__ __forceinline__ void see(const Tile& tile) {
+#pragma unroll
+        for (int s = 0; s < 4; ++s)
+#pragma unroll
+            for (int r = 0; r < 2; ++r)
+#pragma unroll
+                for (int q = 0; q < 4; ++q) {
+                    const double x = tile.c[r][s][q];
+                    double& most = high[2 * s + q % 2];
+                    double& least = low[2 * s + q % 2];
+                    most = x > most ? x : most;
+                    least = x < least ? x : least;
+                }
+    }
+    // shared: [2, 2, kTile]
+    __device__ __forceinline__ void write_to(double* shared, double* out_high, double* out_low, int columns) const {
+        const int lane = lane_of_thread(), warp = warp_of_thread(), thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            double most = high[j], least = -low[j];
+            for (int step = 4; step < 32; step *= 2) {
+                const double other = __shfl_xor_sync(kAllLanes, most, step);
+                const double minus = __shfl_xor_sync(kAllLanes, least, step);
+                most = other > most ? other : most;
+                least = minus > least ? minus : least;
+            }
+            const int column = warp % 2 * 32 + j / 2 * 8 + lane % 4 * 2 + j % 2;
+            if (lane / 4 == 0) {
+                shared[warp / 2 * kTile + column] = most;
+                shared[(2 + warp / 2) * kTile + column] = least;
+            }
+        }
+        __syncthreads();
+        if (thread < columns) {
+            out_high[thread] = fmax(shared[thread], shared[kTile + thread]);
+            out_low[thread] = -fmax(shared[2 * kTile + thread], shared[3 * kTile + thread]);
+        }
+    }
+};
+
+// Block (item, tile of columns): rows of F (F^T where TRANSPOSED) 64 at a time.
+template <bool TRANSPOSED>
+__global__ void __launch_bounds__(kTileThreads)
+    extremes_kernel(Features features, bool center, const double* vectors, int n, int tiles, double* high, double* low,
+                    const bool* skip) {
+    const int64_t item = blockIdx.x / tiles;
+    const int first = static_cast<int>(blockIdx.x % tiles) * kTile;
+    if (skip && skip[item]) return;
+    const Features f = features.item(item);
+    const int64_t rows = TRANSPOSED ? f.positions : f.channels, depth = TRANSPOSED ? f.channels : f.positions;
+    const bool down = f.step != 1 && f.channel_step == 1;  // neighbours in memory lie in neighbouring channels
+    const double* v = vectors + item * depth * n;
+    double* shared = reinterpret_cast<double*>(shared_memory());
+    Extremes seen;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) seen.high[j] = seen.low[j] = 0;
+    for (int64_t row = 0; row < rows; row += kTile) {
+        Tile tile;
+        multiply_tile(
+            tile, depth, TRANSPOSED == down,
+            [&](int64_t k, int i) {
+                if (row + i >= rows) return 0.0;
+                if (TRANSPOSED) return f.at(k, row + i);
+                return f.at(row + i, k) - (center ? f.at(row + i, 0) : 0.0);
+            },
+            false, [&](int64_t k, int j) { return first + j < n ? v[k * n + first + j] : 0.0; }, shared);
+        seen.see(tile);
+    }
+    seen.write_to(shared, high + item * n + first, low + item * n + first, n - first < kTile ? n - first : kTile);
+}
+
+// Block b: the sign of map b, and its positive part.
+__global__ void __launch_bounds__(kThreads) finish_kernel(Features features, bool center, Sign sign, Output maps) {
+    const int64_t item = blockIdx.x, s = features.positions;
+    const Features f = features.item(item);
+    const Block block{reinterpret_cast<double*>(shared_memory())};
+    const auto map = [&](int64_t p) {
+        return maps.wide ? static_cast<const double*>(maps.data)[item * s + p]
+                         : static_cast<double>(static_cast<const float*>(maps.data)[item * s + p]);
+    };
+    double high = 0, low = 0, total = 0, largest = 0, sum = 0;
+    for (int64_t p = block.rank(); p < s; p += block.size()) {
+        const double x = map(p);
+        high = x > high ? x : high;
+        low = -x > low ? -x : low;
+        sum += x;
+    }
+    high = block.max(high);
+    low = block.max(low);
+    largest = high > low ? high : low;
+    sum = block.sum(sum) / largest;
+    double response = high - low;
+    if ((sign == Sign::u || sign == Sign::sum) && largest > 0) {  // u_1 ~ F v_1, v_1 ~ map
+        high = low = 0;
+        for (int64_t c = warp_of_thread(); c < f.channels; c += block.size() / 32) {
+            const double shift = f.at(c, 0);
+            double dot = 0, rest = 0;
+            for (int64_t p = lane_of_thread(); p < s; p += 32) {
+                const double x = f.at(c, p) - shift;
+                dot += x * (map(p) / largest);
+                rest += x;
+            }
+            dot = warp_sum(dot);
+            rest = warp_sum(rest);
+            const double u = center ? dot - rest / static_cast<double>(s) * sum : dot + shift * sum;
+            high = u > high ? u : high;
+            low = -u > low ? -u : low;
+            if (lane_of_thread() == 0) total += u * (rest + shift * static_cast<double>(s));
+        }
+        high = block.max(high);
+        low = block.max(low);
+        response = sign == Sign::u ? high - low : block.sum(total);
+    }
+    const double direction = response < 0 ? -1 : 1;
+    block.sync();
+    for (int64_t p = block.rank(); p < s; p += block.size()) {
+        const double x = direction * map(p);
+        write(maps, item * s + p, x <= 0 ? 0.0 : x);  // NaN stays
+    }
+}
+
+__device__ __forceinline__ double weight(double sigma, int power, const double* high, const double* low, int64_t j) {
+    const double size = power == 2 ? sigma * sigma : power == 1 ? sigma : 1.0;
+    return high && high[j] + low[j] < 0 ? -size : size;
+}
+
+// Block b: map b, a warp a position.
+__global__ void __launch_bounds__(kThreads)
+    combine_positions_kernel(const double* values, const double* vectors, const double* high, const double* low,
+                             int64_t positions, int n, Combine how, Output maps, bool* finite, const bool* skip) {
+    const int64_t item = blockIdx.x;
+    if (skip && skip[item]) return;
+    const double* sigma = values + item * n;
+    const double *most = high ? high + item * n : nullptr, *least = high ? low + item * n : nullptr;
+    for (int64_t p = warp_of_thread(); p < positions; p += kThreads / 32) {
+        const double* v = vectors + (item * positions + p) * n;
+        double sum = 0;
+        if (how == Combine::leading) {
+            sum = sigma[0] * v[0];
+        } else {
+            for (int j = lane_of_thread(); j < n; j += 32) {
+                const double w = weight(sigma[j], 2, most, least, j);
+                sum += how == Combine::absolute_sum ? w * fabs(v[j]) : w * v[j];
+            }
+            sum = fabs(warp_sum(sum));
+        }
+        if (lane_of_thread() == 0) write(maps, item * positions + p, sum);
+    }
+    if (threadIdx.x == 0) finite[item] = is_finite(sigma[0]);
+}
+
+// Block b: map b = F^T z, z = sum_j w_j u_j. Shared: z [C]
+__global__ void __launch_bounds__(kThreads)
+    project_kernel(Features features, const double* values, const double* vectors, const double* high,
+                   const double* low, int n, Combine how, Output maps, bool* finite, const bool* skip) {
+    const int64_t item = blockIdx.x;
+    if (skip && skip[item]) return;
+    const Features f = features.item(item);
+    const double* sigma = values + item * n;
+    const double *most = high ? high + item * n : nullptr, *least = high ? low + item * n : nullptr;
+    double* z = reinterpret_cast<double*>(shared_memory());
+    for (int64_t c = warp_of_thread(); c < f.channels; c += kThreads / 32) {
+        const double* u = vectors + (item * f.channels + c) * n;
+        double sum = 0;
+        for (int j = lane_of_thread(); j < (how == Combine::leading ? 1 : n); j += 32)
+            sum += weight(sigma[j], how == Combine::leading ? 0 : 1, most, least, j) * u[j];
+        sum = warp_sum(sum);
+        if (lane_of_thread() == 0) z[c] = sum;
+    }
+    __syncthreads();
+    for (int64_t p = threadIdx.x; p < f.positions; p += kThreads) {
+        double sum = 0;
+        for (int64_t c = 0; c < f.channels; ++c) sum += f.at(c, p) * z[c];
+        write(maps, item * f.positions + p, how == Combine::leading ? sum : fabs(sum));
+    }
+    if (threadIdx.x == 0) finite[item] = is_finite(sigma[0]);
+}
+
+// Block (item, tile of positions): map = sum_j sigma_j |F^T u_j|.
+__global__ void __launch_bounds__(kTileThreads)
+    project_absolute_kernel(Features features, const double* values, const double* vectors, int n, int tiles,
+                            Output maps, bool* finite, const bool* skip) {
+    const int64_t item = blockIdx.x / tiles, first = blockIdx.x % tiles * int64_t{kTile};
+    if (skip && skip[item]) return;
+    const Features f = features.item(item);
+    const double* sigma = values + item * n;
+    const double* u = vectors + item * f.channels * n;
+    double* shared = reinterpret_cast<double*>(shared_memory());
+    double sums[4] = {0, 0, 0, 0};  // of rows lane / 4 + 8 i of this warp's 32
+    for (int column = 0; column < n; column += kTile) {
+        Tile tile;
+        multiply_tile(
+            tile, f.channels, f.step != 1 && f.channel_step == 1,
+            [&](int64_t k, int i) { return first + i < f.positions ? f.at(k, first + i) : 0.0; }, false,
+            [&](int64_t k, int j) { return column + j < n ? u[k * n + column + j] : 0.0; }, shared);
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+            for (int s = 0; s < 4; ++s)
+#pragma unroll
+                for (int q = 0; q < 4; ++q) {
+                    const int j = column + warp_of_thread() % 2 * 32 + 8 * s + lane_of_thread() % 4 * 2 + q % 2;
+                    if (j < n) sums[2 * r + q / 2] += sigma[j] * fabs(tile.c[r][s][q]);
+                }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        sums[i] += __shfl_xor_sync(kAllLanes, sums[i], 1);
+        sums[i] += __shfl_xor_sync(kAllLanes, sums[i], 2);
+        if (lane_of_thread() % 4 == 0)
+            shared[warp_of_thread() % 2 * kTile + warp_of_thread() / 2 * 32 + 8 * i + lane_of_thread() / 4] = sums[i];
+    }
+    __syncthreads();
+    const int64_t p = first + threadIdx.x;
+    if (threadIdx.x < kTile && p < f.positions)
+        write(maps, item * f.positions + p, shared[threadIdx.x] + shared[kTile + threadIdx.x]);
+    if (first == 0 && threadIdx.x == 0) finite[item] = is_finite(sigma[0]);
+}
+
+}  // namespace
+
+void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* high,
+              double* low, const bool* skip, void* stream) {
+    const Features f = features_of(x);
+    const int tiles = (n + kTile - 1) / kTile;
+    launch(transposed ? "extremes_kernel<true>" : "extremes_kernel<false>",
+           transposed ? extremes_kernel<true> : extremes_kernel<false>, x.batch * tiles, kTileThreads, kTileBytes,
+           stream, f, center, vectors, n, tiles, high, low, skip);
+}
+
+void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
+    launch("finish_kernel", finish_kernel, x.batch, kThreads, 33 * 8, stream, features_of(x), center, sign, maps);
+}
+
+void combine_positions(const double* values, const double* vectors, const double* high, const double* low,
+                       int64_t batch, int64_t positions, int n, Combine how, const Output& maps, bool* finite,
+                       const bool* skip, void* stream) {
+    launch("combine_positions_kernel", combine_positions_kernel, batch, kThreads, 0, stream, values, vectors, high, low,
+           positions, n, how, maps, finite, skip);
+}
+
+void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* high,
+                      const double* low, int n, Combine how, const Output& maps, bool* finite, const bool* skip,
+                      void* stream) {
+    const Features f = features_of(x);
+    if (how != Combine::absolute_sum) {
+        launch("project_kernel", project_kernel, x.batch, kThreads, f.channels * 8, stream, f, values, vectors, high,
+               low, n, how, maps, finite, skip);
+        return;
+    }
+    const int tiles = static_cast<int>((f.positions + kTile - 1) / kTile);
+    launch("project_absolute_kernel", project_absolute_kernel, x.batch * tiles, kTileThreads, kTileBytes, stream, f,
+           values, vectors, n, tiles, maps, finite, skip);
+}
+
+}  // namespace tsm::cuda

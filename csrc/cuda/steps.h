@@ -1,0 +1,110 @@
+// The steps on the device, one launch or a few each: raw device pointers, the caller's stream, no allocation, no
+// synchronisation. Sums are in double throughout. `skip`, where given, names items [B] to leave alone: those that an
+// earlier, faster kernel has settled.
+#pragma once
+#include <cstdint>
+
+#include "tensor_batch.h"
+
+#ifdef __CUDACC__
+#define TSM_HOST_DEVICE __host__ __device__
+#else
+#define TSM_HOST_DEVICE
+#endif
+
+namespace tsm::cuda {
+
+struct Output {
+    void* data;
+    bool wide;  // double, else float
+};
+
+constexpr int kSmall = 64;     // matrices up to this size have a warp each
+constexpr int kLargest = 256;  // matrices up to this size have a block each; larger ones are left to a library
+
+// out: [B, I_n, I_n]; center: less the mean of each fibre (mode n must be the last one)
+void mode_gram(const TensorBatch& x, int mode, bool center, const Output& out, const bool* skip, void* stream);
+// Its branch for I_n <= kSmall.
+void mode_gram_small(const TensorBatch& x, int mode, bool center, const Output& out, const bool* skip, void* stream);
+
+// gram: [B, n, n], contiguous; values: [B, rank] singular values; vectors: [B, n, rank]. n <= kLargest.
+// workspace: truncated_svd_workspace(n, B) bytes
+int64_t truncated_svd_workspace(int n, int64_t batch, bool wide);
+void truncated_svd(const void* gram, bool wide_gram, int64_t batch, int n, int rank, bool wide, const Output& values,
+                   const Output& vectors, const bool* skip, void* workspace, int64_t bytes, void* stream);
+
+// One product X x_mode A^T: factor [B, I_n, r], contiguous, in double; out: [B, ..., r, ...], contiguous
+void core_contraction(const TensorBatch& x, int mode, const double* factor, int64_t r, const Output& out, void* stream);
+
+struct HooiPlan {
+    int order, n_iter_max;
+    int64_t shape[kMaxOrder], rank[kMaxOrder];
+    double tol;
+    bool sign_v;
+    int big;  // the mode larger than the product of the others; -1: none
+
+    TSM_HOST_DEVICE static int64_t product(const int64_t* n, int order) {
+        int64_t p = 1;
+        for (int i = 0; i < order; ++i) p *= n[i];
+        return p;
+    }
+    TSM_HOST_DEVICE int64_t elements() const { return product(shape, order); }
+    TSM_HOST_DEVICE int64_t core_size() const { return product(rank, order); }
+    TSM_HOST_DEVICE int64_t others_size(int m) const { return elements() / shape[m]; }
+    TSM_HOST_DEVICE int64_t others_rank(int m) const { return core_size() / rank[m]; }
+    TSM_HOST_DEVICE bool others_full(int m) const {
+        for (int i = 0; i < order; ++i)
+            if (i != m && rank[i] != shape[i]) return false;
+        return true;
+    }
+    // The eigenproblem of an update of mode m: on the left side [I_m, I_m], else on the right one.
+    TSM_HOST_DEVICE bool left_side(int m) const { return m != big && shape[m] <= others_rank(m); }
+    TSM_HOST_DEVICE int64_t matrix_size(int m) const { return left_side(m) ? shape[m] : others_rank(m); }
+};
+struct HooiOutput {
+    Output core;                        // [B, R_1, ..., R_N]
+    Output factors[kMaxOrder];          // [B, I_n, R_n]
+    Output singular_values[kMaxOrder];  // [B, R_n]
+    Output responses;                   // X_(big)^T A_big [B, S, R_big]; data may be null
+    double* errors;                     // [B, n_iter_max]
+    int64_t* n_sweeps;                  // [B]
+    bool* converged;                    // [B]
+    bool* finite;                       // [B]
+};
+// gram: [B, S, S] in double, of the modes beside the big one; null where there is none.
+// workspace: B times hooi_workspace(plan) bytes
+int64_t hooi_workspace(const HooiPlan& plan);
+void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiOutput& out, void* workspace,
+          int64_t bytes, void* stream);
+
+enum class Sign : int { u = 0, v = 1, absmax = 2, sum = 3 };
+
+// Features F [B, C, S] (x of order 2) in one read: maps [B, S] become sigma_1 v_1, sign free. settled [B]: whether the
+// pair was had and proved; finite [B]. S <= kSmall.
+void leading_small(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, void* stream);
+// The same for any S without a Gram matrix, by Lanczos. workspace: B * leading_workspace(C, S) bytes
+int64_t leading_workspace(int64_t channels, int64_t positions);
+void leading_large(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, void* workspace,
+                   int64_t bytes, void* stream);
+
+// Largest and smallest entry, or 0, of every column of F V (F^T V where `transposed`), without writing the product.
+// vectors: [B, S or C, n] in double; high, low: [B, n] in double. `center`: F less its channel means, V without one.
+void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* high,
+              double* low, const bool* skip, void* stream);
+
+// eigencam: raw maps [B, S] get their sign and lose their negative part.
+void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
+
+// What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|.
+enum class Combine : int { leading = 0, signed_sum = 1, absolute_sum = 2 };
+// Maps [B, S] from eigenpairs of the position Gram. values: [B, n] singular values, vectors: [B, S, n]; high, low:
+// [B, n] or null: the signs of w_j are those of high + low.
+void combine_positions(const double* values, const double* vectors, const double* high, const double* low,
+                       int64_t batch, int64_t positions, int n, Combine how, const Output& maps, bool* finite,
+                       const bool* skip, void* stream);
+// Maps [B, S] from eigenpairs of the channel Gram, vectors: [B, C, n], by one more pass over F.
+void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* high,
+                      const double* low, int n, Combine how, const Output& maps, bool* finite, const bool* skip,
+                      void* stream);
+
+}  // namespace tsm::cuda

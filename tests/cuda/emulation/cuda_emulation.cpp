@@ -1,0 +1,256 @@
+#include "cuda_emulation.h"
+
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+Dimensions threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+constexpr size_t kStack = 64 * 1024;
+enum class Waits { no, warp, block, done };
+
+// ---- switching between stacks ----
+#if defined(__x86_64__)
+extern "C" void tsm_switch(void** save, void* to);
+asm(R"(
+.text
+.globl tsm_switch
+.hidden tsm_switch
+.type tsm_switch, @function
+tsm_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size tsm_switch, .-tsm_switch
+)");
+struct Context {
+    void* stack = nullptr;
+};
+void change(Context& from, Context& to) {
+    tsm_switch(&from.stack, to.stack);
+}
+void prepare(Context& context, char* memory, void (*entry)()) {
+    auto* top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(memory) + kStack) & ~uintptr_t{15});
+    *--top = nullptr;  // keeps the stack aligned as after a call
+    *--top = reinterpret_cast<void*>(entry);
+    for (int i = 0; i < 6; ++i) *--top = nullptr;
+    context.stack = top;
+}
+#else
+struct Context {
+    ucontext_t state;
+};
+void change(Context& from, Context& to) {
+    swapcontext(&from.state, &to.state);
+}
+void prepare(Context& context, char* memory, void (*entry)()) {
+    getcontext(&context.state);
+    context.state.uc_stack.ss_sp = memory;
+    context.state.uc_stack.ss_size = kStack;
+    makecontext(&context.state, entry, 0);
+}
+#endif
+
+struct Fiber {
+    Context context;
+    std::unique_ptr<char[]> stack{new char[kStack]};
+    Waits waits = Waits::no;
+    uint64_t bits = 0;     // what this lane offers the others of its warp
+    double a0, a1, b;      // and to the matrix unit
+    void* fake = nullptr;  // AddressSanitizer's own
+};
+
+struct Scheduler {
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    Context home;
+    void* home_fake = nullptr;
+    const void* home_bottom = nullptr;
+    size_t home_size = 0;
+    unsigned current = 0, threads = 0;
+    void (*body)(void*) = nullptr;
+    void* argument = nullptr;
+    std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
+    std::exception_ptr failure;
+    bool reverse = false;
+} scheduler;
+
+Fiber& own() {
+    return *scheduler.fibers[scheduler.current];
+}
+
+void leave(bool last) {
+    [[maybe_unused]] Fiber& fiber = own();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake, scheduler.home_bottom, scheduler.home_size);
+#else
+    (void)last;
+#endif
+    change(fiber.context, scheduler.home);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fiber.fake, nullptr, nullptr);
+#endif
+}
+
+void enter(unsigned thread) {
+    scheduler.current = thread;
+    threadIdx.x = thread;
+    Fiber& fiber = own();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&scheduler.home_fake, fiber.stack.get(), kStack);
+#endif
+    change(scheduler.home, fiber.context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(scheduler.home_fake, nullptr, nullptr);
+#endif
+}
+
+void start() {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &scheduler.home_bottom, &scheduler.home_size);
+#endif
+    try {
+        scheduler.body(scheduler.argument);
+    } catch (...) {
+        scheduler.failure = std::current_exception();
+    }
+    own().waits = Waits::done;
+    leave(true);
+}
+
+void wait(Waits at) {
+    const unsigned thread = scheduler.current;
+    own().waits = at;
+    leave(false);
+    scheduler.current = thread;
+}
+
+bool all(unsigned first, unsigned last, Waits state) {
+    for (unsigned t = first; t < last; ++t)
+        if (scheduler.fibers[t]->waits != state) return false;
+    return true;
+}
+
+void release(unsigned first, unsigned last) {
+    for (unsigned t = first; t < last; ++t) scheduler.fibers[t]->waits = Waits::no;
+}
+
+// Lets the threads of a warp run until each waits for the block or is done.
+void run_warp(unsigned first, unsigned last) {
+    for (;;) {
+        for (unsigned i = first; i < last; ++i) {
+            const unsigned t = scheduler.reverse ? first + last - 1 - i : i;
+            if (scheduler.fibers[t]->waits == Waits::no) enter(t);
+            if (scheduler.failure) return;
+        }
+        if (!all(first, last, Waits::warp)) break;
+        release(first, last);
+    }
+    for (unsigned t = first; t < last; ++t)
+        if (scheduler.fibers[t]->waits == Waits::warp)
+            throw std::logic_error("a warp operation that not all lanes of the warp reach, in block " +
+                                   std::to_string(blockIdx.x));
+}
+
+void run_block() {
+    for (unsigned t = 0; t < scheduler.threads; ++t) {
+        Fiber& fiber = *scheduler.fibers[t];
+        fiber.waits = Waits::no;
+        prepare(fiber.context, fiber.stack.get(), start);
+    }
+    for (;;) {
+        const unsigned warps = scheduler.threads / 32;
+        for (unsigned i = 0; i < warps; ++i) {
+            const unsigned w = scheduler.reverse ? warps - 1 - i : i;
+            run_warp(32 * w, 32 * w + 32);
+            if (scheduler.failure) return;
+        }
+        if (all(0, scheduler.threads, Waits::done)) return;
+        if (!all(0, scheduler.threads, Waits::block))
+            throw std::logic_error("a barrier that not all threads of the block reach, in block " +
+                                   std::to_string(blockIdx.x));
+        release(0, scheduler.threads);
+    }
+}
+
+}  // namespace
+
+void run_blocks(void (*body)(void*), void* context, unsigned blocks, unsigned threads, size_t shared) {
+    if (threads == 0 || threads % 32 != 0 || threads > 1024) throw std::logic_error("blocks must be whole warps");
+    const char* order = std::getenv("TSM_EMULATION_ORDER");
+    scheduler.reverse = order && std::string(order) == "reverse";
+    scheduler.threads = threads;
+    scheduler.body = body;
+    scheduler.argument = context;
+    while (scheduler.fibers.size() < threads) scheduler.fibers.push_back(std::make_unique<Fiber>());
+    gridDim.x = blocks;
+    blockDim.x = threads;
+    for (unsigned b = 0; b < blocks; ++b) {
+        blockIdx.x = b;
+        scheduler.shared.reset(aligned_alloc(128, shared));
+        std::memset(scheduler.shared.get(), 255, shared);  // NaN: reading before writing shows
+        scheduler.failure = nullptr;
+        run_block();
+        if (scheduler.failure) std::rethrow_exception(scheduler.failure);
+    }
+}
+
+char* shared_memory() {
+    return static_cast<char*>(scheduler.shared.get());
+}
+
+void __syncthreads() {
+    wait(Waits::block);
+}
+
+void __syncwarp(unsigned) {
+    wait(Waits::warp);
+}
+
+uint64_t exchange(uint64_t bits, int from) {
+    own().bits = bits;
+    wait(Waits::warp);
+    const uint64_t taken = scheduler.fibers[scheduler.current / 32 * 32 + static_cast<unsigned>(from)]->bits;
+    wait(Waits::warp);
+    return taken;
+}
+
+void emulated_multiply_add(double (&c)[4], double a0, double a1, double b) {
+    Fiber& fiber = own();
+    fiber.a0 = a0;
+    fiber.a1 = a1;
+    fiber.b = b;
+    wait(Waits::warp);
+    const unsigned lane = scheduler.current % 32, first = scheduler.current - lane, row = lane / 4 * 4;
+    for (unsigned j = 0; j < 2; ++j)
+        for (unsigned k = 0; k < 4; ++k) {
+            const Fiber& left = *scheduler.fibers[first + row + k];
+            const Fiber& right = *scheduler.fibers[first + (2 * (lane % 4) + j) * 4 + k];
+            c[j] += left.a0 * right.b;
+            c[2 + j] += left.a1 * right.b;
+        }
+    wait(Waits::warp);
+}

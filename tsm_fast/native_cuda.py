@@ -1,0 +1,405 @@
+"""The compiled CUDA backend: the five steps of `dispatch.Backend` on CUDA tensors, by `tsm_fast._cuda`.
+
+Everything is launched on the current stream, nothing waits for the device except `hooi`, whose result is as long as its
+longest item took (`hooi(..., trim=False)` does not wait either). Sums are in float64 on every path; the eigensolver is
+in float64 too, but for `precision="float32"`. Batches are cut so that the workspace stays near `WORKSPACE_BYTES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from . import _cuda
+from ._arrays import per_item, scaled, unit_exponents
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+
+name = "cuda"
+
+WORKSPACE_BYTES = 512 * 2**20
+MIN_CAPABILITY = (8, 0)  # float64 matrix instructions
+
+_DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
+_LEADING, _SIGNED, _ABSOLUTE = 0, 1, 2  # what becomes of eigenpairs
+
+_Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+def mode_gram(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    mode: int,
+    *,
+    center: bool = False,
+    precision: Precision = "auto",
+) -> Tensor:
+    """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; sums are in float64."""
+    _check(x)
+    dtype = result_dtype(x.dtype, precision)
+    size = x.shape[mode + 1]
+    if not x.numel():
+        return x.new_zeros(len(x), size, size, dtype=dtype)
+    if center and mode != x.ndim - 2:
+        x, center = _centered(x), False
+    gram = x.new_empty(len(x), size, size, dtype=torch.float64 if center else dtype)
+    with _on(x):
+        _mode_gram(x, mode, gram, center)
+    return gram.to(dtype)
+
+
+def truncated_svd(
+    gram: Tensor,  # [B, n, n]
+    rank: int,
+    *,
+    precision: Precision = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
+    _check(gram)
+    dtype = result_dtype(gram.dtype, precision)
+    gram = (gram if gram.dtype in (torch.float32, torch.float64) else gram.float()).contiguous()
+    values = gram.new_empty(len(gram), rank, dtype=dtype)
+    vectors = gram.new_empty(len(gram), gram.shape[1], rank, dtype=dtype)
+    if gram.numel():
+        with _on(gram):
+            for part in _parts(len(gram), _svd_bytes(gram.shape[1], precision != "float32")):
+                _truncated_svd(gram[part], values[part], vectors[part], precision != "float32")
+    return values, vectors
+
+
+def core_contraction(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    factors: Sequence[Tensor],  # [B, I_n, R_n] for each n in `modes`
+    modes: Sequence[int],
+    *,
+    precision: Precision = "auto",
+) -> Tensor:
+    """`X x_n A_n^T` over the given modes."""
+    _check(x, *factors)
+    dtype = result_dtype(x.dtype, precision)
+    shape = list(x.shape)
+    for factor, mode in zip(factors, modes, strict=True):
+        shape[mode + 1] = factor.shape[2]
+    if not x.numel() or not prod(shape):
+        return x.new_zeros(shape, dtype=dtype)
+    if not factors:
+        return x.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    # The products that shrink the tensor most come first.
+    order = sorted(range(len(modes)), key=lambda i: factors[i].shape[2] / factors[i].shape[1])
+    with _on(x):
+        for i in order:
+            factor = factors[i].double().contiguous()
+            out_shape = list(x.shape)
+            out_shape[modes[i] + 1] = factor.shape[2]
+            out = x.new_empty(out_shape, dtype=dtype if i == order[-1] else torch.float64)
+            wide = out.dtype == torch.float64
+            _cuda.core_contraction(
+                _array(x), modes[i], factor.data_ptr(), factor.shape[2], out.data_ptr(), wide, _stream(x)
+            )
+            x = out
+    return x
+
+
+def hooi(
+    x: Tensor,  # [B, I_1, ..., I_N]
+    rank: Sequence[int],
+    *,
+    n_iter_max: int,
+    tol: float,
+    sign: str,
+    precision: Precision = "auto",
+    trim: bool = True,
+) -> HooiResult:
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`).
+
+    `trim=False` leaves `errors` at [B, n_iter_max], NaN after an item's last sweep: then nothing waits for the device.
+    """
+    _check(x)
+    dtype = result_dtype(x.dtype, precision)
+    # Room for the errors is made as it is needed: a limit of a million sweeps costs nothing where ten are enough.
+    room = min(n_iter_max, 1000) if trim else n_iter_max
+    while True:
+        result = _hooi(x, rank, room, tol, sign == "v", dtype)[0]
+        if not trim:
+            return result
+        if room == n_iter_max or not (~result.converged & result.finite).any():
+            break
+        room = min(10 * room, n_iter_max)
+    most = int(result.n_sweeps.max()) if len(x) else 0
+    return result._replace(errors=result.errors[:, :most].contiguous())
+
+
+def saliency(
+    x: Tensor,  # [B, C, H, W]
+    method: Method,
+    rank: Sequence[int] | None,
+    *,
+    center: bool,
+    combine: str,
+    sign: str,
+    precision: Precision = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`); waits for nothing."""
+    _check(x)
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    maps = x.new_empty(len(x), x.shape[2] * x.shape[3], dtype=dtype)
+    finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    if len(x):
+        with _on(x):
+            _saliency(x, method, rank, center, combine, sign, precision, maps, finite)
+    return maps.view(len(x), *x.shape[2:]), finite
+
+
+def _saliency(
+    x: Tensor,
+    method: Method,
+    rank: Sequence[int] | None,
+    center: bool,
+    combine: str,
+    sign: str,
+    precision: Precision,
+    maps: Tensor,  # [B, S]
+    finite: Tensor,  # [B]
+) -> None:
+    unit, exponent = _unit_range(x)
+    single = method in ("eigencam", "tsm")
+    if rank is not None:
+        _at_rank(unit, rank, combine, sign, single, maps, finite)
+    else:
+        centers = center and method in ("eigencam", "multivec_eigencam")
+        features = unit.flatten(2)  # [B, C, S]
+        if single:
+            _leading_maps(features, centers, precision, maps, finite)
+        else:
+            how = _ABSOLUTE if combine == "absolute" else _SIGNED
+            _combined_maps(features, centers, how, sign, precision, maps, finite, None)
+        if method == "eigencam":
+            wide = maps.dtype == torch.float64
+            _cuda.finish_single(_array(features), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
+    if method == "tsm":
+        maps.abs_()
+    if exponent is not None:
+        maps.copy_(scaled(maps, (1 if single else 2) * exponent))
+
+
+def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, finite: Tensor) -> None:
+    """sigma_1 v_1 of features [B, C, S], sign free; where the fast way proves no pair, from the full solver."""
+    settled = torch.empty(len(x), dtype=torch.bool, device=x.device)
+    wide = maps.dtype == torch.float64
+    if x.shape[2] <= _cuda.small:
+        pointers = maps.data_ptr(), wide, settled.data_ptr(), finite.data_ptr()
+        _cuda.leading_small(_array(x), center, *pointers, _stream(x))
+    else:
+        per_item_bytes = _cuda.leading_workspace(x.shape[1], x.shape[2])
+        for part in _parts(len(x), per_item_bytes):
+            items = x[part]
+            workspace = _workspace(x, len(items) * per_item_bytes)
+            pointers = maps[part].data_ptr(), wide, settled[part].data_ptr(), finite[part].data_ptr()
+            room = workspace.data_ptr(), workspace.numel()
+            _cuda.leading_large(_array(items), center, *pointers, *room, _stream(x))
+    _combined_maps(x, center, _LEADING, "v", precision, maps, finite, settled)
+
+
+def _combined_maps(
+    x: Tensor,  # [B, C, S]
+    center: bool,
+    how: int,
+    sign: str,
+    precision: Precision,
+    maps: Tensor,
+    finite: Tensor,
+    settled: Tensor | None,  # [B], items to leave alone
+) -> None:
+    """Maps from the eigenpairs of the smaller Gram matrix, and one pass over the features where signs need it."""
+    channels, positions = x.shape[1:]
+    by_position = positions <= max(channels, _cuda.small)
+    n = positions if by_position else channels
+    columns = 1 if how == _LEADING else n
+    needs_signs = how == _SIGNED and by_position == (sign == "u")
+    wide = maps.dtype == torch.float64
+    copied = 8 * channels * positions if center and not by_position else 0
+    for part in _parts(len(x), 8 * n * (n + columns) + _svd_bytes(n, True) + copied):
+        items, skip = x[part], 0 if settled is None else settled[part].data_ptr()
+        if copied:
+            items = _centered(items)
+        gram = x.new_empty(len(items), n, n, dtype=torch.float64)
+        _mode_gram(items, 1 if by_position else 0, gram, center and by_position, skip)
+        values, vectors = gram.new_empty(len(items), columns), gram.new_empty(len(items), n, columns)
+        _truncated_svd(gram, values, vectors, precision != "float32", skip)
+        high = low = None
+        if needs_signs:
+            high, low = gram.new_empty(len(items), n), gram.new_empty(len(items), n)
+            extremes = vectors.data_ptr(), n, high.data_ptr(), low.data_ptr()
+            _cuda.extremes(_array(items), not by_position, center and by_position, *extremes, skip, _stream(x))
+        pairs = values.data_ptr(), vectors.data_ptr(), _address(high), _address(low)
+        out = maps[part].data_ptr(), wide, finite[part].data_ptr(), skip, _stream(x)
+        if by_position:
+            _cuda.combine_positions(*pairs, len(items), positions, columns, how, *out)
+        else:
+            _cuda.combine_channels(_array(items), *pairs, columns, how, *out)
+
+
+def _at_rank(
+    x: Tensor, rank: Sequence[int], combine: str, sign: str, single: bool, maps: Tensor, finite: Tensor
+) -> None:
+    """tsm and mtsm from the responses F^T a_i of the columns of A_1 that HOOI finds."""
+    result, responses = _hooi(x, rank, N_ITER_MAX, TOL, False, torch.float64)
+    if responses is None:
+        responses = core_contraction(x, [result.factors[0]], [0], precision="float64").flatten(2).mT  # [B, S, R]
+    finite.copy_(result.finite)
+    if single:
+        maps.copy_(responses[:, :, 0])
+        return
+    if combine == "absolute":
+        responses = responses.abs()
+    elif sign == "v":
+        index = responses.abs().argmax(1, keepdim=True)
+        responses = torch.where(responses.gather(1, index) < 0, -responses, responses)
+    maps.copy_((responses @ result.singular_values[0][:, :, None])[:, :, 0].abs())
+
+
+def _hooi(
+    x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign_v: bool, dtype: torch.dtype
+) -> tuple[HooiResult, Tensor | None]:
+    """HOOI, and X_(1)^T A_1 [B, S, R_1] in float64 where that came up on the way."""
+    shape, rank, size = tuple(x.shape[1:]), list(rank), len(x)
+    new = x.new_empty
+    core = new(size, *rank, dtype=dtype)
+    factors = [new(size, n, r, dtype=dtype) for n, r in zip(shape, rank, strict=True)]
+    values = [new(size, r, dtype=dtype) for r in rank]
+    errors = new(size, n_iter_max, dtype=torch.float64)
+    n_sweeps = new(size, dtype=torch.int64)
+    converged, finite = new(size, dtype=torch.bool), new(size, dtype=torch.bool)
+    big = _cuda.hooi_big_mode(shape)
+    others = prod(shape) // shape[big] if big >= 0 else 0
+    responses = new(size, others, rank[0], dtype=torch.float64) if big == 0 else None
+    result = HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
+    if not size:
+        return result, responses
+    unit, exponent = _unit_range(x)
+    matrix = unit.movedim(big + 1, 1).flatten(2) if big >= 0 else unit  # [B, I_big, S]
+    per_item_bytes = _cuda.hooi_workspace(shape, rank) + 8 * others * others
+    with _on(x):
+        for part in _parts(size, per_item_bytes):
+            items = unit[part]
+            gram = new(len(items), others, others, dtype=torch.float64)
+            if others:
+                _mode_gram(matrix[part], 1, gram, False)
+            workspace = _workspace(x, len(items) * _cuda.hooi_workspace(shape, rank))
+            _cuda.hooi(
+                _array(items),
+                rank,
+                n_iter_max,
+                tol,
+                sign_v,
+                gram.data_ptr(),
+                core[part].data_ptr(),
+                [factor[part].data_ptr() for factor in factors],
+                [value[part].data_ptr() for value in values],
+                _address(None if responses is None else responses[part]),
+                dtype == torch.float64,
+                errors[part].data_ptr(),
+                n_sweeps[part].data_ptr(),
+                converged[part].data_ptr(),
+                finite[part].data_ptr(),
+                workspace.data_ptr(),
+                workspace.numel(),
+                _stream(x),
+            )
+    if exponent is not None:
+        result = result._replace(core=scaled(core, exponent), singular_values=[scaled(v, exponent) for v in values])
+        responses = None if responses is None else scaled(responses, exponent)
+    return result, responses
+
+
+def _mode_gram(x: Tensor, mode: int, gram: Tensor, center: bool, skip: int = 0) -> None:
+    _cuda.mode_gram(_array(x), mode, center, gram.data_ptr(), gram.dtype == torch.float64, skip, _stream(x))
+
+
+def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, skip: int = 0) -> None:
+    n, rank = vectors.shape[1:]
+    if n > _cuda.largest:
+        _library_svd(gram, values, vectors, wide)
+        return
+    workspace = _workspace(gram, _cuda.truncated_svd_workspace(n, len(gram), wide))
+    out = values.data_ptr(), vectors.data_ptr(), values.dtype == torch.float64
+    room = workspace.data_ptr(), workspace.numel()
+    wide_gram = gram.dtype == torch.float64
+    _cuda.truncated_svd(gram.data_ptr(), wide_gram, len(gram), n, rank, wide, *out, skip, *room, _stream(gram))
+
+
+def _library_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool) -> None:
+    """Larger matrices: torch's eigensolver, which is cuSOLVER's (batched where this torch has that)."""
+    finite = gram.isfinite().flatten(1).all(1)
+    matrix = torch.where(per_item(finite, gram), gram, 0)
+    matrix = matrix.double() if wide else matrix.float()
+    exponent = unit_exponents(matrix)
+    found, basis = torch.linalg.eigh(scaled(matrix, -exponent))
+    rank = values.shape[1]
+    found, basis = scaled(found, exponent).flip(-1)[:, :rank], basis.flip(-1)[:, :, :rank]
+    index = basis.abs().argmax(1, keepdim=True)
+    basis = torch.where(basis.gather(1, index) < 0, -basis, basis)
+    values.copy_(torch.where(per_item(finite, values), found.clamp(min=0).sqrt(), torch.nan))
+    vectors.copy_(torch.where(per_item(finite, vectors), basis, torch.nan))
+
+
+def _svd_bytes(n: int, wide: bool) -> int:
+    return _cuda.truncated_svd_workspace(n, 1, wide) if n <= _cuda.largest else 32 * n * n
+
+
+def _unit_range(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """float64 items times the power of two that keeps their squares in range, and the exponents [B] that undo it."""
+    if x.dtype != torch.float64 or not len(x):
+        return x, None
+    exponent = unit_exponents(x)
+    return scaled(x, -exponent), exponent
+
+
+def _centered(x: Tensor) -> Tensor:
+    """In float64, less its mean over the last mode; the shift makes a constant channel exactly 0."""
+    shifted = x.double() - x[..., :1].double()
+    return shifted - shifted.mean(-1, keepdim=True)
+
+
+def _parts(batch: int, bytes_per_item: int) -> Iterator[slice]:
+    """The batch in parts whose workspace is near WORKSPACE_BYTES."""
+    size = max(1, WORKSPACE_BYTES // max(1, bytes_per_item))
+    return (slice(start, start + size) for start in range(0, batch, size))
+
+
+def _workspace(x: Tensor, size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device=x.device)
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _array(x: Tensor) -> _Array:
+    return x.data_ptr(), _DTYPES[x.dtype], tuple(x.shape), x.stride()
+
+
+def _stream(x: Tensor) -> int:
+    return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+
+
+def _on(x: Tensor) -> torch.cuda.device:
+    """Launches go to the device of x, whatever the current one is."""
+    return torch.cuda.device(x.device if x.is_cuda else -1)
+
+
+def _check(x: Tensor, *others: Tensor) -> None:
+    """RuntimeError for tensors that the kernels cannot reach."""
+    for tensor in (x, *others):
+        if tensor.device.type != _cuda.device_type:
+            raise RuntimeError(f"backend 'cuda' runs on {_cuda.device_type} tensors, got one on {tensor.device}")
+        if tensor.device != x.device:
+            raise RuntimeError(f"backend 'cuda' needs its tensors on one device, got {x.device} and {tensor.device}")
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < MIN_CAPABILITY:
+        major, minor = torch.cuda.get_device_capability(x.device)
+        raise RuntimeError(
+            f"backend 'cuda' needs a GPU of compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer, "
+            f"got {major}.{minor} ({torch.cuda.get_device_name(x.device)})"
+        )
