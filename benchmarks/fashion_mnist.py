@@ -10,6 +10,8 @@ Interrupted, the same command goes on where it was. The results go into `benchma
 
 - `fashion_mnist.json`: machine, command, time by stage, and two curves over time: images finished and memory;
 - `fashion_mnist.md`: the table of it; `fashion_mnist.svg`: the curves.
+
+A whole run also writes its numbers into docs/overnight.md.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import os
 import platform
 import re
@@ -35,6 +38,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "overnight.md"  # its numbers stand between the markers
+MARKERS = ("<!-- fashion_mnist: begin -->\n", "<!-- fashion_mnist: end -->\n")
+IMAGENET, NIGHT = 1_281_167, 10 * 3600.0  # images, seconds
 PARTS = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
 METHODS = ("tsm", "mtsm")
 STAGES = ("read", "forward", "decomposition", "write")
@@ -76,6 +82,8 @@ def main() -> None:
     (out / "fashion_mnist.json").write_text(to_json(result))
     (out / "fashion_mnist.md").write_text(table(result))
     plot(result, out / "fashion_mnist.svg")
+    if out == RESULTS:
+        PAGE.write_text(with_arithmetic(PAGE.read_text(), result))
     print(table(result))
     if not (verified["ok"] and verified["complete"]):
         sys.exit("the run is not what it should be: see `tsm-fast verify`")
@@ -174,7 +182,9 @@ def summary(
         -1, 3
     )
     early = settled[settled[:, 0] < 2 * SETTLED] if len(settled) else settled
-    growth = [float(np.polyfit(settled[:, 0], settled[:, i], 1)[0]) * 1e4 for i in (1, 2)] if len(settled) > 2 else None
+    growth = None
+    if len(settled) > 2:
+        growth = [round(float(np.polyfit(settled[:, 0], settled[:, i], 1)[0]) * 1e4, 1) + 0.0 for i in (1, 2)]
     spent = {stage: status["seconds"].get(stage, 0.0) for stage in STAGES}
     return {
         "machine": machine(),
@@ -257,6 +267,35 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def with_arithmetic(page: str, result: dict[str, Any]) -> str:
+    """The page with the arithmetic of this result between its markers."""
+    head, rest = page.split(MARKERS[0])
+    return head + MARKERS[0] + arithmetic(result) + MARKERS[1] + rest.split(MARKERS[1])[1]
+
+
+def arithmetic(result: dict[str, Any]) -> str:
+    """What the measured run says of ImageNet."""
+    m, images, seconds = result["machine"], result["images"], result["seconds"]["extract"]
+    rate = images / seconds
+    need = math.ceil(IMAGENET / NIGHT / (rate / m["cores"]))
+    size, night = result["bytes"] / images * IMAGENET / 1e6, NIGHT / 3600
+    shape = "x".join(map(str, next(iter(result["columns"].values()))))
+    rows = [
+        (f"measured: {images:,} images, start to end", f"{seconds:,.0f} s on {m['cores']} cores ({m['cpu']})"),
+        ("images a second", f"{images:,} / {seconds:,.0f} = {rate:.1f}, {rate / m['cores']:.1f} a core"),
+        ("decompositions / forward pass", f"{result['decomposition / forward']:.1%}"),
+        (
+            f"{IMAGENET:,} images on this machine",
+            f"{IMAGENET:,} / {rate:.1f} / 3600 = {IMAGENET / rate / 3600:.1f} hours",
+        ),
+        (f"cores for a night of {night:.0f} hours", f"{need}"),
+        ("memory of all processes, at most", f"{result['memory']['peak pss']:,.0f} MB"),
+        (f"shards, {len(result['columns'])} float32 maps of {shape} for each image", f"{size:,.0f} MB"),
+    ]
+    text = "".join(f"| {name} | {value} |\n" for name, value in rows)
+    return f"| `lite0`, {' and '.join(METHODS)} in one pass, {result['date']} | |\n| --- | --- |\n{text}"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text())]
+# Their blocks read what their commands wrote: tests/pipeline/test_docs.py runs both.
+WITH_COMMANDS = ("first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
+WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text()) and page.name not in WITH_COMMANDS]
 
 
 def load_report() -> ModuleType:
