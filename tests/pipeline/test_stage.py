@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from tsm_fast.pipeline.engines import run
 from tsm_fast.pipeline.reader import SaliencyDataset
 from tsm_fast.pipeline.stage import SaliencyStage
 
-from .processes import SHARD, needs_photos, photos, plan
+from .processes import LIMIT, ROOT, SHARD, needs_photos, photos, plan
 
 
 def test_a_batch_gets_the_maps_of_a_run(tmp_path: Path) -> None:
@@ -46,3 +50,28 @@ def test_pixels_and_empty_batches() -> None:
         stage({"image": pixels[None]})
     with pytest.raises(ValueError, match="close names"):
         SaliencyStage(layers=("featurs",))
+
+
+RAY_DATA = """
+import json, sys
+import ray
+from tsm_fast.pipeline.stage import SaliencyStage
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+files = ray.data.read_binary_files(sys.argv[1], include_paths=True)
+one = ray.data.ActorPoolStrategy(size=1)
+made = files.map_batches(SaliencyStage, batch_size=8, fn_constructor_kwargs={"methods": ("tsm",)}, compute=one)
+print(json.dumps([[row["status"], row["tsm/features"].shape] for row in made.take_all()]))
+"""
+
+
+def test_in_ray_data() -> None:
+    needs_photos()
+    pytest.importorskip("ray", reason="needs the extra ray")
+    folder = next(path for path in sorted(photos().iterdir()) if path.is_dir())
+    command = [sys.executable, "-c", RAY_DATA, str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert rows == [["ok", [7, 7]]] * len(list(folder.iterdir()))

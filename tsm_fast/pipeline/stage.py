@@ -44,7 +44,7 @@ class SaliencyStage:
     (2, 7, 7)
 
     With Ray Data: `ray.data.read_binary_files("photos", include_paths=True).map_batches(SaliencyStage, batch_size=64,
-    fn_constructor_kwargs={"model": "lite0", "methods": ("tsm",)}, concurrency=2)`.
+    fn_constructor_kwargs={"model": "lite0", "methods": ("tsm",)}, compute=ray.data.ActorPoolStrategy(size=2))`.
     """
 
     def __init__(
