@@ -22,9 +22,20 @@ import torch
 from PIL import Image
 
 from tsm_fast import models, saliency
-from tsm_fast.pipeline import Event, FingerprintError, Marker, Resources, Run, Settings, ShardFailed, Stopped, prepare
+from tsm_fast.pipeline import (
+    Event,
+    FingerprintError,
+    Marker,
+    Resources,
+    Run,
+    Settings,
+    ShardFailed,
+    Stopped,
+    network,
+    prepare,
+    worker,
+)
 from tsm_fast.pipeline import run_shard as run_one
-from tsm_fast.pipeline import worker as worker_module
 from tsm_fast.pipeline.datasets import DatasetSource
 from tsm_fast.pipeline.shards import FLAGS, marker_path, shard_path
 
@@ -202,7 +213,7 @@ def test_markers_say_what_is_there(finished: Run) -> None:
         assert marker.errors == {kind: statuses.count(kind) for kind in sorted(set(statuses) - {"ok"})}
         data = shard_path(finished.out, index).read_bytes()
         assert (marker.bytes, marker.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        assert set(marker.seconds) == {*worker_module.STAGES, "total"}
+        assert set(marker.seconds) == {*worker.STAGES, "total"}
         assert (marker.batch_size, marker.torch_threads, marker.device) == (4, 1, "cpu")
 
 
@@ -278,7 +289,7 @@ def test_a_shard_that_is_there_is_not_computed_again(finished: Run, monkeypatch:
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module._Shard, "publish", refuse)
+        patch.setattr(worker._Shard, "publish", refuse)
         assert run_one(finished.shards[1]) == finished.done()[1]
 
 
@@ -355,7 +366,7 @@ def test_several_layers_and_methods_share_one_forward(folder: Path, networks: An
         f"{method}/{layer}" for method in settings.methods for layer in ("body.0", "body.1", "stem")
     ]
     extract(run)
-    model = next(iter(worker_module._networks.values())).model.module
+    model = next(iter(network._networks.values())).model.module
     assert model.calls == [8, 8, 4]
     assert maps_of(run, "eigencam/body.1").shape == (20, 8, 8)
 

@@ -185,3 +185,35 @@ def _is_abandoned(descriptor: int) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
         return time.time() - os.fstat(descriptor).st_mtime > OLD
+
+
+class HashingFile:
+    """A file to write to that keeps the hash and the number of its bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, 0
+        self._abandoned = False
+        self.sha256 = hashlib.sha256()
+        self.closed = False
+
+    def abandon(self) -> None:
+        """Let what is written from now on go nowhere: PyArrow writes a footer when it gives up a file."""
+        self._abandoned = True
+
+    def write(self, data: bytes) -> int:
+        if self._abandoned:
+            return len(data)
+        self._file.write(data)
+        self.sha256.update(data)
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        if not self._abandoned:
+            self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True

@@ -43,8 +43,8 @@ class Settings:
         max_pixels: larger pictures are error rows.
         limit: only the first images of the sorted listing.
         shard_size: images in a shard.
-        batch_size: images in one forward pass. Not in the fingerprint, but kept for the whole run: the last bits of
-            a forward pass depend on it.
+        batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster). Not in the
+            fingerprint, but kept for the whole run: the last bits of a forward pass depend on it.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or value.

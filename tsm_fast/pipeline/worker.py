@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .. import models, weights
-from ..extractor import METHODS, SaliencyExtractor
 from . import images, plan_file, publish, sources
 from .draft import versions
 from .errors import FingerprintError, ShardFailed, Stopped
 from .flow import Ahead, Behind
-from .images import ImageError
+from .network import Network, Slot, network, torch_state
 from .run import Marker, Run, ShardSpec
 from .settings import Resources
 from .shards import FLAGS, OK, Rows, ShardWriter, marker_path, shard_path
@@ -32,9 +27,6 @@ from .shards import FLAGS, OK, Rows, ShardWriter, marker_path, shard_path
 # of the writing thread.
 STAGES = ("read", "wait", "forward", "decomposition", "write")
 WRITES_BEHIND = 2  # micro-batches of maps that wait for the writing thread
-
-
-_Maps = tuple[dict[str, np.ndarray], dict[int, tuple[str, str]]]  # by column, and (kind, message) of items without
 
 
 class Event(NamedTuple):
@@ -82,126 +74,11 @@ def run_shard(
         return present
     path = shard_path(spec.out, spec.index)
     publish.clean(path.parent, path.name)
-    with _torch_state(resources) as device, images.quiet_decoders():
-        shard = _Shard(run, spec, _network(run, device, resources, source), resources, report, stop)
+    with torch_state(resources) as device, images.quiet_decoders():
+        shard = _Shard(run, spec, network(run, device, resources, source), resources, report, stop)
         marker = shard.publish(path)
     publish.publish_json(marker_path(spec.out, spec.index), marker.to_json())
     return marker
-
-
-class _Slot(NamedTuple):
-    """One image on its way to the network."""
-
-    input: Tensor | None  # [C, H, W]; None after an error
-    status: str
-    error: str | None
-    height: int | None
-    width: int | None
-    flags: int
-    seconds: float
-
-
-@dataclass
-class _Network:
-    """A model with what belongs to it, ready on a device."""
-
-    run: Run
-    model: models.Model
-    extractor: SaliencyExtractor
-    source: sources.Source
-    device: torch.device
-    backend: str | None
-    input_shape: tuple[int, ...]
-    largest: int | None = None  # batch that fits into the memory of the device, once that was too small
-
-    def read(self, item: sources.Item) -> _Slot:
-        """One image as input, or its error."""
-        started = time.perf_counter()
-        height = width = None
-        flags = 0
-        try:
-            found = images.from_value(self._fetch(item), self.run.settings.max_pixels)
-            if isinstance(found, images.Picture):
-                height, width, flags = found.image.height, found.image.width, found.flags
-                found = self._prepared(found)
-            if found.shape != self.input_shape:
-                raise ImageError("shape", f"inputs must be {list(self.input_shape)}, got {list(found.shape)}")
-        except ImageError as error:
-            return _Slot(None, error.kind, str(error), height, width, flags, time.perf_counter() - started)
-        return _Slot(found, OK, None, height, width, flags, time.perf_counter() - started)
-
-    def _fetch(self, item: sources.Item) -> object:
-        try:
-            return self.source.read(item)
-        except (ImageError, MemoryError):
-            raise
-        except OSError as error:
-            raise images.unreadable(error) from None
-        except Exception as error:  # a dataset raises anything
-            raise ImageError("item", f"{type(error).__name__}: {error}") from None
-
-    def _prepared(self, picture: images.Picture) -> Tensor:
-        try:
-            return self.model.preprocess(picture.image)
-        except MemoryError:
-            raise
-        except Exception as error:  # transforms of others raise anything, for a picture one pixel high, say
-            raise ImageError("preprocess", f"{type(error).__name__}: {error}") from None
-
-    def maps(
-        self, inputs: Tensor, seconds: dict[str, float]
-    ) -> tuple[dict[str, np.ndarray], dict[int, tuple[str, str]]]:
-        """Maps [B, h, w] of inputs [B, C, H, W].
-
-        A batch that does not fit into the memory of the device is halved, and so are all after it.
-        """
-        size = min(len(inputs), self.largest or len(inputs))
-        try:
-            parts = [self._maps(part, seconds) for part in inputs.split(size)]
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            self.largest = size // 2
-        else:
-            maps = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-            errors = {number * size + item: what for number, part in enumerate(parts) for item, what in part[1].items()}
-            return maps, errors
-        torch.cuda.empty_cache()  # after the `except`, which still holds the tensors of the failed pass
-        return self.maps(inputs, seconds)
-
-    def _maps(self, inputs: Tensor, seconds: dict[str, float]) -> _Maps:
-        started = time.perf_counter()
-        features = self.extractor.features(inputs.to(self.device))
-        self._wait()
-        between = time.perf_counter()
-        maps, errors = {}, {}
-        for column in self.run.columns:
-            settings, layer = self.run.settings, features[column.layer]
-            made = METHODS[column.method](
-                layer,
-                nan="propagate",
-                normalize=False,
-                precision=settings.precision,
-                backend=self.backend,
-                **settings.options(column.method),
-            )
-            maps[column.name] = made.to("cpu", torch.float32).numpy()
-            for item in np.flatnonzero(~np.isfinite(maps[column.name]).all(axis=(1, 2))).tolist():
-                errors.setdefault(item, _why(bool(layer[item].isfinite().all()), column.layer, column.name))
-        finished = time.perf_counter()
-        seconds["forward"] += between - started
-        seconds["decomposition"] += finished - between
-        return maps, errors
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def _why(finite: bool, layer: str, column: str) -> tuple[str, str]:
-    if finite:
-        return "overflow", f"the features are finite, but the map {column!r} is too large for float32"
-    return "non-finite", f"the model gives NaN or Inf at layer {layer!r}"
 
 
 class _Shard:
@@ -211,7 +88,7 @@ class _Shard:
         self,
         run: Run,
         spec: ShardSpec,
-        network: _Network,
+        network: Network,
         resources: Resources,
         report: Callable[[Event], None] | None,
         stop: threading.Event | None,
@@ -230,7 +107,7 @@ class _Shard:
         about = {"format": self._run.facts["format"], "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
         about["columns"] = [column.to_json() for column in self._run.columns]
         with publish.publishing(path) as file:
-            hashing = HashingFile(file)
+            hashing = publish.HashingFile(file)
             writer = ShardWriter(hashing, self._run.columns, about)  # pyright: ignore[reportArgumentType]
             try:
                 self._write_rows(writer)
@@ -283,7 +160,7 @@ class _Shard:
                 behind.put(rows)
                 self._tell(rows)
 
-    def _rows(self, items: Sequence[sources.Item], slots: Sequence[_Slot], start: int) -> Rows:
+    def _rows(self, items: Sequence[sources.Item], slots: Sequence[Slot], start: int) -> Rows:
         """A micro-batch. Images with an error are blank in it, so that its size, which the last bits of the others
         depend on, is always the same.
         """
@@ -337,88 +214,3 @@ class _Shard:
         seconds = self._resources.shard_timeout
         if time.monotonic() - self._started > seconds:
             raise ShardFailed(f"shard {self._spec.index} took longer than shard_timeout={seconds:g} seconds")
-
-
-class HashingFile:
-    """A file to write to that keeps the hash and the number of its bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._size = file, 0
-        self._abandoned = False
-        self.sha256 = hashlib.sha256()
-        self.closed = False
-
-    def abandon(self) -> None:
-        """Let what is written from now on go nowhere: PyArrow writes a footer when it gives up a file."""
-        self._abandoned = True
-
-    def write(self, data: bytes) -> int:
-        if self._abandoned:
-            return len(data)
-        self._file.write(data)
-        self.sha256.update(data)
-        self._size += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        if not self._abandoned:
-            self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-
-_networks: dict[tuple[str, str, str, str | None], _Network] = {}
-_networks_guard = threading.Lock()
-
-
-def _network(run: Run, device: torch.device, resources: Resources, source: sources.Source | None) -> _Network:
-    """The model of a run on a device; the last one is kept for the next shard."""
-    key = (str(run.out), run.fingerprint, str(device), resources.backend)
-    with _networks_guard:
-        if key not in _networks:
-            _networks.clear()
-            _networks[key] = _load(run, device, resources.backend, source)
-        return _networks[key]
-
-
-def _load(run: Run, device: torch.device, backend: str | None, source: sources.Source | None) -> _Network:
-    settings, parts = run.settings, run.facts["parts"]
-    model = models.load(
-        settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
-    )
-    if weights.digest(model.module) != parts["model"]["sha256"]:
-        raise FingerprintError(f"model {settings.model} has other weights or layers here than when the run was planned")
-    about = run.facts["source"]
-    return _Network(
-        run=run,
-        model=model,
-        extractor=SaliencyExtractor(model.module.to(device), parts["layers"]),
-        source=source or sources.reopen(about["kind"], about["root"]),
-        device=device,
-        backend=backend,
-        input_shape=tuple(parts["preprocessing"]["input"]),
-    )
-
-
-@contextmanager
-def _torch_state(resources: Resources) -> Iterator[torch.device]:
-    """The device, with everything set that the last bits of a forward pass depend on; as before afterwards."""
-    name = resources.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
-    if resources.torch_threads is not None:
-        torch.set_num_threads(resources.torch_threads)
-    cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield device
-    finally:
-        torch.set_num_threads(before[0])
-        cudnn.benchmark, cudnn.deterministic = before[1:]
