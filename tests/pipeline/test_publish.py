@@ -99,7 +99,7 @@ def test_clean_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path
         for writer in writers:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "writing\n"
-        (tmp_path / "notes.tmp").write_text("not ours")
+        (tmp_path / ".notes.tmp").write_text("not ours")
         assert publish.clean(tmp_path) == 0  # both are at work
         writers[0].send_signal(signal.SIGKILL)
         writers[0].wait()
@@ -113,7 +113,7 @@ def test_clean_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path
         for writer in writers:
             writer.kill()
             writer.communicate()
-    assert names(tmp_path) == ["notes.tmp"]
+    assert names(tmp_path) == [".notes.tmp"]
 
 
 def test_clean_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -143,11 +143,11 @@ def test_where_there_are_no_locks_age_decides(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(publish.fcntl, "flock", refuse)
     publish.publish_bytes(tmp_path / "a", b"whole")
-    for name in (".b.0.tmp", ".c.0.tmp"):
+    for name in (".b.0123456789ab.tmp", ".c.0123456789ab.tmp"):
         (tmp_path / name).write_bytes(b"half")
-    os.utime(tmp_path / ".b.0.tmp", (0, 0))
+    os.utime(tmp_path / ".b.0123456789ab.tmp", (0, 0))
     assert publish.clean(tmp_path) == 1
-    assert names(tmp_path) == [".c.0.tmp", "a"]
+    assert names(tmp_path) == [".c.0123456789ab.tmp", "a"]
 
 
 def test_a_taken_name_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -429,7 +430,7 @@ class Strange:
 
     def __getitem__(self, number: int) -> Image.Image:
         if number == 2:
-            raise RuntimeError("no such picture in the archive")
+            raise RuntimeError("no such picture\n in caf\udce9.zip")
         if number == 4:
             time.sleep(self.patience)
         return self.image
@@ -441,7 +442,21 @@ def test_a_dataset_that_raises(photos: Photos, tmp_path: Path) -> None:
     extract(run, source=source)
     rows = rows_of(run)
     assert rows["status"] == ["ok", "ok", "item", "ok", "ok", "ok"]
-    assert rows["error"][2] == "RuntimeError: no such picture in the archive"
+    assert rows["error"][2] == "RuntimeError: no such picture in caf\\udce9.zip"
+
+
+def test_a_machine_in_trouble_is_not_the_fault_of_an_image(photos: Photos, tmp_path: Path) -> None:
+    class Crowded(Strange):
+        def __getitem__(self, number: int) -> Image.Image:
+            if number == 5 and self.patience:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self.image
+
+    source = DatasetSource(Crowded(photos["cat"], 1))
+    run = prepare(Settings("archive", size=SIZE), tmp_path / "out", source=source)
+    with pytest.raises(ShardFailed, match=r"shard 0: images could not be read: OSError: .*Too many open files"):
+        extract(run, source=source)
+    assert leftovers(run.out) == []
 
 
 def test_a_read_that_hangs_meets_the_deadline(photos: Photos, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def decode(data: bytes, max_pixels: int) -> Picture:
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
     """No warnings of Pillow on the terminal: what they are about is in the rows. Around the threads, not in them."""
+    Image.init()  # all plugins are there before the threads ask for them
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -22,6 +22,7 @@ from .run import Run
 from .settings import Resources
 from .shards import OK
 
+MESSAGE = 500  # characters of a row's error
 CPU_BATCH = 16  # images at once: lite0 takes 36 ms an image then, 65 ms for 64 at once, which leave the caches
 
 Maps = tuple[dict[str, np.ndarray], dict[int, tuple[str, str]]]  # by column, and (kind, message) of items without
@@ -37,6 +38,11 @@ class Slot(NamedTuple):
     width: int | None
     flags: int
     seconds: float
+
+
+def _one_line(text: str) -> str:
+    """A message as a row can hold it: messages of others may be long, or quote names that are no valid text."""
+    return " ".join(text[:MESSAGE].split()).encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass
@@ -67,7 +73,7 @@ class Network:
             if found.shape != self.input_shape:
                 raise ImageError("shape", f"inputs must be {list(self.input_shape)}, got {list(found.shape)}")
         except ImageError as error:
-            return Slot(None, error.kind, str(error), height, width, flags, time.perf_counter() - started)
+            return Slot(None, error.kind, _one_line(str(error)), height, width, flags, time.perf_counter() - started)
         return Slot(found, OK, None, height, width, flags, time.perf_counter() - started)
 
     def _fetch(self, item: sources.Item) -> object:
@@ -162,7 +168,10 @@ def _load(run: Run, device: torch.device, backend: str | None, source: sources.S
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
     )
     if weights.digest(model.module) != parts["model"]["sha256"]:
-        raise FingerprintError(f"model {settings.model} has other weights or layers here than when the run was planned")
+        raise FingerprintError(
+            f"model {settings.model} has other weights or layers here than when the run was planned; a factory must "
+            "give the same weights at every call"
+        )
     about = run.facts["source"]
     return Network(
         run=run,

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO
 from .errors import OutOfSpace
 
 SUFFIX = ".tmp"
+_OURS = re.compile(r"\.[0-9a-f]{12}\.tmp$")
 OLD = 86_400  # seconds after which a temporary file is left over where the file system has no locks
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -105,7 +107,7 @@ def clean(folder: Path, name: str = "") -> int:
     removed = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(f".{name}") and entry.name.endswith(SUFFIX):
+            if entry.name.startswith(f".{name}") and _OURS.search(entry.name):
                 removed += _remove_if_abandoned(entry.path)
     return removed
 

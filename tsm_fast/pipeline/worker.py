@@ -153,12 +153,19 @@ class _Shard:
                 batch = items[first : first + self._batch]
                 self._check()
                 started = time.perf_counter()
-                slots = reader.take(len(batch), self._check)
+                slots = self._take(reader, len(batch))
                 self._seconds["wait"] += time.perf_counter() - started
                 self._seconds["read"] += sum(slot.seconds for slot in slots)
                 rows = self._rows(batch, slots, self._spec.start + first)
                 behind.put(rows)
                 self._tell(rows)
+
+    def _take(self, reader: Ahead[sources.Item, Slot], count: int) -> list[Slot]:
+        try:
+            return reader.take(count, self._check)
+        except (OSError, MemoryError) as error:  # of this machine: what images are to blame for is in their rows
+            text = f"{type(error).__name__}: {error}"
+            raise ShardFailed(f"shard {self._spec.index}: images could not be read: {text}") from error
 
     def _rows(self, items: Sequence[sources.Item], slots: Sequence[Slot], start: int) -> Rows:
         """A micro-batch. Images with an error are blank in it, so that its size, which the last bits of the others
