@@ -17,6 +17,34 @@ inline void store_first<double>(double* p, Vec<double> v, int64_t k) {
 }
 #endif
 
+// acc[m][n] += sum_k rows[m * ld + k] q[k * ldq + n] for MR rows and NR vectors; memory ahead is fetched by the line,
+// one a step, so that these never fill the queue that the rows wait in.
+template <class T, int MR, int NR>
+static inline __attribute__((always_inline)) void row_products(const T* rows, int64_t ld, int64_t depth, const T* q,
+                                                               int64_t ldq, Ahead ahead, Vec<T> (&acc)[MR][NR]) {
+    constexpr int L = kLanes<T>;
+    const T* from = rows;
+    const T* half = rows + MR / 2 * ld;  // two pointers and multiples of ld, not a register for every row
+    auto step = [&]() __attribute__((always_inline)) {
+        Vec<T> b[NR];
+        for (int v = 0; v < NR; ++v) b[v] = load(q + v * L);
+        q += ldq;
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> a = splat(r < MR / 2 ? from[r * ld] : half[(r - MR / 2) * ld]);
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+        }
+        ++from;
+        ++half;
+    };
+    const int64_t fetched = ahead.lines() < depth ? ahead.lines() : depth;
+    int64_t k = 0;
+    for (; k < fetched; ++k) {
+        __builtin_prefetch(ahead.next + k * 64, 0, 2);
+        step();
+    }
+    for (; k < depth; ++k) step();
+}
+
 // c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
 // `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
 template <class T, bool ALONG, int MR, int NR>
@@ -186,27 +214,51 @@ static inline double safe_scale(double largest) {
     return __builtin_ldexp(1.0, -exponent);
 }
 
-// a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r].
-template <class P>
-static void multiply_rows(const Tensor& matrix, double scale, const double* b, int64_t r, double* a, Arena scratch) {
-    const int64_t s = matrix.shape[1];
-    P* bp = scratch.take<P>(s * r);
-    for (int64_t i = 0; i < s * r; ++i) bp[i] = static_cast<P>(b[i]);
+// a[m][n] = sum_k rows[m * ld + k] b[k * ldb + n] for MR rows and `columns` columns; b is padded to whole vectors.
+template <class P, int MR>
+static inline void multiply_row_block(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb,
+                                      int64_t columns, P* a, Ahead ahead) {
+    constexpr int L = kLanes<P>;
+    for (int64_t j = 0; j < columns; j += L) {
+        Vec<P> acc[MR][1] = {};
+        row_products<P, MR, 1>(rows, ld, depth, b + j, ldb, ahead, acc);
+        ahead = {nullptr, nullptr};
+        const int64_t width = columns - j < L ? columns - j : L;
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r) {
+            P* to = a + r * columns + j;
+            width == L ? store(to, acc[r][0]) : store_first(to, acc[r][0], width);
+        }
+    }
+}
+
+// a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r]. seen(rows of a, count) is called as
+// they are made.
+template <class P, class Seen>
+static void multiply_rows(const Tensor& matrix, double scale, const double* b, int64_t r, P* a, Arena scratch,
+                          Seen seen) {
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t s = matrix.shape[1], ldb = padded<P>(r);
+    P* bp = scratch.take<P>(s * ldb);
+    for (int64_t i = 0; i < s; ++i)
+        for (int64_t j = 0; j < ldb; ++j) bp[i * ldb + j] = j < r ? static_cast<P>(b[i * r + j]) : P(0);
     Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
-    P* out = scratch.take<P>(panels.per_panel * r);
     for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
         const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
         const P* rows = panels.rows(k, kc);
-        for (int64_t i = 0; i < kc; i += 8) {
-            panels.fetch(k + i);
-            product<P, true>(kc - i < 8 ? kc - i : 8, r, s, rows + i * panels.ld, panels.ld, bp, r, out + i * r, r);
-        }
-        for (int64_t i = 0; i < kc * r; ++i) a[k * r + i] = static_cast<double>(out[i]);
+        int64_t i = 0;
+        for (; i + MR <= kc; i += MR)
+            multiply_row_block<P, MR>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, a + (k + i) * r,
+                                      panels.ahead(k + i, MR));
+        for (; i < kc; ++i)
+            multiply_row_block<P, 1>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, a + (k + i) * r,
+                                     panels.ahead(k + i, 1));
+        seen(a + k * r, kc);
     }
 }
 // t [s, r] = matrix^T a for a [rows, r].
-template <class P>
-static void multiply_columns(const Tensor& matrix, double scale, const double* a, int64_t r, double* t, Arena scratch) {
+template <class P, class A>
+static void multiply_columns(const Tensor& matrix, double scale, const A* a, int64_t r, double* t, Arena scratch) {
     const int64_t s = matrix.shape[1];
     Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
     P* ap = scratch.take<P>(panels.per_panel * r);

@@ -19,13 +19,18 @@ HooiPlan plan_hooi(const TensorBatch& x, const int64_t* rank) {
 void hooi(const TensorBatch& x, HooiPlan plan, bool wide, const HooiOutput& out, int threads) {
     plan.factors = true;
     const int64_t core = product_of(plan.rank, plan.order);
+    const int64_t big = plan.big < 0 ? 0 : plan.shape[plan.big] * plan.rank[plan.big];
     const int group = level().hooi_group(wide, plan);
     const int64_t bytes = level().hooi_bytes(wide, plan);
     parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads, bytes,
                     [&](int64_t first, int64_t last, char* workspace) {
                         HooiItem items[64];
                         const int count = static_cast<int>(last - first);
-                        for (int k = 0; k < count; ++k) items[k].x = x.item(first + k);
+                        for (int k = 0; k < count; ++k) {
+                            items[k].x = x.item(first + k);
+                            items[k].target = plan.big < 0 ? nullptr : out.factors[plan.big].at((first + k) * big);
+                            items[k].target_wide = plan.big >= 0 && out.factors[plan.big].wide;
+                        }
                         level().hooi(wide, plan, items, count, workspace);
                         for (int k = 0; k < count; ++k) {
                             const HooiItem& item = items[k];
@@ -33,8 +38,15 @@ void hooi(const TensorBatch& x, HooiPlan plan, bool wide, const HooiOutput& out,
                             out.core.put(b * core, item.core, core);
                             for (int m = 0; m < plan.order; ++m) {
                                 const int64_t size = plan.shape[m] * plan.rank[m];
-                                out.factors[m].put(b * size, item.factor[m], size);
                                 out.singular_values[m].put(b * plan.rank[m], item.sigma[m], plan.rank[m]);
+                                if (m != plan.big)
+                                    out.factors[m].put(b * size, item.factor[m], size);
+                                else if (item.big_factor == item.target)
+                                    continue;
+                                else if (item.big_wide)
+                                    out.factors[m].put(b * size, static_cast<double*>(item.big_factor), size);
+                                else
+                                    out.factors[m].put(b * size, static_cast<float*>(item.big_factor), size);
                             }
                             for (int i = 0; i < item.n_sweeps; ++i)
                                 out.errors[b * plan.n_iter_max + i] = item.errors[i];

@@ -29,8 +29,14 @@ struct HooiGroup {
         for (int k = 0; k < count; ++k) {
             HooiItem& item = items[k];
             item.errors = arena.take<double>(p.n_iter_max + 1);
+            item.big_wide = sizeof(P) == 8;
             for (int m = 0; m < p.order; ++m) {
-                item.factor[m] = arena.take<double>(p.shape[m] * p.rank[m]);
+                if (m != p.big)
+                    item.factor[m] = arena.take<double>(p.shape[m] * p.rank[m]);
+                else if (item.target && item.target_wide == item.big_wide)
+                    item.big_factor = item.target;
+                else
+                    item.big_factor = arena.take<P>(p.shape[m] * p.rank[m]);
                 item.sigma[m] = arena.take<double>(p.rank[m]);
             }
             item.core = arena.take<double>(product_of(p.rank, p.order));
@@ -361,39 +367,9 @@ struct HooiGroup {
         for (int64_t i = 0; i < n; ++i) item.core[i] /= item.scale;
         slice_norms(item);
     }
-    // A_big = X_(big) weights, signed; and T and the core from it where asked for.
-    void explicit_factor(HooiItem& item) {
-        const int64_t rows = plan.shape[plan.big], s = plan.others_size(plan.big), r = plan.rank[plan.big];
-        double* a = item.factor[plan.big];
-        Arena scratch = arena;
-        const Tensor matrix = unfolding(item, scratch);
-        Arena keep = scratch;
-        multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch);
-        scratch = keep;
-        orthonormalize(a, rows, r, scratch.take<double>(r));
-        // The right vector of the projected unfolding was signed when it was found.
-        if (!plan.sign_v) sign_by_factor(item, a, rows, s, r, scratch);
-        if (!plan.refine) return;
-        scratch = keep;
-        multiply_columns<P>(matrix, item.scale, a, r, item.responses, scratch);
-        contract(item);
-    }
-    // Columns of A_big by their entries of largest magnitude, and T and the core with them.
-    void sign_by_factor(HooiItem& item, double* a, int64_t rows, int64_t s, int64_t r, Arena scratch) const {
-        double* sign = scratch.take<double>(r);
-        largest_entries(a, rows, r, sign, scratch.take<double>(r));
-        for (int64_t k = 0; k < r; ++k) sign[k] = sign[k] < 0 ? -1 : 1;
-        for (int64_t i = 0; i < rows; ++i)
-            for (int64_t k = 0; k < r; ++k) a[i * r + k] *= sign[k];
-        for (int64_t i = 0; i < s; ++i)
-            for (int64_t k = 0; k < r; ++k) item.responses[i * r + k] *= sign[k];
-        int64_t outer = 1, inner = 1;
-        for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
-        for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
-        for (int64_t o = 0; o < outer; ++o)
-            for (int64_t k = 0; k < r; ++k)
-                for (int64_t i = 0; i < inner; ++i) item.core[(o * r + k) * inner + i] *= sign[k];
-    }
+    // ---- A_big, in hooi_factor.inl ----
+    void explicit_factor(HooiItem& item);
+    void sign_by_factor(HooiItem& item, const double* sign) const;
     void slice_norms(HooiItem& item) {
         for (int m = 0; m < plan.order; ++m) {
             int64_t outer = 1, inner = 1;
@@ -420,8 +396,13 @@ struct HooiGroup {
         for (int m = 0; m < plan.order; ++m) {
             for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
             for (int64_t i = 0; i < plan.shape[m]; ++i)
-                for (int64_t k = 0; k < plan.rank[m]; ++k)
-                    item.factor[m][i * plan.rank[m] + k] = item.finite ? i == k : value;
+                for (int64_t k = 0; k < plan.rank[m]; ++k) {
+                    const double entry = item.finite ? i == k : value;
+                    if (m == plan.big)
+                        static_cast<P*>(item.big_factor)[i * plan.rank[m] + k] = static_cast<P>(entry);
+                    else
+                        item.factor[m][i * plan.rank[m] + k] = entry;
+                }
         }
         if (plan.big >= 0)
             for (int64_t i = 0; i < plan.others_size(plan.big) * plan.rank[plan.big]; ++i) item.responses[i] = value;
@@ -456,6 +437,8 @@ static void hooi_items(bool wide, const HooiPlan& plan, HooiItem* items, int cou
     for (int k = 0; k < count; ++k)
         if (items[k].finite && items[k].norm2 > 0 && !float_suffices(plan, items[k])) {
             again[n].x = items[k].x;
+            again[n].target = items[k].target;
+            again[n].target_wide = items[k].target_wide;
             where[n++] = k;
         }
     if (n == 0) return;

@@ -47,7 +47,7 @@ static int64_t hooi_shared_bytes(const HooiPlan& p) {
     if (p.big >= 0) {
         const int64_t s = p.others_size(p.big), r = p.rank[p.big];
         doubles += s * p.others_rank(p.big);
-        passes = gram_bytes<P>(s) + (2 * p.shape[p.big] * r + 4 * s * r) * 8 +
+        passes = gram_bytes<P>(s) + (3 * p.shape[p.big] * r + 4 * s * (r + 16)) * 8 +
                  p.elements() * static_cast<int64_t>(sizeof(P));
     } else {
         doubles += 2 * p.elements();

@@ -2,7 +2,8 @@
 // (u = F q, w = F^T u), in float. The pair is handed out only with a proof that it is the leading one.
 
 constexpr int kMaxSteps = 40;
-constexpr int64_t kSumRows = 256;  // rows whose float sums are kept apart, for their digits
+constexpr int64_t kSumRows = 256;            // rows whose float sums are kept apart, for their digits
+constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
 
 #if defined(__AVX512F__)
 static inline void sum_four(const Vec<float>* acc, float* sums) {

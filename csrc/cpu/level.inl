@@ -24,6 +24,7 @@ namespace {
 #include "cpu/hooi_memory.inl"
 #include "cpu/hooi.inl"
 #include "cpu/hooi_start.inl"
+#include "cpu/hooi_factor.inl"
 #include "cpu/leading_pair.inl"
 #include "cpu/saliency.inl"
 // clang-format on
@@ -112,7 +113,10 @@ void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena
         return;
     }
     HooiItem tucker[64];
-    for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
+    for (int k = 0; k < count; ++k) {
+        tucker[k].x = items[k].x;
+        tucker[k].target = nullptr;
+    }
     hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
     for (int k = 0; k < count; ++k) {
         items[k].finite = tucker[k].finite;

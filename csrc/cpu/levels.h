@@ -42,8 +42,12 @@ struct HooiItem {
     double norm2;
     bool finite, active, converged;
     int n_sweeps;
-    double* errors;                     // [n_iter_max]
-    double* factor[kMaxOrder];          // [I_n, R_n]
+    double* errors;             // [n_iter_max]
+    double* factor[kMaxOrder];  // [I_n, R_n], the big mode's left out
+    void* target;               // where A_big is wanted, in double when `target_wide`, else in float; or null
+    bool target_wide;
+    void* big_factor;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
+    bool big_wide;
     double* core;                       // [R_1, ..., R_N]
     double* sigma[kMaxOrder];           // [R_n]
     const void* dense;                  // X as contiguous P (no big mode): the input itself, or own

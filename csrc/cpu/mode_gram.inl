@@ -1,5 +1,7 @@
 // G_n = X_(n) X_(n)^T of one item, from panels of fibres: rows of a panel are fibres, so G is a sum of outer products
-// and needs no transpose. Products are summed in T over one panel and in double over all panels.
+// and needs no transpose. Products are summed in T over one panel, panels in T by kPanelsPerSum, and these in double.
+
+constexpr int kPanelsPerSum = 4;
 
 // What is subtracted from (`mean`) and multiplied into (`scale`) the elements while a panel is read.
 struct Adjust {
@@ -91,6 +93,7 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
 // Memory that will be read soon; take() hands out the next lines of it.
 struct Ahead {
     const char *next, *end;
+    int64_t lines() const { return (end - next + 63) / 64; }
     const char* take(int64_t lines, const void* otherwise) {
         if (next >= end) return static_cast<const char*>(otherwise);
         const char* from = next;
@@ -128,11 +131,11 @@ struct Panels {
         pack_panel<T>(f, how, k0, kc, buffer, ld);
         return buffer;
     }
-    // Fetches the eight rows that stand one panel behind row k.
-    void fetch(int64_t k) const {
+    // The `count` rows that stand one panel behind row k.
+    Ahead ahead(int64_t k, int64_t count) const {
         const Ahead rows = ahead(k + per_panel);
-        const int64_t bytes = 8 * f.n * size_of(f.dtype);
-        for (int64_t i = 0; i < bytes && rows.next + i < rows.end; i += 64) __builtin_prefetch(rows.next + i, 0, 2);
+        const int64_t bytes = count * f.n * size_of(f.dtype);
+        return {rows.next, rows.end - rows.next < bytes ? rows.end : rows.next + bytes};
     }
     // Where the panel after this one lies, if in one piece: the kernels fetch it meanwhile, a line a step.
     Ahead ahead(int64_t k0) const {
@@ -146,20 +149,21 @@ struct Panels {
 // g[i0 + r][j0 + ...] += sum_k rows[k][i0 + r] * rows[k][j0 + ...] for MR rows and NR vectors of G. The last vector
 // holds `last` valid columns when `last` > 0.
 template <class T, int MR, int NR>
-static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, double* g,
+static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, T* g,
                              int64_t ldg, Ahead& ahead) {
     constexpr int L = kLanes<T>;
     const char* fetch = ahead.take(kc, rows);
     const int64_t line = fetch == reinterpret_cast<const char*>(rows) ? 0 : 64;
     Vec<T> acc[MR][NR] = {};
-    for (int64_t k = 0; k < kc; ++k) {
-        const T* row = rows + k * ld;
-        __builtin_prefetch(fetch + k * line, 0, 2);
+    const T *left = rows + i0, *right = rows + j0;
+    for (int64_t k = 0; k < kc; ++k, left += ld, right += ld) {
+        __builtin_prefetch(fetch, 0, 2);
+        fetch += line;
         Vec<T> b[NR];
-        for (int v = 0; v < NR - 1; ++v) b[v] = load(row + j0 + v * L);
-        b[NR - 1] = last > 0 ? load_first(row + j0 + (NR - 1) * L, last) : load(row + j0 + (NR - 1) * L);
+        for (int v = 0; v < NR - 1; ++v) b[v] = load(right + v * L);
+        b[NR - 1] = last > 0 ? load_first(right + (NR - 1) * L, last) : load(right + (NR - 1) * L);
         for (int r = 0; r < MR; ++r) {
-            const Vec<T> a = splat(row[i0 + r]);
+            const Vec<T> a = splat(left[r]);
             for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
         }
     }
@@ -168,16 +172,14 @@ static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, 
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
-            double* to = g + (i0 + r) * ldg + j0 + v * L;
-            T part[L];
-            store(part, acc[r][v]);
-            for (int l = 0; l < L; ++l) to[l] += static_cast<double>(part[l]);
+            T* to = g + (i0 + r) * ldg + j0 + v * L;
+            store(to, load(to) + acc[r][v]);
         }
 }
 
 template <class T, int MR>
 static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1,
-                                  int64_t last, double* g, int64_t ldg, Ahead& ahead) {
+                                  int64_t last, T* g, int64_t ldg, Ahead& ahead) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t j = j0;
     for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg, ahead);
@@ -199,7 +201,7 @@ static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t
 // Upper triangle of G += rows^T rows; g is [n, padded n] and what lies left of the diagonal's vector is not written.
 // The last n % L columns would fill one vector in L for every row, so they are computed as rows instead.
 template <class T>
-static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, double* g, int64_t ldg, Ahead ahead) {
+static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, T* g, int64_t ldg, Ahead ahead) {
     constexpr int L = kLanes<T>;
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
     const int64_t whole = n / L * L;
@@ -221,7 +223,7 @@ static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, double*
 
 template <class T>
 static int64_t gram_bytes(int64_t n) {
-    return Panels<T>::bytes(n) + n * padded<T>(n) * 8 + 128;
+    return Panels<T>::bytes(n) + n * padded<T>(n) * (8 + static_cast<int64_t>(sizeof(T))) + 192;
 }
 
 // The whole symmetric G of one item in double, g: [n, n].
@@ -230,10 +232,18 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
     const int64_t n = f.n, ldg = padded<T>(n);
     Panels<T> panels(f, how, arena);
     double* sums = arena.take<double>(n * ldg);
-    for (int64_t i = 0; i < n * ldg; ++i) sums[i] = 0;
+    T* part = arena.take<T>(n * ldg);
+    for (int64_t i = 0; i < n * ldg; ++i) sums[i] = part[i] = 0;
+    int waiting = 0;
     for (int64_t k = 0; k < f.count; k += panels.per_panel) {
         const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
-        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, sums, ldg, panels.ahead(k + kc));
+        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, part, ldg, panels.ahead(k + kc));
+        if (++waiting < kPanelsPerSum && k + kc < f.count) continue;
+        waiting = 0;
+        for (int64_t i = 0; i < n * ldg; ++i) {
+            sums[i] += static_cast<double>(part[i]);
+            part[i] = 0;
+        }
     }
     // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the
     // diagonal.

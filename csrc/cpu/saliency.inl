@@ -107,7 +107,7 @@ struct SaliencyGroup {
         };
         if (!direct) {
             read_copy(1);
-        } else if (k + 1 < count) {
+        } else if (k + 1 < count && c * s * 4 <= kFetchedItem) {
             rows.next = static_cast<const char*>(items[k + 1].x.data);
             rows.next_bytes = c * s * 4;
         }
@@ -204,19 +204,20 @@ struct SaliencyGroup {
             for (int64_t j = 0; j < whole; j += NR * L) {
                 const int64_t left = (whole - j) / L;
                 int64_t r = 0;
+                const Ahead none{nullptr, nullptr};
                 for (; r + MR <= count; r += MR) {
-                    if (j == 0 && r % 8 == 0) panels.fetch(k + r);
+                    const Ahead ahead = j == 0 ? panels.ahead(k + r, MR) : none;
                     const T* at = rows + r * panels.ld;
                     if (left >= 3)
-                        extreme_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
+                        extreme_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, ahead, most + j, least + j);
                     else if (left == 2)
-                        extreme_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
+                        extreme_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, ahead, most + j, least + j);
                     else
-                        extreme_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, most + j, least + j);
+                        extreme_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, ahead, most + j, least + j);
                 }
                 for (; r < count; ++r)
                     for (int64_t v = 0; v < (left < 3 ? left : 3); ++v)
-                        extreme_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole,
+                        extreme_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole, none,
                                            most + j + v * L, least + j + v * L);
             }
             for (int64_t j = whole; j < columns; ++j)
@@ -232,21 +233,11 @@ struct SaliencyGroup {
         }
     }
     template <int MR, int NR>
-    static inline void extreme_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, T* most,
-                                    T* least) {
+    static inline void extreme_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, Ahead ahead,
+                                    T* most, T* least) {
         constexpr int L = kLanes<T>;
         Vec<T> acc[MR][NR] = {};
-        const T* row[MR];
-        for (int r = 0; r < MR; ++r) row[r] = rows + r * ld;
-        for (int64_t k = 0; k < depth; ++k) {
-            Vec<T> b[NR];
-            for (int v = 0; v < NR; ++v) b[v] = load(q + v * L);
-            q += ldq;
-            for (int r = 0; r < MR; ++r) {
-                const Vec<T> a = splat(row[r][k]);
-                for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
-            }
-        }
+        row_products<T, MR, NR>(rows, ld, depth, q, ldq, ahead, acc);
 #pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
             Vec<T> high = load(most + v * L), low = load(least + v * L);

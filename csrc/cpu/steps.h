@@ -7,10 +7,12 @@ namespace tsm {
 struct Output {
     void* data;
     bool wide;  // double, else float
-    void put(int64_t at, const double* from, int64_t count) const {
+    void* at(int64_t element) const { return static_cast<char*>(data) + element * (wide ? 8 : 4); }
+    template <class T>
+    void put(int64_t at, const T* from, int64_t count) const {
         for (int64_t i = 0; i < count; ++i) {
             if (wide)
-                static_cast<double*>(data)[at + i] = from[i];
+                static_cast<double*>(data)[at + i] = static_cast<double>(from[i]);
             else
                 static_cast<float*>(data)[at + i] = static_cast<float>(from[i]);
         }
