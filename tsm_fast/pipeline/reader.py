@@ -207,7 +207,7 @@ class SaliencyDataset(Dataset[Item]):
     def _positions(self, index: Any) -> list[int] | np.ndarray:
         """The numbers in this dataset that a list of numbers or keys, or a boolean mask, means."""
         if len(index) and all(isinstance(key, str) for key in index):
-            rows = self._store.find(list(index))
+            rows = [self._store.find(key) for key in index]
             return self._numbers_of(rows, index)
         chosen = np.asarray(index)
         if chosen.dtype == bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import plan_file
@@ -78,14 +78,13 @@ class Store:
         """The first row of a shard, and the one after its last."""
         return shard * self.shard_size, min((shard + 1) * self.shard_size, self.n_items)
 
-    def find(self, keys: list[str]) -> list[int]:
-        """The rows of some keys, or of the file names that these stand for; KeyError for one that is not listed."""
-        texts = pa.array([key if _is_text(key) else encode_key(key) for key in keys], self.keys.type)
-        rows = pc.index_in(texts, value_set=self.keys).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
-        for key, row in zip(keys, rows, strict=True):
-            if row is None:
-                raise KeyError(key)
-        return rows
+    def find(self, key: str) -> int:
+        """The row of a key, or of the file name that it stands for; KeyError where it is not listed."""
+        text = key if _is_text(key) else encode_key(key)
+        row = bisect_left(range(self.n_items), text, key=lambda number: self.keys[number].as_py())
+        if row == self.n_items or self.keys[row].as_py() != text:
+            raise KeyError(key)
+        return row
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The shard, the row group and the position in it, for each row."""
