@@ -3,6 +3,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
+# The Python that has a GPU build of torch; nothing is installed into it, nothing is fetched.
+PYTHON_GPU ?= $(BIN)/python
 JOBS   := $(shell nproc 2>/dev/null || echo 2)
 CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 # Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
@@ -18,7 +20,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test lint asan bench format build env clean
+.PHONY: help demo test lint asan bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,11 +43,25 @@ asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level,
 	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
 	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
-		tests/cuda/test_emulated_kernels.py
+		tests/cuda/test_kernels.py
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
 	$(BIN)/python -m benchmarks.report build/bench.json
+
+gpu-test:  ## the tests of the steps on this machine's GPU, and its own; then under compute-sanitizer, where there is one
+	$(PYTHON_GPU) -m benchmarks.cuda_build
+	FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda $(PYTHON_GPU) -m pytest -q -p no:cacheprovider tests/cuda
+	@for tool in memcheck racecheck; do \
+		if command -v compute-sanitizer >/dev/null; then \
+			FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 120 \
+				compute-sanitizer --tool $$tool --error-exitcode 9 --kernel-regex kns=tsm \
+				$(PYTHON_GPU) -m pytest -q -p no:cacheprovider tests/cuda/test_gpu.py -k test_small || exit 1; \
+		else echo "no compute-sanitizer on PATH: $$tool left out"; fi; done
+
+gpu-bench:  ## times on this machine's GPU beside plain PyTorch: $(RESULTS)/gpu.json, gpu.md, gpu.svg
+	$(PYTHON_GPU) -m benchmarks.cuda_build
+	$(PYTHON_GPU) -m benchmarks.gpu_bench
 
 format: env  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix

@@ -8,10 +8,8 @@ launch has the `shared` bytes; null where no such launch was looked at.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,8 +20,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+from .cuda_build import ROOT, SOURCES, compile_kernels, nvcc
+
 RESULTS = ROOT / "benchmarks" / "results" / "kernel_resources.json"
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
@@ -36,17 +34,6 @@ _USED = re.compile(r"Used (\d+) registers.*?(?:, (\d+) bytes cumulative stack si
 _SASS = re.compile(r"^\s*Function : (\w+)|\b(DMMA|HMMA|IMMA)\b", re.MULTILINE)
 
 
-def nvcc() -> Path | None:
-    """The compiler: that of the Python environment, or else the one on PATH."""
-    try:
-        files = importlib.metadata.files("nvidia-cuda-nvcc") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    own = [Path(str(f.locate())) for f in files if f.name == "nvcc" and f.parent.name == "bin"]
-    found = shutil.which("nvcc")
-    return own[0] if own else Path(found) if found else None
-
-
 def disassembler() -> Path:
     """cuobjdump, which Triton's package carries."""
     import triton.backends.nvidia as nvidia
@@ -56,15 +43,9 @@ def disassembler() -> Path:
 
 def compiled(source: Path, architecture: int, folder: Path) -> list[dict[str, Any]]:
     """One row for each kernel of a source file."""
-    compiler = nvcc()
-    assert compiler is not None, "no nvcc: pip install the extra `dev`"
-    cubin = folder / f"{source.stem}.{architecture}.cubin"
-    command = [str(compiler), "-std=c++17", "-cubin", f"-arch=sm_{architecture}", "-I", str(ROOT / "csrc")]
-    command += ["-Xptxas", "-v", "-o", str(cubin), str(source)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    opcodes = _matrix_opcodes(cubin)
+    binary = folder / f"{source.stem}.{architecture}.o"
+    report = compile_kernels(source, f"{architecture}", binary)
+    opcodes = _matrix_opcodes(binary)
     return [
         {
             "backend": "cuda",
@@ -74,7 +55,7 @@ def compiled(source: Path, architecture: int, folder: Path) -> list[dict[str, An
             **usage,
             "matrix_opcodes": sorted(opcodes.get(mangled, ())),
         }
-        for mangled, name, usage in _usage(done.stderr)
+        for mangled, name, usage in _usage(report)
     ]
 
 
@@ -99,8 +80,8 @@ def _demangled(names: Sequence[str]) -> list[str]:
     return [re.sub(r"\(\w+\)(?=\d)|.*::(?=\w+_kernel)", "", line) for line in text.splitlines()]
 
 
-def _matrix_opcodes(cubin: Path) -> dict[str, set[str]]:
-    listing = subprocess.run([str(disassembler()), "-sass", str(cubin)], check=True, capture_output=True, text=True)
+def _matrix_opcodes(binary: Path) -> dict[str, set[str]]:
+    listing = subprocess.run([str(disassembler()), "-sass", str(binary)], check=True, capture_output=True, text=True)
     opcodes: dict[str, set[str]] = {}
     current = ""
     for match in _SASS.finditer(listing.stdout):
@@ -153,13 +134,13 @@ def launches() -> dict[str, tuple[str, int]]:
     return found
 
 
-def rows(architectures: Sequence[int] = ARCHITECTURES, workers: int = 2) -> list[dict[str, Any]]:
-    """A row for each kernel and architecture."""
+def rows(folder: Path, architectures: Sequence[int] = ARCHITECTURES, workers: int = 2) -> list[dict[str, Any]]:
+    """A row for each kernel and architecture; the objects stay in `folder`, named <source>.<architecture>.o."""
     shared = launches()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         # The files that take longest come first.
         jobs = [(s, a) for s in sorted(SOURCES, key=lambda s: -s.stat().st_size) for a in architectures]
-        parts = pool.map(lambda job: compiled(job[0], job[1], Path(folder)), jobs)
+        parts = pool.map(lambda job: compiled(job[0], job[1], folder), jobs)
         found = [row for part in parts for row in part]
     for row in found:
         label, size = shared.get(row["kernel"], (None, None))
@@ -174,7 +155,9 @@ def write() -> None:
         .stdout.split("release ")[1]
         .split(",")[0]
     )
-    table["rows"] = [row for row in table["rows"] if row["backend"] != "cuda"] + rows()
+    with tempfile.TemporaryDirectory() as folder:
+        own = rows(Path(folder))
+    table["rows"] = [row for row in table["rows"] if row["backend"] != "cuda"] + own
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
 
 

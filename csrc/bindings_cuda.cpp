@@ -2,11 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <utility>
-
 #include "cuda/steps.h"
 #ifdef TSM_EMULATION
-#include "cuda_emulation.h"
+#include "emulation_bindings.h"
 #endif
 
 // The tests' build that runs the kernels on a CPU has another name and takes CPU tensors.
@@ -76,7 +74,7 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
     m.attr("small") = kSmall;
     m.attr("largest") = kLargest;
 #ifdef TSM_EMULATION
-    m.def("launches", [] { return std::exchange(emulated_launches, {}); });
+    emulation_bindings(m);
 #endif
     const auto release = py::call_guard<py::gil_scoped_release>();
 

@@ -1,35 +1,55 @@
+"""The fixture `backend` of this folder: the GPU backends, on whatever there is to run them.
+
+By default the CUDA kernels are executed on the CPU. With TSM_FAST_TEST_DEVICE=cuda (`make gpu-test`) the built backends
+"cuda" and "triton" run on the GPU: tests keep handing over CPU tensors, which are moved there and back.
+"""
+
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from tsm_fast import dispatch
 
 from .emulation.load import emulated
+from .on_gpu import OnGpu, require_gpu, use_in_place
+
+ON_GPU = os.environ.get("TSM_FAST_TEST_DEVICE") == "cuda"
+if ON_GPU:
+    use_in_place()
+
+MOST = 24  # cases of one test that are executed on the CPU; on a GPU all are
 
 
-@pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Instead of the built backends: the CUDA kernels, executed on the CPU; also what `backend="cuda"` names."""
-    module = emulated()
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    entry = dispatch._ENTRIES["cuda"]._replace(module=module.__name__, needs=(module.__name__,), device="cpu")
-    monkeypatch.setitem(dispatch._ENTRIES, "cuda", entry)
+@pytest.fixture(params=["cuda", "triton"] if ON_GPU else ["cuda"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Instead of the built backends; also what its name means to the public functions."""
+    name = request.param
+    if ON_GPU:
+        require_gpu()
+        module: ModuleType | OnGpu = OnGpu(dispatch.load(name))
+    else:
+        module = emulated()
+    monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(module, "__spec__", None)
+    entry = dispatch._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
+    monkeypatch.setitem(dispatch._ENTRIES, name, entry)
     return module
-
-
-MOST = 36  # cases of one test that are executed on the CPU; `make gpu-test` runs all of them on a GPU
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of tests with many cases, evenly spaced ones."""
+    if ON_GPU:
+        return
     cases = defaultdict(list)
     for item in items:
-        if item.path.name == "test_emulated_steps.py":
+        if item.path.parent.name == "cuda" and item.path.name == "test_steps.py":
             cases[item.name.partition("[")[0]].append(item)
-    left_out = {id(item) for family in cases.values() for i, item in enumerate(family) if i % (-(-len(family) // MOST))}
+    left_out = {id(item) for family in cases.values() for i, item in enumerate(family) if i % -(-len(family) // MOST)}
     config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
     items[:] = [item for item in items if id(item) not in left_out]

@@ -1,4 +1,4 @@
-"""The tests of the five steps once more, on the CUDA kernels executed on the CPU (see emulation/cuda_emulation.h).
+"""The tests of the five steps once more, on the GPU backends: executed on the CPU, or on a GPU (see conftest.py).
 
 These are the very functions of tests/test_<step>.py; the fixture `backend` of this folder takes the place of theirs.
 """

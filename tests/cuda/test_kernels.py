@@ -1,0 +1,183 @@
+"""The CUDA backend's own promises, its kernels executed on the CPU: which kernel runs, that every output is
+written, that threads may take any order, and what bad input gets.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tsm_fast import reference
+
+from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, randn
+from .emulation.load import emulated
+
+OPTIONS: dict[str, Any] = {"center": True, "combine": "signed", "sign": "u"}
+SHAPES = [(33, 3, 5), (40, 7, 7), (70, 8, 8), (90, 7, 10), (10, 9, 10), (66, 9, 8)]
+CALLS = {
+    "tsm": ("tsm", None, {}),
+    "eigencam, sum": ("eigencam", None, {"sign": "sum"}),
+    "mtsm": ("mtsm", None, {}),
+    "mtsm, v": ("mtsm", None, {"sign": "v"}),
+    "multivec, absolute": ("multivec_eigencam", None, {"combine": "absolute"}),
+    "mtsm, rank": ("mtsm", (4, 3, 3), {}),
+}
+
+
+@pytest.fixture
+def cuda() -> ModuleType:
+    return emulated()
+
+
+def kernels(cuda: ModuleType) -> list[str]:
+    """Those launched since the last call."""
+    return [name for name, _, _ in cuda._cuda.launches()]
+
+
+@pytest.fixture
+def poisoned():
+    """New tensors hold NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_is_left_unwritten(cuda, poisoned, shape, call):
+    method, rank, options = CALLS[call]
+    x = feature_maps(3, *shape, relu=False)
+    x[1] = 0
+    maps, finite = cuda.saliency(x, method, rank, **{**OPTIONS, **options})
+    expected, _ = reference.saliency(x, method, rank, **{**OPTIONS, **options})
+    assert finite.all()
+    assert (maps[1] == 0).all()
+    assert (maps - expected).abs().max() <= MAP_ERROR[method] * expected.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [1, 15, 32, 33, 49, 56, 57, 63, 64, 65, 130])
+def test_gram_of_any_type_and_size(cuda, poisoned, dtype, n):
+    x = randn(2, 37, n).to(dtype)
+    for view in (x, x.mT.contiguous().mT, torch.cat([x[:, :1], x], 1)[:, 1:]):
+        gram = cuda.mode_gram(view, 1, precision="float64")
+        assert (gram - reference.mode_gram(x, 1, precision="float64")).abs().max() <= 1e-13 * 37
+
+
+@pytest.mark.parametrize("rank", [(5, 3, 3), (12, 4, 5), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 4, 5), (4, 40, 5), (9, 8, 7), (24, 5, 5)], ids=str)
+def test_hooi_leaves_nothing_unwritten(cuda, poisoned, shape, rank):
+    rank = tuple(min(r, n) for r, n in zip(rank, shape, strict=True))
+    x = randn(2, *shape)
+    result = cuda.hooi(x, rank, n_iter_max=20, tol=1e-4, sign="u")
+    expected = reference.hooi(x, rank, n_iter_max=20, tol=1e-4, sign="u")
+    assert result.n_sweeps.equal(expected.n_sweeps)
+    assert (result.core.abs() - expected.core.abs()).abs().max() < DOUBLE_ERROR * expected.core.abs().max()
+    for factor, other in zip(result.factors, expected.factors, strict=True):
+        assert (factor.abs() - other.abs()).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("shape", [(40, 7, 7), (90, 7, 10)], ids=str)
+def test_the_order_of_threads_does_not_matter(cuda, monkeypatch, shape, call):
+    method, rank, options = CALLS[call]
+    x = feature_maps(2, *shape, relu=False)
+    forward, _ = cuda.saliency(x, method, rank, **{**OPTIONS, **options})
+    monkeypatch.setenv("TSM_EMULATION_ORDER", "reverse")
+    backward, _ = cuda.saliency(x, method, rank, **{**OPTIONS, **options})
+    assert forward.equal(backward)
+
+
+def test_a_proved_pair_needs_one_read(cuda):
+    kernels(cuda)
+    x = feature_maps(2, 40, 7, 7)
+    maps = torch.empty(2, 49)
+    settled, finite = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    pointers = maps.data_ptr(), False, settled.data_ptr(), finite.data_ptr()
+    cuda._cuda.leading_small(cuda._array(x.flatten(2)), False, *pointers, 0)
+    assert kernels(cuda) == ["gram_kernel<7, float>"]
+    assert settled.all()
+
+
+def two_alike(c: int, h: int, w: int, ratio: float) -> Tensor:
+    """Signed features whose two largest singular values have this ratio."""
+    u, v = torch.linalg.qr(randn(c, 3))[0], torch.linalg.qr(randn(h * w, 3, seed=1))[0]
+    return (u * torch.tensor([1.0, ratio, 0.1], dtype=torch.float64) @ v.mT).view(1, c, h, w)
+
+
+@pytest.mark.parametrize("shape", [(40, 7, 7), (90, 7, 10)], ids=str)
+def test_pairs_that_are_not_proved_come_from_the_full_solver(cuda, shape):
+    x = two_alike(*shape, 0.9999)
+    maps = torch.empty(1, shape[1] * shape[2], dtype=torch.float64)
+    settled, finite = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+    pointers = maps.data_ptr(), True, settled.data_ptr(), finite.data_ptr()
+    features = x.flatten(2)
+    if shape[1] * shape[2] <= 64:
+        cuda._cuda.leading_small(cuda._array(features), False, *pointers, 0)
+    else:
+        room = torch.empty(cuda._cuda.leading_workspace(*features.shape[1:]), dtype=torch.uint8)
+        cuda._cuda.leading_large(cuda._array(features), False, *pointers, room.data_ptr(), len(room), 0)
+    assert not settled.any()
+    result, _ = cuda.saliency(x, "tsm", None, **OPTIONS, precision="float64")
+    expected, _ = reference.saliency(x, "tsm", None, **OPTIONS, precision="float64")
+    assert (result - expected).abs().max() <= DOUBLE_ERROR * expected.max()
+
+
+def test_matrices_go_where_they_fit(cuda):
+    for n, precision, kernel in (
+        (64, "float64", "svd_small_kernel<double>"),
+        (65, "float64", "svd_large_kernel<double>"),
+        (130, "float32", "svd_large_kernel<float>"),
+    ):
+        kernels(cuda)
+        cuda.truncated_svd(torch.eye(n)[None], 3, precision=precision)
+        assert kernels(cuda) == [kernel]
+    cuda.truncated_svd(torch.eye(257)[None], 3)  # torch's
+    assert kernels(cuda) == []
+
+
+def test_a_batch_in_parts_is_the_same(cuda, monkeypatch):
+    x = feature_maps(5, 30, 7, 7)
+    whole = cuda.saliency(x, "mtsm", None, **OPTIONS)[0]
+    monkeypatch.setattr(cuda, "WORKSPACE_BYTES", 100_000)
+    kernels(cuda)
+    assert cuda.saliency(x, "mtsm", None, **OPTIONS)[0].equal(whole)
+    assert kernels(cuda).count("svd_small_kernel<double>") == 3
+
+
+def test_addresses_beyond_32_bits(cuda):
+    """Items 2^31 elements apart, in memory of which only they are touched."""
+    items = feature_maps(2, 20, 7, 7).half()
+    far = torch.empty(2**31 + 20 * 49, dtype=torch.float16).as_strided((2, 20, 7, 7), (2**31, 49, 7, 1))
+    far.copy_(items)
+    assert cuda.saliency(far, "tsm", None, **OPTIONS)[0].equal(cuda.saliency(items, "tsm", None, **OPTIONS)[0])
+
+
+def test_a_workspace_that_is_too_small_is_refused(cuda):
+    gram = torch.eye(130, dtype=torch.float64)[None]
+    values, vectors = torch.empty(1, 2, dtype=torch.float64), torch.empty(1, 130, 2, dtype=torch.float64)
+    out = values.data_ptr(), vectors.data_ptr(), True
+    with pytest.raises(ValueError, match="workspace must have at least 136240 bytes, got 136239"):
+        cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 130, 2, True, *out, 0, 0, 136239, 0)
+    with pytest.raises(ValueError, match="gram must be at most 256 x 256 here"):
+        cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 257, 2, True, *out, 0, 0, 0, 0)
+
+
+def test_tensors_elsewhere_are_refused(cuda):
+    with pytest.raises(RuntimeError, match="runs on cpu tensors, got one on meta"):
+        cuda.mode_gram(torch.empty(1, 3, 3, device="meta"), 0)
+    with pytest.raises(RuntimeError, match="runs on cpu tensors, got one on meta"):
+        cuda.core_contraction(torch.rand(1, 3, 3), [torch.empty(1, 3, 2, device="meta")], [0])
+
+
+def test_the_emulation_finds_a_barrier_that_some_threads_miss(cuda):
+    with pytest.raises(RuntimeError, match="a barrier that not all threads of the block reach, in block 0"):
+        cuda._cuda.missed_barrier()
+    with pytest.raises(RuntimeError, match="a warp operation that not all lanes of the warp reach"):
+        cuda._cuda.missed_shuffle()
