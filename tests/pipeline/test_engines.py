@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,10 @@ def trouble():
 """
 
 
+# Shards of 8 and 3, the second with the batch of three that the networks wait for.
+ELEVEN: Any = {"methods": ("tsm",), "limit": 11, "shard_size": 8, "batch_size": 8}
+
+
 @pytest.fixture
 def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose text is what the network `networks:trouble` does with a batch of three images."""
@@ -106,8 +111,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["die", "hang", "fail"])
 def test_a_shard_is_tried_again_and_then_fails(tmp_path: Path, trouble: Path, what: str) -> None:
     needs_photos()
-    # 11 images: shards of 8 and 3, the second with the batch of three that the network waits for.
-    run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", methods=("tsm",), limit=11, batch_size=8)
+    run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", **ELEVEN)
     trouble.write_text(what)
     watch = Watch()
     resources = Resources(max_errors=1.0, shard_timeout=3)
@@ -132,7 +136,7 @@ def test_a_thread_that_hangs_ends_the_run(tmp_path: Path, trouble: Path, monkeyp
     needs_photos()
     monkeypatch.setattr("tsm_fast.pipeline.local_engine.HANGING", 0.5)
     monkeypatch.setattr("tsm_fast.pipeline.lanes.GRACE", 0.5)
-    run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", methods=("tsm",), limit=11, batch_size=8)
+    run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", **ELEVEN)
     trouble.write_text("hang")
     outcome = run(run_, workers=0, resources=Resources(shard_timeout=1))
     assert (outcome.code, outcome.complete, outcome.shards_done) == (1, False, 1)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,14 +79,26 @@ def test_a_signal_before_the_first_shard(tmp_path: Path) -> None:
     needs_photos()
     process = start(arguments(tmp_path / "out", "--workers", 0))
     assert process.stderr is not None
-    line = process.stderr.readline()
-    assert "listing" in line
+    assert "listing" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     code, text, talk = end(process)
     assert (code, text) == (143, "")
     assert "SIGTERM: stopped while there was nothing to finish" in talk
     assert "Traceback" not in talk
     assert not (tmp_path / "out").exists() or leftovers(tmp_path / "out") == []
+
+
+def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
+    needs_photos()
+    process = start(arguments(tmp_path, "--workers", 2))
+    wait_for(lambda: len(children(process.pid)) == 2, process)
+    time.sleep(0.3)  # they import
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, talk = end(process)
+    assert code == 130
+    assert "Traceback" not in talk
+    assert "go on with the same command" in talk
+    assert leftovers(tmp_path) == []
 
 
 def test_workers_do_not_outlive_the_run(tmp_path: Path) -> None:
@@ -100,10 +113,10 @@ def test_workers_do_not_outlive_the_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 kB."""
+    """A file system of 400 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     try:

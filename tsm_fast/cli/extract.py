@@ -303,7 +303,7 @@ def summary(run: Run, outcome: Outcome) -> list[str]:
         lines.append(
             f"{outcome.computed:,} images in {duration(outcome.seconds)}, {rate:.3g} a second: {shares(outcome.stages)}"
         )
-    else:
+    elif outcome.shards_done == outcome.shards:
         lines.append("nothing was left to compute")
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -131,11 +132,6 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         RuntimeError: another run holds it.
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # no such locks on Windows
-        yield
-        return
     folder = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -25,6 +26,7 @@ from .worker import run_shard
 STARTING = 120.0  # seconds that a new process may take to import and to load the model
 HANGING = 5.0  # seconds after the deadline at which a shard that did not end by itself is taken to hang
 ORPHANED = 5.0  # seconds a worker has to leave its micro-batch when the parent is gone
+READY = "ready"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_WRITING = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
 WORTH_ANOTHER = (OSError, RuntimeError, MemoryError)  # other errors come back every time
@@ -74,8 +76,11 @@ class ProcessLanes:
                 yield Lost(spec, _late(self._resources))
 
     def stop(self) -> None:
-        for worker in self._working:
-            worker.tell("stop")
+        for worker in list(self._working):
+            if worker.ready:
+                worker.tell("stop")
+            else:  # it still imports, and has nothing to leave in order
+                self._lose(worker)
 
     def kill(self) -> None:
         for worker in [*self._working, *self._idle]:
@@ -96,7 +101,14 @@ class ProcessLanes:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, replace(self._resources, device=device), self._source)
         process = self._context.Process(target=_serve, args=arguments, name=f"tsm-fast {device}", daemon=True)
-        process.start()
+        # Ctrl-C reaches every process of a terminal; a new one inherits that it is not to see it. The tracker, which
+        # would be started on the way and clears the mask, comes first.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return _Process(process, ours, device)
 
@@ -111,6 +123,9 @@ class ProcessLanes:
                 code = _exit_code(worker.process)
                 yield Lost(self._lose(worker), f"its worker died ({code})")
                 return
+            if message == READY:
+                worker.ready = True
+                continue
             if message is None:  # abandoned, as asked, or after a SIGTERM of its own
                 message = Lost(self._lose(worker), "its worker was told to stop")
             elif isinstance(message, Lost | Fatal):
@@ -140,6 +155,7 @@ class _Process:
         self.process, self.pipe, self.device = process, pipe, device
         self.spec: ShardSpec | None = None
         self.deadline = 0.0
+        self.ready = False
 
     def give(self, spec: ShardSpec, timeout: float) -> None:
         self.pipe.send(spec)
@@ -166,7 +182,6 @@ def _exit_code(process: Any) -> str:
 def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | None) -> None:
     """A worker process: shards come in through the pipe, messages go out."""
     os.dup2(2, 1)  # what a model prints is talk, not data
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent decides
     stop, sending = threading.Event(), threading.Lock()
     inbox: queue.SimpleQueue[ShardSpec | None] = queue.SimpleQueue()
 
@@ -188,8 +203,10 @@ def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | No
         with sending:
             pipe.send(message)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=listen, daemon=True).start()
+    pipe.send(READY)
     while (spec := inbox.get()) is not None:
         message = attempt(spec, resources, send, stop, source)
         send(message)
