@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -85,15 +88,108 @@ def test_an_unknown_name(monkeypatch):
         tsm_fast.tsm(X)
 
 
-@pytest.mark.parametrize("name", ["cuda", "triton"])
-def test_a_backend_that_is_not_built(name, monkeypatch):
-    message = f"backend '{name}' cannot run: not built: this install has no tsm_fast."
+@pytest.fixture
+def find_spec(monkeypatch):
+    """A finder of modules that tests may blind to some, or make see ones that are not there."""
+    find, known = dispatch.importlib.util.find_spec, {}
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: known[name] if name in known else find(name))
+    return known
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "hint"),
+    [("cuda", "tsm_fast._cuda", ""), ("triton", "triton", ": pip install 'tsm_fast[gpu]'")],
+)
+def test_a_backend_that_is_not_built(name, module, hint, find_spec, monkeypatch):
+    find_spec[module] = None
+    message = re.escape(f"backend '{name}' cannot run: not built: this install has no {module}{hint}")
     with pytest.raises(RuntimeError, match=message):
         tsm_fast.tucker(X, backend=name)
     monkeypatch.setenv("TSM_FAST_BACKEND", name)
     with pytest.raises(RuntimeError, match=message):
         tsm_fast.tucker(X)
     assert not tsm_fast.backends()[name].available
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_a_gpu_backend_without_a_gpu(name, find_spec, monkeypatch):
+    find_spec["tsm_fast._cuda"] = ModuleSpec("tsm_fast._cuda", None)
+    find_spec["triton"] = ModuleSpec("triton", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match=f"backend '{name}' cannot run: no GPU: torch.cuda.is_available"):
+        tsm_fast.tsm(X, backend=name)
+    info = tsm_fast.backends()[name]
+    assert not info.available
+    assert info.auto == ""
+
+
+class OnGpu(NamedTuple):
+    """As much of a GPU tensor as the choice looks at."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cuda", 0)
+    requires_grad: bool = False
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return torch.empty(self.shape[1:], device="meta")
+
+
+SMALL, LARGE = (8, 2048, 7, 7), (8, 512, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("capability", "amd", "shape", "dtype", "order"),
+    [
+        ((9, 0), False, SMALL, torch.float32, ["cuda", "triton", "reference"]),
+        ((9, 0), False, SMALL, torch.float64, ["cuda", "triton", "reference"]),
+        ((8, 9), False, SMALL, torch.float16, ["triton", "cuda", "reference"]),
+        ((8, 9), False, SMALL, torch.float64, ["cuda", "triton", "reference"]),
+        ((8, 9), False, LARGE, torch.float32, ["cuda", "triton", "reference"]),
+        ((7, 5), False, SMALL, torch.float32, ["triton", "reference"]),
+        ((7, 0), False, SMALL, torch.float32, ["reference"]),
+        ((9, 4), True, LARGE, torch.float32, ["triton", "reference"]),
+        ((9, 0), False, (0, 5, 3, 2), torch.float32, ["cuda", "triton", "reference"]),
+    ],
+)
+def test_the_choice_for_gpu_tensors(capability, amd, shape, dtype, order, find_spec, monkeypatch):
+    """From one table by device, shape and dtype, whichever of the two backends is there."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", "6.2" if amd else None)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x = OnGpu(shape, dtype)
+    modules = {"cuda": "tsm_fast._cuda", "triton": "triton"}
+    for module in modules.values():
+        find_spec[module] = ModuleSpec(module, None)
+    for name in order:
+        assert dispatch._automatic(x) == name
+        if name in modules:
+            find_spec[modules[name]] = None
+    assert dispatch._automatic(OnGpu(shape, dtype, requires_grad=True)) == "reference"
+
+
+def test_a_gpu_that_is_too_old(find_spec, monkeypatch):
+    modules = {"cuda": ("tsm_fast._cuda", "tsm_fast.native_cuda"), "triton": ("triton", "tsm_fast.kernels")}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for name, (built, module) in modules.items():
+        find_spec[built], find_spec[module] = ModuleSpec(built, None), ModuleSpec(module, None)
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        need = {"cuda": "sm_80", "triton": "sm_75"}[name]
+        message = f"backend '{name}' needs a GPU of {need} or newer, got sm_70 on cuda:0"
+        with pytest.raises(RuntimeError, match=message):
+            dispatch.resolve(name, OnGpu(SMALL))
+        with pytest.raises(RuntimeError, match=f"backend '{name}' runs on cuda tensors, got one on cpu"):
+            dispatch.resolve(name, X)
 
 
 @pytest.mark.usefixtures("without_native")

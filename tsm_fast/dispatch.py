@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal, NamedTuple, Protocol, cast
@@ -85,7 +85,7 @@ def result_dtype(dtype: torch.dtype, precision: Precision) -> torch.dtype:
 
 class _Entry(NamedTuple):
     module: str  # what is loaded
-    built: str  # what exists only where the backend is part of the install
+    needs: tuple[str, ...]  # modules that exist only where the backend is part of the install
     device: str | None  # the device type it runs on; None for any
     autograd: bool
     auto: str  # what the automatic choice takes it for
@@ -93,18 +93,56 @@ class _Entry(NamedTuple):
 
 _ENTRIES = {
     "reference": _Entry(
-        "tsm_fast.reference",
-        "tsm_fast.reference",
-        None,
-        True,
-        "tensors that need gradients, and devices without a backend of their own",
+        "tsm_fast.reference", (), None, True, "tensors that need gradients, and devices without a backend of their own"
     ),
-    "cpu": _Entry("tsm_fast.native", "tsm_fast._cpu", "cpu", False, "CPU tensors"),
-    "cuda": _Entry("tsm_fast.native", "tsm_fast._cuda", "cuda", False, "CUDA tensors"),
-    "triton": _Entry(
-        "tsm_fast.kernels", "tsm_fast.kernels", "cuda", False, "CUDA tensors without the compiled backend"
-    ),
+    "cpu": _Entry("tsm_fast.native", ("tsm_fast._cpu",), "cpu", False, "CPU tensors"),
+    "cuda": _Entry("tsm_fast.native_cuda", ("tsm_fast._cuda",), "cuda", False, "GPU tensors"),
+    "triton": _Entry("tsm_fast.kernels", ("tsm_fast.kernels", "triton"), "cuda", False, "GPU tensors"),
 }
+
+_OLDEST = {"cuda": (8, 0), "triton": (7, 5)}  # the first compute capability that each is for
+_FULL_RATE_DOUBLE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200
+
+
+class _GpuCase(NamedTuple):
+    """What the choice between the GPU backends looks at."""
+
+    amd: bool
+    capability: tuple[int, int]
+    dtype: torch.dtype
+    side: int  # the shorter side of the widest unfolding, that of the eigenvalue problems
+
+
+class _GpuRow(NamedTuple):
+    tensors: str  # what the row is for
+    holds: Callable[[_GpuCase], bool]
+    order: tuple[str, ...]  # the first that is there is taken
+    why: str
+
+
+# The first row that holds decides. The order is a prediction: nothing of it is measured on a GPU yet.
+_GPU_CHOICE = (
+    _GpuRow("AMD GPUs", lambda case: case.amd, ("triton",), "the compiled backend is for NVIDIA"),
+    _GpuRow(
+        "GPUs of compute capability below 8.0",
+        lambda case: case.capability < (8, 0),
+        ("triton",),
+        "the compiled backend multiplies on float64 matrix units",
+    ),
+    _GpuRow(
+        "eigenvalue problems above 256",
+        lambda case: case.side > 256,
+        ("cuda", "triton"),
+        "the compiled backend calls cuSOLVER in batches, Triton's torch.linalg.eigh matrix by matrix",
+    ),
+    _GpuRow(
+        "float16, bfloat16 and float32 where float64 is slow",
+        lambda case: case.capability not in _FULL_RATE_DOUBLE and case.dtype != torch.float64,
+        ("triton", "cuda"),
+        "Triton's Gram matrices take three TF32 products for one in float64",
+    ),
+    _GpuRow("all others", lambda case: True, ("cuda", "triton"), "one read of the features, one warp a matrix"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,11 +177,22 @@ def backends() -> dict[str, BackendInfo]:
         if wanted == name:
             auto = "chosen for everything: TSM_FAST_BACKEND names it"
         elif not wanted and reason is None:
-            auto = f"chosen for {_ENTRIES[name].auto}"
-            if name == "reference" and _unavailable("cpu") is not None:
-                auto += "; for CPU tensors too, the cpu backend being unavailable"
+            auto = _auto(name)
         table[name] = BackendInfo(name, reason is None, reason or _describe(name), auto)
     return table
+
+
+def _auto(name: str) -> str:
+    """What the automatic choice takes an available backend for."""
+    if name in _OLDEST:
+        if _device(name) != "cuda":
+            return ""
+        rows = [row for row in _GPU_CHOICE if next(filter(_is_built, row.order), None) == name]
+        return "; ".join(f"chosen for {row.tensors}: {row.why}" for row in rows)
+    auto = f"chosen for {_ENTRIES[name].auto}"
+    if name == "reference" and _unavailable("cpu") is not None:
+        auto += "; for CPU tensors too, the cpu backend being unavailable"
+    return auto
 
 
 def resolve(backend: str | None, x: Tensor) -> Backend:
@@ -161,8 +210,10 @@ def resolve(backend: str | None, x: Tensor) -> Backend:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, _ENTRIES))}, got {name!r}")
     entry = _ENTRIES[name]
     module = load(name)
-    if entry.device not in (None, x.device.type):
-        raise RuntimeError(f"backend {name!r} runs on {entry.device} tensors, got one on {x.device}")
+    if _device(name) not in (None, x.device.type):
+        raise RuntimeError(f"backend {name!r} runs on {_device(name)} tensors, got one on {x.device}")
+    if name in _OLDEST and x.device.type == "cuda":
+        _check_age(name, x)
     if _needs_grad(x) and not entry.autograd:
         raise RuntimeError(
             f"backend {name!r} has no gradients, and the input requires them: "
@@ -183,18 +234,52 @@ def _needs_grad(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
 
 
+def _device(name: str) -> str | None:
+    """The device type a backend runs on. With TRITON_INTERPRET=1 Triton's kernels run in its interpreter."""
+    return "cpu" if name == "triton" and _interpreted() else _ENTRIES[name].device
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def _automatic(x: Tensor) -> str:
+    # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
     if _needs_grad(x):
         return "reference"
-    for name in ("cpu", "cuda", "triton"):
-        # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
-        if _ENTRIES[name].device == x.device.type and _is_built(name):
-            return name
+    if x.device.type == "cpu" and _is_built("cpu"):
+        return "cpu"
+    if x.device.type == "cuda" and not _interpreted():
+        case = _gpu_case(x)
+        row = next(row for row in _GPU_CHOICE if row.holds(case))
+        for name in row.order:
+            if _is_built(name) and (case.amd or case.capability >= _OLDEST[name]):
+                return name
     return "reference"
 
 
+def _gpu_case(x: Tensor) -> _GpuCase:
+    widest = max(x.shape[1:]) if x.ndim > 1 else 1
+    rest = x[0].numel() // widest if len(x) and x.ndim > 1 else 1
+    amd = torch.version.hip is not None
+    return _GpuCase(amd, torch.cuda.get_device_capability(x.device), x.dtype, min(widest, rest))
+
+
+def _check_age(name: str, x: Tensor) -> None:
+    capability = torch.cuda.get_device_capability(x.device)
+    if torch.version.hip is None and capability < _OLDEST[name]:
+        need = "sm_{}{}".format(*_OLDEST[name])
+        raise RuntimeError(
+            f"backend {name!r} needs a GPU of {need} or newer, got sm_{capability[0]}{capability[1]} on {x.device}"
+        )
+
+
 def _is_built(name: str) -> bool:
-    return importlib.util.find_spec(_ENTRIES[name].built) is not None
+    return not _missing(name)
+
+
+def _missing(name: str) -> list[str]:
+    return [module for module in _ENTRIES[name].needs if importlib.util.find_spec(module) is None]
 
 
 def _import(module: str) -> ModuleType:
@@ -203,8 +288,12 @@ def _import(module: str) -> ModuleType:
 
 def _unavailable(name: str) -> str | None:
     """Why a backend cannot run here, or None."""
-    if not _is_built(name):
-        return f"not built: this install has no {_ENTRIES[name].built}"
+    missing = _missing(name)
+    if missing:
+        hint = ": pip install 'tsm_fast[gpu]'" if missing == ["triton"] else ""
+        return f"not built: this install has no {missing[0]}{hint}"
+    if _device(name) == "cuda" and not torch.cuda.is_available():
+        return "no GPU: torch.cuda.is_available() is False"
     try:
         _import(_ENTRIES[name].module)
     except ImportError as error:
@@ -215,5 +304,8 @@ def _unavailable(name: str) -> str | None:
 def _describe(name: str) -> str:
     if name == "reference":
         return f"plain torch {torch.__version__}, any device, with gradients"
+    if name == "triton":
+        place = "in its interpreter, on CPU tensors: for tests" if _interpreted() else "on GPU tensors"
+        return f"Triton {_import('triton').__version__}, {place}"
     level = getattr(_import(_ENTRIES[name].module), "simd_level", None)
     return f"compiled, SIMD level {level()}" if name == "cpu" and level is not None else "built"
