@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before torch: on a busy machine its threads otherwise spin for others that have no core, 10 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -14,6 +15,8 @@ from tsm_fast.dispatch import Backend, load
 from .helpers import BACKENDS
 
 pytest.register_assert_rewrite("tests.definitions")
+# Transformers looks for a package of this name, and would find the folder of ours, which is tsm_fast.kernels.
+sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(params=BACKENDS)
