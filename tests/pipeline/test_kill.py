@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .processes import LIMIT, ROOT, needs_photos
 
-KILLS = 4
+KILLS = 3
 
 
 def test_killed_runs_end_with_the_same_shards(tmp_path: Path) -> None:
