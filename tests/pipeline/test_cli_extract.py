@@ -46,6 +46,8 @@ def test_from_nothing_to_the_maps_and_again(tmp_path: Path) -> None:
     again = tsm_fast(*arguments(out, "--workers", 0))
     assert (again.exit_code, "nothing was left to compute" in again.stdout) == (0, True)
     assert "already complete" in again.stderr
+    refused = tsm_fast(*arguments(out, "--workers", 0, "--no-resume"))
+    assert (refused.exit_code, "holds a run already" in refused.stderr) == (1, True)
     planned = tsm_fast(*arguments(out, "--dry-run"))
     assert f"{SHARDS} of them done" in planned.stdout
     assert "about 0s for 0 images" in planned.stdout

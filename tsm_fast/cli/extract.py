@@ -158,6 +158,9 @@ def extract(
             rich_help_panel=RUNNING,
         ),
     ] = "1%",
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the run in OUT; --no-resume refuses one.", rich_help_panel=RUNNING)
+    ] = True,
     report: Annotated[
         bool, typer.Option(help="Write report.html when every shard is done.", rich_help_panel=RUNNING)
     ] = True,
@@ -223,7 +226,7 @@ def extract(
             if dry_run:
                 _dry_run(settings, out, resources, engine, workers, as_json)
                 return
-            run, outcome = _extract(settings, out, resources, engine, workers, signals, report)
+            run, outcome = _extract(settings, out, resources, engine, workers, signals, report, resume)
         except Interrupted as stopped:
             complain(f"{stopped}: stopped while there was nothing to finish")
             raise typer.Exit(stopped.code) from None
@@ -252,10 +255,11 @@ def _extract(
     workers: int | None,
     signals: Signals,
     report: bool,
+    resume: bool,
 ) -> tuple[Run, Outcome]:
     """The run; what models print on the way is talk."""
     with redirect_stdout(sys.stderr), reporter() as progress:
-        run = ready(settings, out, engine, resources, say=progress.say)
+        run = ready(settings, out, engine, resources, resume=resume, say=progress.say)
         _introduce(run, progress)
         outcome = run_engine(run, engine, workers, resources, progress=progress, signals=signals)
         if report and outcome.complete and (outcome.computed or not (run.out / "report.html").exists()):

@@ -109,6 +109,7 @@ def ready(
     engine: str = "local",
     resources: Resources | None = None,
     *,
+    resume: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """`prepare`, for one of several ranks: rank 0 writes the plan, the others wait a minute for it.
@@ -122,7 +123,7 @@ def ready(
             time.sleep(0.5)
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
-    return prepare(settings, out, resources=resources, say=say)
+    return prepare(settings, out, resources=resources, resume=resume, say=say)
 
 
 @contextmanager

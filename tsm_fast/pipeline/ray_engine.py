@@ -101,10 +101,11 @@ class RayLanes:
             self._ray.cancel(reference, force=False)
 
     def kill(self) -> None:
-        for reference in self._under_way:
-            self._ray.cancel(reference, force=True)
+        """Nothing: Ray ends the tasks of a driver that ends, and is not to be called from a signal handler."""
 
     def close(self) -> None:
+        for reference in self._under_way:
+            self._ray.cancel(reference, force=True)
         self._under_way = {}
         if self._mine:
             self._ray.shutdown()
