@@ -10,9 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import Precision, result_dtype
-from .launch import Arithmetic, arithmetic, tile
+from .launch import Arithmetic, arithmetic, on_device, tile
 
 
+@on_device
 def core_contraction(
     x: Tensor,  # [B, I_1, ..., I_N]
     factors: Sequence[Tensor],  # [B, I_n, R_n] for each n in `modes`

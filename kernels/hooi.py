@@ -19,7 +19,7 @@ from .._arrays import scaled
 from ..dispatch import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from .core_contraction import contract, mode_product
 from .jacobi import column_signs, descending, eigenpairs
-from .launch import MIN_TILE, ON_CHIP, unit_items
+from .launch import MIN_TILE, ON_CHIP, on_device, unit_items
 from .mode_gram import gram
 from .orthonormalize import orthonormalize
 from .products import extremes
@@ -38,6 +38,7 @@ class Sweeps(NamedTuple):
     norm: Tensor  # [B], of the item; not finite where it holds NaN or Inf
 
 
+@on_device
 def hooi(
     x: Tensor,  # [B, I_1, ..., I_N]
     rank: Sequence[int],

@@ -138,8 +138,7 @@ def _leading_of_tridiagonal(alpha, beta, last, K: tl.constexpr):
         p = tl.dot(p, p, out_dtype=tl.float64)
         size = tl.sum(tl.sum(tl.where(i == j, p, 0.0), 1), 0)
         p = p / tl.where(size > 0, size, 1.0)
-        now = 1 - tl.sum(tl.sum(p * p, 1), 0)
-        left = tl.where(now < left, now, 0.0)
+        left = tl.where(size > 0, 1 - tl.sum(tl.sum(p * p, 1), 0), 0.0)
         rounds += 1
     column = tl.sum(tl.where(i == j, p, 0.0), 0)
     row = tl.arange(0, K)

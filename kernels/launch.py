@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
@@ -17,6 +18,20 @@ MIN_TILE = 16  # the smallest side of a matrix product in Triton
 MAX_TILE = 64  # the largest Gram tile that a program keeps in registers
 ON_CHIP = 64  # eigenproblems up to this size are solved in registers
 BY_KERNELS = 256  # eigenproblems above this size go to torch.linalg on the device
+
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def on_device(step: Step) -> Step:
+    """The step, with launches on the device of its first argument, whatever the current one is."""
+
+    @wraps(step)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.cuda.device_of(args[0] if args else next(iter(kwargs.values()))):
+            return step(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 class Arithmetic(NamedTuple):

@@ -8,9 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import Precision, result_dtype
-from .launch import MAX_TILE, Arithmetic, arithmetic, as_matrices, tile
+from .launch import MAX_TILE, Arithmetic, arithmetic, as_matrices, on_device, tile
 
 
+@on_device
 def mode_gram(
     x: Tensor,  # [B, I_1, ..., I_N]
     mode: int,

@@ -15,12 +15,13 @@ from .._arrays import scaled
 from ..dispatch import Method, Precision
 from .core_contraction import mode_product
 from .hooi import responses
-from .launch import ON_CHIP, unit_items
+from .launch import ON_CHIP, on_device, unit_items
 from .mode_gram import gram
 from .products import absolute_sum, extremes
 from .truncated_svd import Leading, eigh, leading_pair
 
 
+@on_device
 def saliency(
     x: Tensor,  # [B, C, H, W]
     method: Method,

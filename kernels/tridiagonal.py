@@ -222,6 +222,7 @@ def inverse_kernel(
         tl.store(y + at, bits.to(tl.float64) * (1.0 / 2147483648.0) - 1.0, mask=lane)
 
     for solve in range(3):
+        tl.debug_barrier()
         if solve > 0:
             carried = tl.load(y, mask=lane, other=0.0)
             for i in range(n - 1):
@@ -232,6 +233,7 @@ def inverse_kernel(
                 tl.store(y + at, kept, mask=lane)
                 carried = tl.where(swap, carried, following) - tl.load(factor + at, mask=lane, other=0.0) * kept
             tl.store(y + (n - 1) * rank, carried, mask=lane)
+            tl.debug_barrier()
         one = tl.zeros([R], dtype=tl.float64)
         two = tl.zeros([R], dtype=tl.float64)
         square = tl.zeros([R], dtype=tl.float64)
@@ -244,6 +246,7 @@ def inverse_kernel(
             two = one
             one = x
         scale = 1 / tl.sqrt(tl.where(lane, square, 1.0))
+        tl.debug_barrier()
         for i in range(n):
             tl.store(y + i * rank, tl.load(y + i * rank, mask=lane, other=0.0) * scale, mask=lane)
 

@@ -18,9 +18,10 @@ from .._arrays import column_signs as signs_of
 from ..dispatch import Precision, result_dtype
 from . import lanczos, tridiagonal
 from .jacobi import column_signs, descending, eigenpairs
-from .launch import BY_KERNELS, ON_CHIP, tile
+from .launch import BY_KERNELS, ON_CHIP, on_device, tile
 
 
+@on_device
 def truncated_svd(
     gram: Tensor,  # [B, n, n]
     rank: int,
@@ -189,9 +190,7 @@ def leading_kernel(
             p = tl.dot(p, p, out_dtype=tl.float64)
             size = tl.sum(tl.sum(tl.where(on_diagonal, p, 0.0), 1), 0)
             p = p / tl.where(size > 0, size, 1.0)
-            left = 1 - tl.sum(tl.sum(p * p, 1), 0)
-            # Equal eigenvalues share p evenly from here on, and nothing more is won.
-            impure = tl.where((size > 0) & (left < impure), left, 0.0)
+            impure = tl.where(size > 0, 1 - tl.sum(tl.sum(p * p, 1), 0), 0.0)
             rounds += 1
         diagonal = tl.sum(tl.where(on_diagonal, p, 0.0), 0)
         most = tl.max(diagonal, 0)

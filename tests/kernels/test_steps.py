@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import tsm_fast
 from tsm_fast import kernels, reference
+from tsm_fast.dispatch import Backend
 from tsm_fast.kernels.orthonormalize import orthonormalize
 from tsm_fast.kernels.truncated_svd import leading_pair
 
@@ -25,6 +27,14 @@ def close(mine: Tensor, exact: Tensor) -> bool:
     assert mine.dtype == exact.dtype
     assert mine.shape == exact.shape
     return bool((mine - exact).abs().max() <= ERROR[exact.dtype] * exact.abs().max())
+
+
+def test_the_functions_of_the_protocol():
+    for step in ("mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency"):
+        wanted = list(inspect.signature(getattr(Backend, step)).parameters.values())[1:]
+        offered = inspect.signature(getattr(kernels, step)).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in offered] == [(p.name, p.kind, p.default) for p in wanted]
+    assert kernels.name == "triton"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,0 +1,214 @@
+"""Traffic and arithmetic of every Triton launch beside the limits of an H200: counted, not measured.
+
+`python -m benchmarks.gpu_predictions` writes the tables into docs/gpu.md, from the same launches that
+`benchmarks.kernel_resources` compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.kernel_resources import BATCH, SHAPES, Launch, calls, launches_of
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+BEGIN, END = "<!-- predictions: written by benchmarks/gpu_predictions.py -->\n", "<!-- end of predictions -->"
+
+# An H200: the copy was measured elsewhere, the others are the vendor's or, for the L2 cache, an assumption.
+RATES = {
+    "HBM": 4.3e12,  # bytes/s
+    "L2": 5.5e12,
+    "shared memory": 132 * 128 * 1.755e9,
+    "TF32": 395e12,  # operations/s on matrix units
+    "float64 matrix": 67e12,
+    "float64 vector": 33.5e12,
+}
+# Counts that depend on the data, taken as real features show them.
+SQUARINGS, JACOBI_SWEEPS, HOOI_SWEEPS, LANCZOS_STEPS = 8, 8, 5, 12
+
+
+class Cost(NamedTuple):
+    """What one item takes of each resource, bytes or operations, padding and repeated products counted."""
+
+    amounts: dict[str, float]
+
+    def seconds(self) -> dict[str, float]:
+        return {resource: amount / RATES[resource] for resource, amount in self.amounts.items()}
+
+    def limit(self) -> tuple[str, float]:
+        seconds = self.seconds()
+        resource = max(seconds, key=seconds.__getitem__)
+        return resource, seconds[resource]
+
+
+def cost(launch: Launch) -> Cost:
+    """Per item of the batch. A launch for the items that need a second pass is taken to find none."""
+    if launch.arguments.get("only") is not None:
+        return Cost({"HBM": 1.0})
+    return Cost(_COSTS[launch.name](launch))
+
+
+def _gram(launch: Launch) -> dict[str, float]:
+    a = launch.arguments
+    n, depth, side, step = a["n"], a["depth"], a["N"], a["K"]
+    blocks = ceil(n / side)
+    operations = blocks * (blocks + 1) * side * side * ceil(depth / step) * step
+    unit = "float64 matrix" if a["WIDE"] else "TF32"
+    triple = 3 if a["INPUT_PRECISION"] == "tf32x3" and not a["WIDE"] else 1
+    return {"HBM": n * depth * a["matrix"].element_size() + 8 * n * n, unit: triple * operations}
+
+
+def _leading(launch: Launch) -> dict[str, float]:
+    n, side = launch.arguments["n"], launch.arguments["N"]
+    return {"HBM": 8 * n * (n + 1), "float64 matrix": (SQUARINGS + 1) * 2 * side**3}
+
+
+def _rounds(side: int) -> dict[str, float]:
+    """Jacobi: in a round both tiles are exchanged and turned, and three sums over a tile taken."""
+    rounds = JACOBI_SWEEPS * (side - 1)
+    return {"shared memory": rounds * 2 * 2 * 8 * side**2, "float64 vector": rounds * 12 * side**2}
+
+
+def _jacobi(launch: Launch) -> dict[str, float]:
+    n, rank, side = (launch.arguments[name] for name in ("n", "rank", "N"))
+    return {"HBM": 8 * n * (n + rank), **_rounds(side)}
+
+
+def _sweeps(launch: Launch) -> dict[str, float]:
+    a = launch.arguments
+    h, w, pq = a["H"], a["W"], a["P"] * a["Q"]
+    s = a["height"] * a["width"]
+    products = 2 * (h * w) ** 2 * pq * 3 + 2 * h * w * pq**2 * 2
+    parts = [_rounds(side) for side in (pq, h, w)]
+    together = {name: HOOI_SWEEPS * sum(part[name] for part in parts) for name in parts[0]}
+    return {"HBM": 8 * s * (s + 2 * a["rank_1"]), "float64 matrix": HOOI_SWEEPS * products, **together}
+
+
+def _contraction(launch: Launch) -> dict[str, float]:
+    a = launch.arguments
+    rows, size, rank = a["rows"], a["size"], a["rank"]
+    padded = ceil(rows / a["Q"]) * a["Q"] * ceil(size / a["K"]) * a["K"] * ceil(rank / a["R"]) * a["R"]
+    moved = rows * size * a["x"].element_size() + 8 * (size * rank + rows * rank)
+    return {"HBM": moved, "float64 matrix": 2 * padded}
+
+
+def _product(launch: Launch) -> dict[str, float]:
+    a = launch.arguments
+    rows, depth, columns = a["rows"], a["depth"], a["columns"]
+    padded = ceil(rows / a["ROWS"]) * a["ROWS"] * ceil(depth / a["D"]) * a["D"] * ceil(columns / a["R"]) * a["R"]
+    moved = rows * depth * a["matrix"].element_size() + 8 * depth * columns
+    return {"HBM": moved, "float64 matrix": 2 * padded}
+
+
+def _reduce(launch: Launch) -> dict[str, float]:
+    n, side = launch.arguments["n"], launch.arguments["N"]
+    return {"HBM": 3 * 8 * n * n, "L2": 8 * n**3, "float64 vector": 3 * n * n * side}
+
+
+def _lanczos(launch: Launch) -> dict[str, float]:
+    n, side, steps = launch.arguments["n"], launch.arguments["N"], launch.arguments["K"]
+    passes = 1 + LANCZOS_STEPS
+    operations = passes * 2 * n * side + LANCZOS_STEPS * 8 * steps * side
+    return {
+        "HBM": 8 * n * n,
+        "L2": passes * 8 * n * n + LANCZOS_STEPS**2 * 4 * n,
+        "float64 matrix": 3 * (SQUARINGS + 1) * 2 * steps**3,
+        "float64 vector": operations,
+    }
+
+
+def _bisect(launch: Launch) -> dict[str, float]:
+    n, rank = launch.arguments["n"], launch.arguments["rank"]
+    lanes = ceil(rank / launch.arguments["R"]) * launch.arguments["R"]
+    return {"HBM": 16 * n, "float64 vector": 58 * n * lanes * 20}  # a division is 16 operations
+
+
+def _inverse(launch: Launch) -> dict[str, float]:
+    n, rank = launch.arguments["n"], launch.arguments["rank"]
+    return {"L2": 8 * n * rank * (6 + 2 * 4 + 3 * 6), "float64 vector": n * rank * 90}
+
+
+def _back(launch: Launch) -> dict[str, float]:
+    n, rank, side = (launch.arguments[name] for name in ("n", "rank", "N"))
+    blocks = ceil(rank / launch.arguments["R"])
+    return {"HBM": 16 * n * rank, "L2": 8 * n * n * blocks, "float64 vector": 4 * n * side * blocks * 16}
+
+
+def _orthonormalize(launch: Launch) -> dict[str, float]:
+    n, rank = launch.arguments["n"], launch.arguments["rank"]
+    return {"HBM": 16 * n * rank, "L2": 8 * n * rank * rank * 5, "float64 vector": 4 * n * rank * rank}
+
+
+_COSTS: dict[str, Callable[[Launch], dict[str, float]]] = {
+    "gram_kernel": _gram,
+    "leading_kernel": _leading,
+    "jacobi_kernel": _jacobi,
+    "sweeps_kernel": _sweeps,
+    "contraction_kernel": _contraction,
+    "extremes_kernel": _product,
+    "absolute_kernel": _product,
+    "lanczos_kernel": _lanczos,
+    "reduce_kernel": _reduce,
+    "bisect_kernel": _bisect,
+    "inverse_kernel": _inverse,
+    "back_kernel": _back,
+    "orthonormalize_kernel": _orthonormalize,
+}
+
+
+def tables() -> str:
+    """Two Markdown tables: every call on every shape, and its launches."""
+    total = [
+        "| features | call | one read of the features, µs | predicted, µs an image | images/s | launches |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    single = [
+        "| features | call | kernel | traffic, kB | operations, M | limit | predicted, µs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for shape in SHAPES:
+        label = "x".join(map(str, shape))
+        read = 4 * shape[0] * shape[1] * shape[2] / RATES["HBM"]
+        for name in calls(shape):
+            launches = launches_of(name, shape)
+            costs = [cost(launch) for launch in launches]
+            seconds = sum(each.limit()[1] for each in costs)
+            library = " + eigh" if _uses_library(name, shape) else ""
+            rate = "" if library else f"{_rounded(1e-6 / seconds)} M"
+            predicted = _rounded(seconds * 1e6) + library
+            total.append(f"| {label} | {name} | {read * 1e6:.3f} | {predicted} | {rate} | {len(launches)} |")
+            single += [_row(label, name, launch, each) for launch, each in zip(launches, costs, strict=True)]
+    return "\n".join([*total, "", *dict.fromkeys(single)]) + "\n"
+
+
+def _uses_library(name: str, shape: Sequence[int]) -> bool:
+    return min(shape[0], shape[1] * shape[2]) > 256
+
+
+def _row(label: str, name: str, launch: Launch, each: Cost) -> str:
+    if launch.arguments.get("only") is not None:
+        return f"| {label} | {name} | {launch.name}, second pass | 0 | 0 | no item needs it | 0 |"
+    resource, seconds = each.limit()
+    traffic = each.amounts.get("HBM", 0.0) + each.amounts.get("L2", 0.0)
+    operations = sum(
+        amount for kind, amount in each.amounts.items() if kind in ("TF32", "float64 matrix", "float64 vector")
+    )
+    cells = [label, name, launch.name, _rounded(traffic / 1e3), _rounded(operations / 1e6), resource]
+    return f"| {' | '.join(cells)} | {_rounded(seconds * 1e6)} |"
+
+
+def _rounded(number: float) -> str:
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+
+
+def page() -> str:
+    """docs/gpu.md with its tables made anew."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    return before + BEGIN + "\n" + tables() + "\n" + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"{PAGE}: predictions for {len(SHAPES)} shapes, {BATCH} images a batch")
