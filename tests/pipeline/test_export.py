@@ -147,3 +147,27 @@ for to in ("npy", "png", "zarr", "hdf5"):
     assert done.stdout.splitlines() == [f"{to} File too large" for to in ("npy", "png", "zarr", "hdf5")]
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_does_not_grow_with_the_size_of_the_maps(finished: Path, tmp_path: Path) -> None:
+    """552 maps of 320 x 320 are 226 MB; a few parts of them are all that is held."""
+    program = """
+import resource, sys
+from pathlib import Path
+from tsm_fast.pipeline.export import export
+export(sys.argv[1], "npy", sys.argv[2], columns="tsm/*", size=(8, 8))
+Path("/proc/self/clear_refs").write_text("5")
+lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+before = int(lines["VmHWM"].split()[0])
+export(sys.argv[1], "npy", sys.argv[2], columns="tsm/*", size=(320, 320), overwrite=True)
+lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print((int(lines["VmHWM"].split()[0]) - before) / 1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(finished), str(tmp_path / "dest")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 100  # MB

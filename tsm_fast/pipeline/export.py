@@ -21,7 +21,6 @@ from .. import plan
 from .reader import SaliencyDataset
 from .store import About
 
-PART = 1024  # rows in memory at once
 FOLDER_SIZE = 1000  # pictures in a folder
 PICTURE = (224, 224)  # of exported pictures where no size is given
 ABOUT = {name: (int if name in ("index", "height", "width", "flags") else str) for name in About._fields}
@@ -96,8 +95,9 @@ def export(
 
 def _parts(dataset: SaliencyDataset, progress: Progress) -> Iterator[Part]:
     """The rows of a dataset in order, some at a time."""
-    for start in range(0, len(dataset), PART):
-        part = dataset[start : start + PART]
+    rows = dataset.part_rows()
+    for start in range(0, len(dataset), rows):
+        part = dataset[start : start + rows]
         yield start, part.about(), {name: part.numpy(name) for name in dataset.columns}
         progress(start + len(part), len(dataset))
 
@@ -204,7 +204,7 @@ class _Sink(io.RawIOBase):
 def _fill(dataset: SaliencyDataset, create: Callable[..., Any], text: Any, progress: Progress) -> None:
     """An array for each column of maps, and one for each thing that is said of the rows."""
     n, files = len(dataset), dict(_files(dataset))
-    chunk = max(1, min(PART, n))
+    chunk = max(1, min(dataset.part_rows(), n))
     about = {
         name: create(name, shape=(n,), dtype=text if kind is str else np.int64, chunks=(chunk,))
         for name, kind in ABOUT.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -16,7 +17,7 @@ from ..saliency import _finished
 from .store import About, Block, Store
 
 POLICIES = ("raise", "nan", "skip")
-CHUNK = 256  # items that iteration reads at once
+PART_ROWS, PART_BYTES = 1024, 2**24  # of maps read at once, the smaller of both
 
 
 class Item(NamedTuple):
@@ -140,8 +141,14 @@ class SaliencyDataset(Dataset[Item]):
         return [items[place] for place in range(len(indices))]
 
     def __iter__(self) -> Iterator[Item]:
-        for start in range(0, len(self), CHUNK):
-            yield from self.__getitems__(range(start, min(start + CHUNK, len(self))))
+        rows = self.part_rows()
+        for start in range(0, len(self), rows):
+            yield from self.__getitems__(range(start, min(start + rows, len(self))))
+
+    def part_rows(self) -> int:
+        """How many rows to read at once, so that all goes quickly and takes little memory."""
+        size = sum(4 * prod(self.shape(name)) for name in self.columns)
+        return max(1, min(PART_ROWS, PART_BYTES // size))
 
     @property
     def keys(self) -> list[str]:
