@@ -125,7 +125,7 @@ def extract(pictures: Path, maps: Path, limit: int | None) -> list[Sample]:
         began = time.monotonic()
         while process.poll() is None:
             moment = Sample(start + time.monotonic() - began, images_said(log), *memory(process.pid))
-            if moment.images:
+            if moment.images and moment.rss:
                 samples.append(moment)
             time.sleep(2)
     finally:
