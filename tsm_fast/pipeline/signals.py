@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar has hidden
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
 
 
@@ -66,7 +67,8 @@ class Signals:
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None:
             self.at_once()
-            os.write(2, b"\ntsm-fast: stopped at once\n")
+            cursor = SHOW_CURSOR if os.isatty(2) else b""
+            os.write(2, cursor + b"\ntsm-fast: stopped at once\n")
             os._exit(128 + signum)
         self.signum = signum
         self.stop.set()
