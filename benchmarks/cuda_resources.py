@@ -23,7 +23,7 @@ import torch
 from .cuda_build import ROOT, SOURCES, compile_kernels, nvcc
 
 RESULTS = ROOT / "benchmarks" / "results" / "kernel_resources.json"
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+ARCHITECTURES = (80, 90, 120)
 
 # Kernels that multiply on the float64 matrix units.
 MATRIX = ("gram_kernel", "gram_tile_kernel", "contraction_kernel", "extremes_kernel", "project_absolute_kernel", "hooi")

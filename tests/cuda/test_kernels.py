@@ -4,6 +4,7 @@ written, that threads may take any order, and what bad input gets.
 
 from __future__ import annotations
 
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsm_fast import reference
+from tsm_fast.dispatch import Backend
 
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, randn
 from .emulation.load import emulated
@@ -46,6 +48,14 @@ def poisoned():
     assert torch.empty(1).isnan()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def test_the_steps_are_those_of_the_protocol(cuda):
+    for step in ("mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency"):
+        asked = inspect.signature(getattr(Backend, step)).parameters
+        offered = inspect.signature(getattr(cuda, step)).parameters
+        assert [name for name in asked if name != "self"] == [name for name in offered if name in asked]
+        assert all(offered[name].default is not inspect.Parameter.empty for name in set(offered) - set(asked))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

