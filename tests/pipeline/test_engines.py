@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,6 @@ def test_bad_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(RuntimeError, match="device 'cuda' needs a GPU"):
         run(run_, resources=Resources(device="cuda"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"engine 'ray' needs Ray: pip install 'tsm_fast\[ray\]'"):
+        run(run_, "ray")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from .lanes import GRACE, RETRIES, Fatal, Lost, Message, Note
-from .local_engine import attempt
+from .local_engine import STARTING, attempt
 from .run import ShardSpec
 from .settings import Resources
 from .sources import Source
@@ -30,8 +30,12 @@ class RayLanes:
     """
 
     def __init__(self, resources: Resources, workers: int | None, source: Source | None = None) -> None:
-        import ray
-
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise ModuleNotFoundError("engine 'ray' needs Ray: pip install 'tsm_fast[ray]'", name="ray") from None
         self._ray = ray
         self._mine = not ray.is_initialized()
         if self._mine:
@@ -61,6 +65,9 @@ class RayLanes:
         self._under_way[self._task.remote(spec, self._resources, self._source)] = spec
 
     def poll(self, seconds: float) -> Iterable[Message]:
+        if not self._under_way:
+            time.sleep(seconds)
+            return
         ready, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=seconds)
         for reference in ready:
             self._changed = time.monotonic()
@@ -80,7 +87,7 @@ class RayLanes:
         elif self._empty_since is not None and now - self._noted > QUIET:
             self._noted = now
             yield Note(f"the cluster has no {self._kind} at present; waiting")
-        longest = (1 + RETRIES) * (self._resources.shard_timeout + 2 * GRACE)
+        longest = (1 + RETRIES) * (self._resources.shard_timeout + STARTING + 2 * GRACE)
         if not ready and now - self._changed > longest:
             yield Fatal(f"no shard came back from the cluster for {longest:.0f} s: look at `ray status`")
 
@@ -117,7 +124,7 @@ def compute(spec: ShardSpec, resources: Resources, source: Source | None) -> Mes
     stop, done = threading.Event(), threading.Event()
 
     def guard() -> None:
-        if not done.wait(resources.shard_timeout):
+        if not done.wait(resources.shard_timeout + STARTING):
             stop.set()
             if not done.wait(GRACE):
                 os._exit(1)  # Ray takes this for a worker that died, and tries the shard again
