@@ -66,18 +66,34 @@ def page(run: Run, pictures: int) -> str:
     """The text of report.html."""
     about = status(run.out)
     dataset = SaliencyDataset(run.out, missing="skip")
-    rows = dataset.about()
-    usable = np.array([state == OK for state in rows.status], bool)
+    usable, flags, examples = _survey(dataset)
     figures = {name: measure(dataset, name) for name in dataset.columns}
     values = {
         "columns": 1 + len(dataset.columns),
         "numbers": _numbers(about),
-        "sheets": _sheets(run, dataset, figures, usable, np.array(rows.flags, np.int64), pictures),
-        "errors": _errors(about, rows.status, rows.key, rows.error),
+        "sheets": _sheets(run, dataset, figures, usable, flags, pictures),
+        "errors": [
+            {"kind": kind, "count": f"{count:,}", "examples": examples.get(kind, [])}
+            for kind, count in sorted(about.errors.items(), key=lambda entry: -entry[1])
+        ],
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
     subtitle = f"{about.model}, {_list(about.layers)}: {_list([look.TITLES[name] for name in about.methods])}"
     return look.page(f"Saliency maps of {about.source}", subtitle, STYLE, BODY, _tables(about), _facts(run), values)
+
+
+def _survey(dataset: SaliencyDataset) -> tuple[np.ndarray, np.ndarray, dict[str, list[tuple[str, str]]]]:
+    """Which rows have maps [n], the flags of all [n], and a few (key, error) of each kind of error."""
+    usable, flags = np.zeros(len(dataset), bool), np.zeros(len(dataset), np.int32)
+    examples: dict[str, list[tuple[str, str]]] = {}
+    for start in range(0, len(dataset), PART):
+        about = dataset[start : start + PART].about()
+        usable[start : start + PART] = [state == OK for state in about.status]
+        flags[start : start + PART] = about.flags
+        for state, key, error in zip(about.status, about.key, about.error, strict=True):
+            if state != OK and len(known := examples.setdefault(state, [])) < EXAMPLES:
+                known.append((key, error))
+    return usable, flags, examples
 
 
 def measure(dataset: SaliencyDataset, column: str) -> Figures:
@@ -152,14 +168,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_plain(entry) for entry in value)
     return str(value)
-
-
-def _errors(about: Status, states: Sequence[str], keys: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
-    errors = []
-    for kind, count in sorted(about.errors.items(), key=lambda entry: -entry[1]):
-        examples = [(keys[row], texts[row]) for row, state in enumerate(states) if state == kind][:EXAMPLES]
-        errors.append({"kind": kind, "count": f"{count:,}", "examples": examples})
-    return errors
 
 
 def _sheets(
