@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -210,8 +211,10 @@ void run_blocks(void (*body)(void*), void* context, unsigned blocks, unsigned th
     blockDim.x = threads;
     for (unsigned b = 0; b < blocks; ++b) {
         blockIdx.x = b;
-        scheduler.shared.reset(aligned_alloc(128, shared));
-        std::memset(scheduler.shared.get(), 255, shared);  // NaN: reading before writing shows
+        void* memory = nullptr;
+        if (posix_memalign(&memory, 128, shared + (shared == 0)) != 0) throw std::bad_alloc();
+        scheduler.shared.reset(memory);
+        std::memset(memory, 255, shared);  // NaN: reading before writing shows
         scheduler.failure = nullptr;
         run_block();
         if (scheduler.failure) std::rethrow_exception(scheduler.failure);
