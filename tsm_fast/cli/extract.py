@@ -16,6 +16,7 @@ from rich.console import Console
 from ..pipeline import Resources, Run, Settings
 from ..pipeline.engines import ENGINES, Outcome, ready
 from ..pipeline.engines import run as run_engine
+from ..pipeline.network import keep_memory
 from ..pipeline.progress import Reporter, duration, reporter, shares
 from ..pipeline.report import write_report
 from ..pipeline.signals import Interrupted, Signals
@@ -221,6 +222,7 @@ def extract(
             shard_timeout=shard_timeout,
             max_errors=max_errors,
         )
+    keep_memory()
     with errors(), Signals() as signals:
         try:
             if dry_run:

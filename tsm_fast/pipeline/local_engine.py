@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import FingerprintError, OutOfSpace, ShardFailed, Stopped
 from .lanes import GRACE, Done, Fatal, Lost, Message
+from .network import keep_memory
 from .run import ShardSpec
 from .settings import Resources
 from .sources import Source
@@ -182,6 +183,7 @@ def _exit_code(process: Any) -> str:
 def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | None) -> None:
     """A worker process: shards come in through the pipe, messages go out."""
     os.dup2(2, 1)  # what a model prints is talk, not data
+    keep_memory()
     stop, sending = threading.Event(), threading.Lock()
     inbox: queue.SimpleQueue[ShardSpec | None] = queue.SimpleQueue()
 

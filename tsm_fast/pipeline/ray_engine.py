@@ -12,6 +12,7 @@ from typing import Any
 
 from .lanes import GRACE, RETRIES, Fatal, Lost, Message, Note
 from .local_engine import STARTING, attempt
+from .network import keep_memory
 from .run import ShardSpec
 from .settings import Resources
 from .sources import Source
@@ -100,7 +101,7 @@ class RayLanes:
             if self._stopping:
                 return None
             return Lost(spec, _first_line(error), again=False)  # Ray has tried it again already
-        return Lost(spec, "its worker was told to stop") if message is None and not self._stopping else message
+        return message
 
     def stop(self) -> None:
         self._stopping = True
@@ -121,6 +122,7 @@ class RayLanes:
 def compute(spec: ShardSpec, resources: Resources, source: Source | None) -> Message | None:
     """One shard in a worker of the cluster, with the deadline kept from inside."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep_memory()
     stop, done = threading.Event(), threading.Event()
 
     def guard() -> None:
