@@ -22,6 +22,7 @@ import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,6 +63,7 @@ def main() -> int:
 
 
 def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+    commit = version_of_the_code()
     source = folder / "tiles"
     write_tiles(source)
     expected, lengths = {}, {}
@@ -90,6 +92,7 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         "seconds_undisturbed": lengths,
         "seed": seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}",
+        "commit": commit,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "trials": trials,
     }
@@ -169,6 +172,13 @@ def shard_hashes(out: Path) -> dict[str, str]:
 
 def temporary_files(out: Path) -> list[Path]:
     return [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".")]
+
+
+def version_of_the_code() -> str | None:
+    """The commit that is checked out, None outside a repository; later ones do not count, the code being loaded."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def write_tiles(folder: Path) -> None:
