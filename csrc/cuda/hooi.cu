@@ -2,12 +2,14 @@
 // mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of the others
 // (mode_gram), and T = X_(big)^T A_big stands in for X until A_big itself is written (method.md, "The Gram shortcut").
 #include "cuda/eigen.cuh"
-#include "cuda/hooi_columns.cuh"
 #include "cuda/hooi_memory.cuh"
 #include "cuda/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {
+
+// Eigenvalues below this part of the first come with vectors that double sums no longer fix.
+constexpr double kWeak = 1e-7;
 
 struct Item {
     const HooiPlan& plan;
@@ -18,10 +20,10 @@ struct Item {
     double* tile;  // kTileBytes, for passes over X
     double norm2 = 0;
 
-    __device__ Columns basis() const { return {block, at.sign}; }
     template <class Visit>
     __device__ __forceinline__ void each(int64_t count, Visit visit) const {
-        basis().each(count, visit);
+        for (int64_t i = block.rank(); i < count; i += block.size()) visit(i);
+        block.sync();
     }
 
     // ---- products ----
@@ -189,7 +191,7 @@ struct Item {
     __device__ void point_fibres_up(int m) const {
         const Fibres f = device_fibres(x, m);
         const int64_t size = plan.shape[m], r = plan.rank[m];
-        basis().sign_columns(at.factor[m], size, r, f.count, [&](int64_t k, int64_t i) {
+        sign_columns(at.factor[m], size, r, f.count, [&](int64_t k, int64_t i) {
             double sum = 0;
             const int64_t start = fibre_offset(f, i);
             for (int64_t j = 0; j < size; ++j)
@@ -197,6 +199,35 @@ struct Item {
             return sum;
         });
     }
+    // Makes the entry of largest magnitude, the first on ties, of entry(k, 0..count) positive for every column k of a.
+    template <class Entry>
+    __device__ void sign_columns(double* a, int64_t rows, int64_t r, int64_t count, Entry entry) const {
+        for (int64_t k = 0; k < r; ++k) {
+            const double sign = column_sign(count, [&](int64_t i) { return entry(k, i); });
+            if (block.rank() == 0) at.sign[k] = sign;
+        }
+        block.sync();
+        each(rows * r, [&](int64_t i) { a[i] *= at.sign[i % r]; });
+    }
+    template <class Entry>
+    __device__ double column_sign(int64_t count, Entry entry) const {
+        double most = 0, value = 0, where = 0;
+        for (int64_t i = block.rank(); i < count; i += block.size()) {
+            const double e = entry(i);
+            if (fabs(e) > most) {
+                most = fabs(e);
+                value = e;
+                where = static_cast<double>(i);
+            }
+        }
+        return sign_of_first(most, value, where);
+    }
+    // The sign of the first of the largest magnitudes, of which every thread brings its own first one.
+    __device__ __noinline__ double sign_of_first(double most, double value, double where) const {
+        const double largest = block.max(most), first = -block.max(most == largest ? -where : -1e300);
+        return block.sum(most == largest && where == first && value < 0 ? 1.0 : 0.0) > 0 ? -1 : 1;
+    }
+
     // ---- updates ----
     __device__ void update(int m) const { m == plan.big ? update_big() : update_small(m); }
 
@@ -238,7 +269,7 @@ struct Item {
             gram_of_rows(size, columns, entry);
             leading(size, r, at.entries, a);
             if (plan.sign_v)
-                basis().sign_columns(a, size, r, columns, [&](int64_t k, int64_t c) {
+                sign_columns(a, size, r, columns, [&](int64_t k, int64_t c) {
                     double sum = 0;
                     for (int64_t i = 0; i < size; ++i) sum += entry(i, c) * a[i * r + k];
                     return sum;
@@ -252,8 +283,44 @@ struct Item {
             for (int64_t c = 0; c < columns; ++c) sum += entry(at_entry / r, c) * at.vectors[c * r + at_entry % r];
             a[at_entry] = sum;
         });
-        basis().orthonormalize(a, size, r, at.lambda);
-        if (!plan.sign_v) basis().sign_columns(a, size, r, size, [&](int64_t k, int64_t i) { return a[i * r + k]; });
+        orthonormalize(a, size, r, at.lambda);
+        if (!plan.sign_v) sign_columns(a, size, r, size, [&](int64_t k, int64_t i) { return a[i * r + k]; });
+    }
+
+    // ---- an orthonormal set from columns that are orthogonal but for rounding, longest first ----
+    __device__ double dot(const double* a, int64_t rows, int64_t r, int64_t j, int64_t k) const {
+        double sum = 0;
+        for (int64_t i = block.rank(); i < rows; i += block.size()) sum += a[i * r + j] * a[i * r + k];
+        return block.sum(sum);
+    }
+    __device__ __noinline__ bool make_orthogonal(double* a, int64_t rows, int64_t r, int64_t k, double least) const {
+        for (int pass = 0; pass < 3; ++pass) {
+            for (int64_t j = 0; j < k; ++j) {
+                const double share = dot(a, rows, r, j, k);
+                each(rows, [&](int64_t i) { a[i * r + k] -= share * a[i * r + j]; });
+            }
+            const double length = sqrt(dot(a, rows, r, k, k));
+            if (pass == 0 && !(length > least)) return false;
+            each(rows, [&](int64_t i) { a[i * r + k] /= length; });
+        }
+        return true;
+    }
+    // Columns whose eigenvalue is weak are made orthogonal anew; those of no length become the first columns of the
+    // identity that complete the set.
+    __device__ __noinline__ void orthonormalize(double* a, int64_t rows, int64_t r, const double* lambda) const {
+        const double least = 0.05 / sqrt(static_cast<double>(rows)), first = sqrt(dot(a, rows, r, 0, 0));
+        for (int64_t k = 0; k < r; ++k) {
+            const double length = sqrt(dot(a, rows, r, k, k));
+            if (lambda[k] > kWeak * lambda[0] && length > 1e-4 * first) {
+                each(rows, [&](int64_t i) { a[i * r + k] /= length; });
+                continue;
+            }
+            if (length > 1e-12 * first && make_orthogonal(a, rows, r, k, least * length)) continue;
+            for (int64_t unit = 0; unit < rows; ++unit) {
+                each(rows, [&](int64_t i) { a[i * r + k] = i == unit ? 1 : 0; });
+                if (make_orthogonal(a, rows, r, k, least)) break;
+            }
+        }
     }
 
     // ---- the core, and the error ----
@@ -292,10 +359,10 @@ struct Item {
                 });
             }
         block.sync();
-        basis().orthonormalize(a, rows, r, at.lambda_big);
+        orthonormalize(a, rows, r, at.lambda_big);
         const bool weak = !(at.lambda_big[r - 1] > kWeak * at.lambda_big[0]);
         if (!plan.sign_v) {
-            basis().sign_columns(a, rows, r, rows, [&](int64_t k, int64_t i) { return a[i * r + k]; });
+            sign_columns(a, rows, r, rows, [&](int64_t k, int64_t i) { return a[i * r + k]; });
             each(s * r, [&](int64_t i) { at.responses[i] *= at.sign[i % r]; });
         }
         if (weak) multiply_fibres(plan.big, a, r, [&](int64_t i, int64_t k, double v) { at.responses[i * r + k] = v; });
