@@ -171,7 +171,8 @@ def distinct() -> list[tuple[str, Launch]]:
             for dtype in (torch.float32, torch.bfloat16) if (name, shape) == ("tsm", SHAPES[0]) else (torch.float32,):
                 label = "x".join(map(str, shape)) + ("" if dtype == torch.float32 else " bfloat16")
                 for launch in launches_of(name, shape, dtype):
-                    seen.setdefault(launch.key(), (f"{name}, {label}", launch))
+                    again = "" if launch.arguments.get("only") is None else ", second pass"
+                    seen.setdefault(launch.key(), (f"{name}, {label}{again}", launch))
     return list(seen.values())
 
 

@@ -77,7 +77,7 @@ def gram_meta(n: int, how: Arithmetic, element_size: int) -> dict:
         "WIDE": how.wide,
         "INPUT_PRECISION": how.input_precision,
         "num_warps": 8 if how.wide and n > side else 4 if side >= 32 else 2,
-        "num_stages": 2 if how.wide and element_size == 8 else 3,
+        "num_stages": 2 if how.wide and (element_size == 8 or n > side) else 3,
     }
 
 
