@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from . import _cuda
+from . import _cuda  # pyright: ignore[reportMissingModuleSource]
 from ._arrays import per_item, scaled, unit_exponents
 from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
 
