@@ -1,9 +1,10 @@
-// The only file that knows Python: descriptions of arrays in, the steps called without the GIL.
+// The CPU module: descriptions of arrays in, the steps called without the GIL. Only the bindings know Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <chrono>
 
+#include "array.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
@@ -11,23 +12,6 @@ namespace py = pybind11;
 using namespace tsm;
 
 namespace {
-
-// (address, dtype, shape [B, I_1, ...], strides in elements)
-using Array = std::tuple<uintptr_t, int, std::vector<int64_t>, std::vector<int64_t>>;
-
-TensorBatch batch_of(const Array& array) {
-    const auto& [address, dtype, shape, stride] = array;
-    const int order = static_cast<int>(shape.size()) - 1;
-    if (order < 1 || order > kMaxOrder || stride.size() != shape.size())
-        throw std::invalid_argument("an array must have a batch dimension and 1 to 5 modes");
-    TensorBatch x{
-        {reinterpret_cast<const void*>(address), static_cast<DType>(dtype), order, {}, {}}, shape[0], stride[0]};
-    for (int i = 0; i < order; ++i) {
-        x.first.shape[i] = shape[static_cast<size_t>(i) + 1];
-        x.first.stride[i] = stride[static_cast<size_t>(i) + 1];
-    }
-    return x;
-}
 
 Output output(uintptr_t address, bool wide) {
     return {reinterpret_cast<void*>(address), wide};

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "array.h"
 #include "cuda/steps.h"
 #ifdef TSM_EMULATION
 #include "emulation_bindings.h"
@@ -21,23 +22,6 @@ using namespace tsm;
 using namespace tsm::cuda;
 
 namespace {
-
-// (address, dtype, shape [B, I_1, ...], strides in elements)
-using Array = std::tuple<uintptr_t, int, std::vector<int64_t>, std::vector<int64_t>>;
-
-TensorBatch batch_of(const Array& array) {
-    const auto& [address, dtype, shape, stride] = array;
-    const int order = static_cast<int>(shape.size()) - 1;
-    if (order < 1 || order > kMaxOrder || stride.size() != shape.size())
-        throw std::invalid_argument("an array must have a batch dimension and 1 to 5 modes");
-    TensorBatch x{
-        {reinterpret_cast<const void*>(address), static_cast<DType>(dtype), order, {}, {}}, shape[0], stride[0]};
-    for (int i = 0; i < order; ++i) {
-        x.first.shape[i] = shape[static_cast<size_t>(i) + 1];
-        x.first.stride[i] = stride[static_cast<size_t>(i) + 1];
-    }
-    return x;
-}
 
 template <class T>
 T* at(uintptr_t address) {

@@ -1,0 +1,29 @@
+// An array as Python describes it, and the batch that it is.
+#pragma once
+#include <cstdint>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include "tensor_batch.h"
+
+namespace tsm {
+
+// (address, dtype, shape [B, I_1, ...], strides in elements)
+using Array = std::tuple<uintptr_t, int, std::vector<int64_t>, std::vector<int64_t>>;
+
+inline TensorBatch batch_of(const Array& array) {
+    const auto& [address, dtype, shape, stride] = array;
+    const int order = static_cast<int>(shape.size()) - 1;
+    if (order < 1 || order > kMaxOrder || stride.size() != shape.size())
+        throw std::invalid_argument("an array must have a batch dimension and 1 to 5 modes");
+    TensorBatch x{
+        {reinterpret_cast<const void*>(address), static_cast<DType>(dtype), order, {}, {}}, shape[0], stride[0]};
+    for (int i = 0; i < order; ++i) {
+        x.first.shape[i] = shape[static_cast<size_t>(i) + 1];
+        x.first.stride[i] = stride[static_cast<size_t>(i) + 1];
+    }
+    return x;
+}
+
+}  // namespace tsm
