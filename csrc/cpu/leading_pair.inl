@@ -3,6 +3,7 @@
 
 constexpr int kMaxSteps = 40;
 constexpr int64_t kSumRows = 256;            // rows whose float sums are kept apart, for their digits
+constexpr int64_t kFetchAhead = 24 << 10;    // bytes
 constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
 
 #if defined(__AVX512F__)
@@ -50,7 +51,7 @@ struct FourRows {
     FourRows(const Rows& f, int64_t c, int64_t end) : valid(end - c < 4 ? end - c : 4) {
         for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < valid ? r : 0)) * f.ld;
         // The next item's share of these rows.
-        const int64_t lines = f.next ? f.next_bytes / 64 : 0;
+        const int64_t lines = f.next && f.next_bytes > 0 ? f.next_bytes / 64 : 0;
         for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
             __builtin_prefetch(f.next + line * 64, 0, 2);
     }
@@ -306,11 +307,12 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
     };
 
     FirstLook look;
-    Rows silent = f;
-    silent.next = nullptr;
+    Rows cold = f;  // the first pass may find nothing in the caches: it fetches its own rows some way ahead
+    cold.next = f.ld == n ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
+    cold.next_bytes = f.count * n * 4 - kFetchAhead;
     float* q = basis[0] = arena.take<float>(np);
     for (int64_t j = 0; j < np; ++j) q[j] = j < n ? 1.0f : 0.0f;
-    gram_times(silent, q, w, part, &look);
+    gram_times(cold, q, w, part, &look);
     const double trace = center ? look.norm2 - look.mean_part : look.norm2;
     // The squares of norm2 must be floats too.
     if (!(look.norm2 > 1e-12 && look.norm2 < 1e14)) return {0, 0, Proof::out_of_range};
