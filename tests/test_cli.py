@@ -142,7 +142,14 @@ def test_demo_as_json_on_an_own_photo(tmp_path: Path) -> None:
 def test_demo_stops_at_an_interrupt(tmp_path: Path) -> None:
     needs_demo()
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*COMMAND, "demo"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "demo"],
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "EigenCAM" in line:
