@@ -51,7 +51,7 @@ struct FourRows {
     FourRows(const Rows& f, int64_t c, int64_t end) : valid(end - c < 4 ? end - c : 4) {
         for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < valid ? r : 0)) * f.ld;
         // The next item's share of these rows.
-        const int64_t lines = f.next && f.next_bytes > 0 ? f.next_bytes / 64 : 0;
+        const int64_t lines = f.next ? f.next_bytes / 64 : 0;
         for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
             __builtin_prefetch(f.next + line * 64, 0, 2);
     }
@@ -307,9 +307,10 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
     };
 
     FirstLook look;
-    Rows cold = f;  // the first pass may find nothing in the caches: it fetches its own rows some way ahead
-    cold.next = f.ld == n ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
-    cold.next_bytes = f.count * n * 4 - kFetchAhead;
+    const int64_t bytes = f.count * n * 4;
+    Rows cold = f;  // an item that the one before did not fetch: the first pass fetches its own rows some way ahead
+    cold.next = f.ld == n && bytes > kFetchedItem ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
+    cold.next_bytes = bytes - kFetchAhead;
     float* q = basis[0] = arena.take<float>(np);
     for (int64_t j = 0; j < np; ++j) q[j] = j < n ? 1.0f : 0.0f;
     gram_times(cold, q, w, part, &look);
