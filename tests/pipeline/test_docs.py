@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from benchmarks import fashion_mnist as benchmark
 from tsm_fast.cli import app
 from tsm_fast.photos import load_photos
 from tsm_fast.pipeline.check import status, verify
@@ -97,27 +96,14 @@ def test_options_that_are_named_exist(page: str) -> None:
     assert named <= known
 
 
-def load_benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fashion_mnist", DOCS.parent / "benchmarks" / "fashion_mnist.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fashion_mnist"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_arithmetic_is_that_of_the_recorded_run() -> None:
-    benchmark = load_benchmark()
-    if not (recorded := benchmark.RESULTS / "fashion_mnist.json").exists():
-        pytest.skip("no whole run is recorded yet")
+    recorded = benchmark.RESULTS / "fashion_mnist.json"
     result, page = json.loads(recorded.read_text()), benchmark.PAGE.read_text()
     assert benchmark.with_arithmetic(page, result) == page
     assert benchmark.table(result) == recorded.with_suffix(".md").read_text()
 
 
 def test_what_the_benchmark_makes_of_a_run(finished: Path, tmp_path: Path) -> None:
-    benchmark = load_benchmark()
     samples = [benchmark.Sample(2.0 * i, 100 * i, 1000.0 + min(i, 20), 900.0) for i in range(1, 200)]
     found, checked = status(finished).to_json(), verify(finished).to_json()
     result = benchmark.summary(found, checked, samples, {"extract": 398.0, "verify": 1.0}, None)
@@ -132,7 +118,6 @@ def test_what_the_benchmark_makes_of_a_run(finished: Path, tmp_path: Path) -> No
 
 
 def test_the_benchmark_writes_the_pictures_once(tmp_path: Path) -> None:
-    benchmark = load_benchmark()
     photo = np.asarray(load_photos()[5].image.convert("L").resize((28, 56)))
     pixels = photo.reshape(2, 28, 28)
     for file in benchmark.PARTS.values():
