@@ -125,6 +125,28 @@ def test_several_python_threads_at_once(cpu):
     assert not wrong
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux only")
+def test_helpers_start_on_other_cpus_and_the_caller_stays_free():
+    """Left to the system they can wait for milliseconds on the caller's CPU."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one CPU")
+    from tsm_fast import _cpu
+
+    before, seen = os.sched_getaffinity(0), []
+    worker = threading.Thread(target=lambda: seen.append(_cpu.fma_peak(0.5, 3)))
+    known = {int(task) for task in os.listdir("/proc/self/task")}
+    worker.start()
+    helpers: list[set[int]] = []
+    while worker.is_alive() and len(helpers) < 2:
+        new = [int(task) for task in os.listdir("/proc/self/task") if int(task) not in known]
+        helpers = [cpus for task in new if (cpus := os.sched_getaffinity(task)) != before]
+    worker.join()
+    assert seen
+    assert [len(cpus) for cpus in helpers] == [len(before) - 1] * 2
+    assert all(cpus < before for cpus in helpers)
+    assert os.sched_getaffinity(0) == before
+
+
 FORK = """
 import os, signal, sys
 import torch, tsm_fast

@@ -9,8 +9,36 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 namespace tsm {
 namespace {
+
+// Linux may start a thread on the CPU of the one that made it and, while that one keeps working, move it only after
+// milliseconds: longer than many calls take. So helpers, which live for one call, run on all CPUs but the caller's.
+class OtherCpus {
+public:
+#if defined(__linux__)
+    OtherCpus() {
+        const int here = sched_getcpu();
+        if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof cpus_, &cpus_) != 0) return;
+        CPU_CLR(static_cast<size_t>(here), &cpus_);
+        any_ = CPU_COUNT(&cpus_) > 0;
+    }
+    void take(std::thread& helper) const {
+        if (any_) pthread_setaffinity_np(helper.native_handle(), sizeof cpus_, &cpus_);
+    }
+
+private:
+    cpu_set_t cpus_;
+    bool any_ = false;
+#else
+    void take(std::thread&) const {}
+#endif
+};
 
 // Freed workspaces wait here for the next call: fresh pages cost more than the work on a small batch. Slots are
 // exchanged without a lock, so that a fork in the middle of another thread's call leaves nothing held.
@@ -77,7 +105,11 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
     std::vector<std::thread> helpers;
     const int64_t wanted = std::min<int64_t>(std::max(threads, 1), chunks);
     try {
-        for (int64_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
+        const OtherCpus others;
+        for (int64_t i = 1; i < wanted; ++i) {
+            helpers.emplace_back(work);
+            others.take(helpers.back());
+        }
     } catch (const std::system_error&) {
         // The system gives no more threads: those that started, and the caller, do all chunks.
     }
