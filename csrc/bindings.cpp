@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "array.h"
+#include "cpu/pages.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
@@ -40,6 +41,8 @@ PYBIND11_MODULE(_cpu, m) {
         for (const char* const* name = supported_levels(); *name; ++name) names.append(*name);
         return names;
     });
+    m.def("prefer_large_pages",
+          [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
     m.def("fma_peak", [](double seconds, int threads) {
         py::gil_scoped_release release;
         const auto start = std::chrono::steady_clock::now();

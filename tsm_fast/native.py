@@ -16,6 +16,8 @@ _DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64:
 _METHODS = {"eigencam": 0, "tsm": 1, "multivec_eigencam": 2, "mtsm": 3}
 _SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
 
+_LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
+
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
@@ -43,7 +45,7 @@ def mode_gram(
     if not x.numel():
         return torch.zeros(shape, dtype=dtype)
     # Not zeros(): PyTorch's threads would spin for a while after it, on the cores that ours are about to use.
-    gram = torch.empty(shape, dtype=dtype)
+    gram = _empty(*shape, dtype=dtype)
     _cpu.mode_gram(_array(x), mode, center, wide, gram.data_ptr(), wide, torch.get_num_threads())
     return gram
 
@@ -58,7 +60,7 @@ def truncated_svd(
     dtype = result_dtype(gram.dtype, precision)
     gram = gram if gram.dtype in (torch.float32, torch.float64) else gram.float()
     values = torch.empty(len(gram), rank, dtype=dtype)
-    vectors = torch.empty(len(gram), gram.shape[1], rank, dtype=dtype)
+    vectors = _empty(len(gram), gram.shape[1], rank, dtype=dtype)
     if gram.numel():
         wide_out = dtype == torch.float64
         pointers = values.data_ptr(), vectors.data_ptr()
@@ -83,7 +85,7 @@ def core_contraction(
         shape[mode] = factor.shape[2]
     if not x.numel():
         return torch.zeros(len(x), *shape, dtype=dtype)
-    out = torch.empty(len(x), *shape, dtype=dtype)
+    out = _empty(len(x), *shape, dtype=dtype)
     if out.numel():
         wide = dtype == torch.float64
         _cpu.core_contraction(_array(x), pointers, shape, out.data_ptr(), wide, torch.get_num_threads())
@@ -111,8 +113,8 @@ def hooi(
 
 def _hooi(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, precision: Precision) -> HooiResult:
     dtype = result_dtype(x.dtype, precision)
-    core = torch.empty(len(x), *rank, dtype=dtype)
-    factors = [torch.empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
+    core = _empty(len(x), *rank, dtype=dtype)
+    factors = [_empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
     values = [torch.empty(len(x), r, dtype=dtype) for r in rank]
     errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64)
     n_sweeps = torch.zeros(len(x), dtype=torch.int64)
@@ -179,6 +181,14 @@ def saliency(
 def _passes_wide(x: Tensor, precision: Precision) -> bool:
     """Whether passes over `x` run in float64; float64 input needs it for its range."""
     return x.dtype == torch.float64 or precision == "float64"
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A result to fill; a large one in large pages where the system has them."""
+    out = torch.empty(shape, dtype=dtype)
+    if out.nbytes >= _LARGE:
+        _cpu.prefer_large_pages(out.data_ptr(), out.nbytes)
+    return out
 
 
 def _array(x: Tensor) -> _Array:
