@@ -33,7 +33,7 @@ class Target(NamedTuple):
     stretch: float | None = None
 
 
-PAUSE = 0.01  # seconds; the worker threads of one contender stop spinning before the next one starts
+PAUSE = 0.1  # seconds; worker threads of one contender (OpenBLAS) spin that long, on cores that the next one needs
 SECONDS = 8.0  # of timing per comparison
 ROUNDS = (7, 60)
 START = pytest.StashKey[tuple[float, float]]()  # when the run began, and what other processes had used by then
