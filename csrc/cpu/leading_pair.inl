@@ -271,21 +271,18 @@ struct LeadingPair {
     Proof proof;
 };
 
-static double spread(const double* v, int64_t n) {
-    double low = v[0], high = v[0];
-    for (int64_t j = 1; j < n; ++j) {
-        low = v[j] < low ? v[j] : low;
-        high = v[j] > high ? v[j] : high;
-    }
-    return high - low;
+// How far the rounding of a pass in float moves an entry of the unit vector v: at most 1e-7, and where v is long a part
+// of its largest entry.
+static inline double rounding(double largest) {
+    return 1e-6 * largest < 1e-7 ? 1e-6 * largest : 1e-7;
 }
 
 static inline int64_t leading_bytes(int64_t length) {
     return (kMaxSteps + 5) * (padded<float>(length) * 4 + 64);
 }
 
-// v: [length], unit norm. `center` takes J F^T F J, J = I - 1 1^T / length. The float sums of a step are good to about
-// 1e-7 lambda, so pairs whose gap would magnify that beyond 2e-6 in v are left to the caller.
+// v: [length], unit norm. `center` takes J F^T F J, J = I - 1 1^T / length. Pairs in whose map the rounding of the float
+// sums would show are left to the caller.
 static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena arena) {
     const int64_t n = f.length, np = padded<float>(n);
     float* basis[kMaxSteps + 1];
@@ -379,9 +376,15 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
         if (settled || k == most || invariant) {
             if (!settled || gap < 0.1 * theta[0]) return none;
             const double norm = combine(s, k);
+            double low = v[0], high = v[0];
+            for (int64_t j = 1; j < n; ++j) {
+                low = v[j] < low ? v[j] : low;
+                high = v[j] > high ? v[j] : high;
+            }
             // A map is normalised to its range, and so is its error.
-            if ((residual + 1e-7 * theta[0]) > 1e-5 * spread(v, n) * gap) {
-                if (k == most || invariant || residual < 1e-7 * theta[0]) return none;
+            const double rounded = theta[0] * rounding(high > -low ? high : -low);
+            if (residual + rounded > 1e-5 * (high - low) * gap) {
+                if (k == most || invariant || residual < 0.1 * rounded) return none;
                 extend(k);
                 continue;
             }
