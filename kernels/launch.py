@@ -17,7 +17,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # triton.jit looks at i
 MIN_TILE = 16  # the smallest side of a matrix product in Triton
 MAX_TILE = 64  # the largest Gram tile that a program keeps in registers
 ON_CHIP = 64  # eigenproblems up to this size are solved in registers
-BY_KERNELS = 256  # eigenproblems above this size go to torch.linalg on the device
+BY_KERNELS = 256  # eigenproblems above this size go to a library, see _cusolver.py
 
 
 Step = TypeVar("Step", bound=Callable[..., Any])

@@ -1,8 +1,8 @@
 """`truncated_svd`: leading or all eigenpairs of Gram matrices, in float64.
 
 n <= 64 in registers: the leading pair by squaring with a bound on the second eigenvalue, all pairs by Jacobi. Up to 256
-by the tridiagonal form; that asks the device whether an item failed its test, and gives such items to
-`torch.linalg.eigh`, which also solves all that is larger.
+by the tridiagonal form; that asks the device whether an item failed its test, and gives such items to the library
+(cuSOLVER's `XsyevBatched` where present, else `torch.linalg.eigh`), which also solves all that is larger.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._arrays import column_signs as signs_of
+from .._cusolver import library_eigenpairs
 from ..dispatch import Precision, result_dtype
 from . import lanczos, tridiagonal
 from .jacobi import column_signs, descending, eigenpairs
@@ -45,7 +46,7 @@ def eigh(
         meta = jacobi_meta(n)
         jacobi_kernel[(batch,)](gram, values, vectors, n, rank, *gram.stride(), **meta)
         return values, vectors
-    return _library(gram, rank) if n > BY_KERNELS or not batch else _tridiagonal(gram, rank)
+    return library_eigenpairs(gram, rank, torch.float64) if n > BY_KERNELS or not batch else _tridiagonal(gram, rank)
 
 
 def _tridiagonal(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -56,16 +57,8 @@ def _tridiagonal(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     values, vectors, good = tridiagonal.eigenpairs((matrices + matrices.mT) / 2, rank)
     failed = (~good).nonzero().flatten()
     if len(failed):
-        values[failed], vectors[failed] = _library(matrices[failed], rank)
+        values[failed], vectors[failed] = library_eigenpairs(matrices[failed], rank, torch.float64)
     return _finished(values * unit[:, 0], vectors, finite)
-
-
-def _library(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    finite = gram.isfinite().flatten(1).all(1)[:, None, None]
-    clean = torch.where(finite, gram, 0.0)
-    values, vectors = torch.linalg.eigh((clean + clean.mT) / 2)
-    values, vectors = values.flip(-1)[:, :rank], vectors.flip(-1)[:, :, :rank]
-    return _finished(values, vectors, finite[:, 0, 0])
 
 
 def _finished(values: Tensor, vectors: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:

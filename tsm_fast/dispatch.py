@@ -133,7 +133,8 @@ _GPU_CHOICE = (
         "eigenvalue problems above 256",
         lambda case: case.side > 256,
         ("cuda", "triton"),
-        "the compiled backend finds leading pairs by passes over the features; all pairs are torch.linalg's in both",
+        "the compiled backend finds leading pairs by passes over the features; all pairs come from cuSOLVER's "
+        "XsyevBatched where present, else from torch.linalg.eigh, in both",
     ),
     _GpuRow(
         "float16, bfloat16 and float32 where float64 is slow",

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from . import _cuda  # pyright: ignore[reportMissingModuleSource]
-from ._arrays import per_item, scaled, unit_exponents
+from ._arrays import scaled, unit_exponents
+from ._cusolver import library_eigenpairs
 from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
 
 name = "cuda"
@@ -331,18 +332,9 @@ def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, sk
 
 
 def _library_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool) -> None:
-    """Larger matrices: torch's eigensolver, which is cuSOLVER's (batched where this torch has that)."""
-    finite = gram.isfinite().flatten(1).all(1)
-    matrix = torch.where(per_item(finite, gram), gram, 0)
-    matrix = matrix.double() if wide else matrix.float()
-    exponent = unit_exponents(matrix)
-    found, basis = torch.linalg.eigh(scaled(matrix, -exponent))
-    rank = values.shape[1]
-    found, basis = scaled(found, exponent).flip(-1)[:, :rank], basis.flip(-1)[:, :, :rank]
-    index = basis.abs().argmax(1, keepdim=True)
-    basis = torch.where(basis.gather(1, index) < 0, -basis, basis)
-    values.copy_(torch.where(per_item(finite, values), found.clamp(min=0).sqrt(), torch.nan))
-    vectors.copy_(torch.where(per_item(finite, vectors), basis, torch.nan))
+    found, basis = library_eigenpairs(gram, values.shape[1], torch.float64 if wide else torch.float32)
+    values.copy_(found.clamp(min=0).sqrt())
+    vectors.copy_(basis)
 
 
 def _svd_bytes(n: int, wide: bool) -> int:

@@ -7,15 +7,18 @@ By default the CUDA kernels are executed on the CPU. With TSM_FAST_TEST_DEVICE=c
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections import defaultdict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tsm_fast import dispatch
+from tsm_fast import _cusolver, dispatch
 
+from .cusolver_stand_in import StandIn, build
 from .emulation.load import emulated
 from .on_gpu import OnGpu, require_gpu, use_in_place
 
@@ -42,6 +45,20 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     entry = dispatch._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
     monkeypatch.setitem(dispatch._ENTRIES, name, entry)
     return module
+
+
+@pytest.fixture(scope="session")
+def _stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("cusolver") / "stand_in.so")
+
+
+@pytest.fixture
+def cusolver(_stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Takes the place of cuSOLVER, for CPU tensors; each test loads a copy, with counters of its own."""
+    stand_in = StandIn(Path(shutil.copy(_stand_in, tmp_path / "own.so")))
+    solver = _cusolver.Solver(stand_in.functions)
+    monkeypatch.setattr(_cusolver, "library", lambda device: solver)
+    return stand_in
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -148,7 +148,7 @@ def test_matrices_go_where_they_fit(cuda):
         kernels(cuda)
         cuda.truncated_svd(torch.eye(n)[None], 3, precision=precision)
         assert kernels(cuda) == [kernel]
-    cuda.truncated_svd(torch.eye(257)[None], 3)  # torch's
+    cuda.truncated_svd(torch.eye(257)[None], 3)  # a library's
     assert kernels(cuda) == []
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tsm_fast
 from tsm_fast import kernels, reference
+from tsm_fast._cusolver import library_eigenpairs
 from tsm_fast.dispatch import Backend
 from tsm_fast.kernels.orthonormalize import orthonormalize
 from tsm_fast.kernels.truncated_svd import leading_pair
@@ -122,6 +123,24 @@ def test_truncated_svd_of_a_whole_feature_map():
 def test_all_eigenpairs_above_64():
     matrix = randn(1, 66, 70)
     check(matrix @ matrix.mT, 66)
+
+
+def test_eigenpairs_above_256_by_the_library(monkeypatch):
+    module, ranks = sys.modules["tsm_fast.kernels.truncated_svd"], []
+
+    def library(gram: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        ranks.append(rank)
+        assert dtype == torch.float64
+        return library_eigenpairs(gram, rank, dtype)
+
+    monkeypatch.setattr(module, "library_eigenpairs", library)
+    matrix = randn(1, 257, 300)
+    check(matrix @ matrix.mT, 257)
+    pair = leading_pair(matrix @ matrix.mT)
+    exact = torch.linalg.eigvalsh(matrix @ matrix.mT)
+    assert (pair.value - exact[:, -1]).abs() <= 1e-12 * exact[:, -1]
+    assert (pair.second - exact[:, -2]).abs() <= 1e-12 * exact[:, -1]
+    assert ranks == [257, 2]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.6])
