@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import dispatch, reference
+from tsm_fast import _cusolver, dispatch, reference
 
-from ..helpers import MAP_ERROR, feature_maps
+from ..helpers import MAP_ERROR, feature_maps, orthonormality, projector, randn, spectrum
 from .conftest import ON_GPU
 from .on_gpu import require_gpu
 
@@ -111,3 +112,96 @@ def test_several_devices(cuda):
     assert maps(cuda, x, "tsm", None).device == x.device
     with pytest.raises(ValueError, match="matrix must be on cuda:1"):
         tsm_fast.mode_dot(x, torch.rand(3, 40, device="cuda:0"), 0, backend="cuda")
+
+
+SOLVED = {torch.float32: 1e-4, torch.float64: 1e-12}  # of the largest eigenvalue: n * eps with a constant near 1
+
+
+@pytest.fixture
+def solver() -> _cusolver.Solver:
+    """cuSOLVER, which must be there from CUDA 12.8 on."""
+    require_gpu()
+    found = _cusolver.library(torch.device("cuda"))
+    if found is None:
+        version = torch.version.cuda
+        assert version is None or tuple(map(int, version.split("."))) < (12, 8), f"no XsyevBatched with CUDA {version}"
+        pytest.skip(f"CUDA {version} may be without XsyevBatched")
+    return found
+
+
+def symmetric(batch: int, n: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    matrix = randn(batch, n, n, seed=seed)
+    return (matrix + matrix.mT).to(dtype)
+
+
+def solved(gram: Tensor, pairs: tuple[Tensor, Tensor]) -> bool:
+    values, vectors = (part.cpu().double() for part in pairs)
+    exact, tolerance = torch.linalg.eigvalsh(gram.double()), SOLVED[gram.dtype]
+    residual = gram.double() @ vectors - vectors * values[:, None]
+    largest = exact.abs().amax(1)[:, None]
+    return bool(
+        ((values - exact).abs() <= tolerance * largest).all()
+        and (residual.abs() <= tolerance * largest[:, None]).all()
+        and orthonormality(vectors) <= tolerance
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [49, 257, 512])
+def test_cusolver_on_another_stream(solver, n, dtype):
+    """The matrices arrive late on that stream, and its memory is given out again right after the call."""
+    gram = symmetric(5, n, dtype)
+    source, target = gram.cuda(), torch.zeros(5, n, n, dtype=dtype, device="cuda")
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        target.copy_(source)
+        pairs = _cusolver.eigh(target)
+        for _ in range(4):
+            torch.full((5, n, n), torch.nan, dtype=dtype, device="cuda")
+    torch.cuda.synchronize()
+    assert target.equal(source)
+    assert solved(gram, pairs)
+
+
+def test_cusolver_in_parts(solver, monkeypatch):
+    gram = symmetric(5, 257, torch.float64)
+    for limit, value in (("MOST_MATRICES", 2), ("WORKSPACE_BYTES", 1)):
+        monkeypatch.setattr(_cusolver, limit, value)
+        assert solved(gram, _cusolver.eigh(gram.cuda()))
+
+
+def test_cusolver_in_threads(solver):
+    grams = [symmetric(3, 257, torch.float64, seed) for seed in range(4)]
+
+    def solve(gram: Tensor) -> tuple[Tensor, Tensor]:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            pairs = _cusolver.eigh(gram.cuda())
+        stream.synchronize()
+        return pairs
+
+    for _ in range(3):
+        with ThreadPoolExecutor(len(grams)) as pool:
+            assert all(map(solved, grams, pool.map(solve, grams)))
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_all_pairs_above_256_of_the_backends(solver, name):
+    x = torch.stack([spectrum([0.5**i for i in range(257)], 257, 300, seed) for seed in range(5)])
+    gram = x @ x.mT
+    gram[2, 3, 3] = torch.nan
+    values, vectors = (part.cpu() for part in dispatch.load(name).truncated_svd(gram.cuda(), 3))
+    expected, basis = reference.truncated_svd(gram, 3)
+    good = [0, 1, 3, 4]
+    assert (values[good] - expected[good]).abs().max() <= 1e-12
+    assert (projector(vectors[good]) - projector(basis[good])).abs().max() <= 1e-10
+    assert values[2].isnan().all()
+    assert vectors[2].isnan().all()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_cusolver_on_another_device(solver):
+    gram = symmetric(3, 257, torch.float64)
+    assert solved(gram, _cusolver.eigh(gram.to("cuda:1")))
