@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsm_fast import dispatch, reference
+from tsm_fast import _cusolver, dispatch, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -134,6 +134,11 @@ def error(result: Tensor, expected: Tensor) -> float:
     return float(((result - expected).abs().flatten(1).amax(1) / expected.abs().flatten(1).amax(1)).max())
 
 
+def roots(pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Singular values in descending order, from eigenpairs in ascending order."""
+    return pairs[0].flip(-1).clamp(min=0).sqrt()
+
+
 def maps_of(module: Any, method: str, center: bool, sign: str) -> Call:
     return lambda x: module.saliency(x, method, None, center=center, combine="signed", sign=sign)[0]
 
@@ -210,6 +215,13 @@ class Bench:
                 worst = checked(partial(call, few), lambda pairs: error(pairs[0], expected), allowed)
                 self.add(f"svd {precision}", f"{n}x{n}", backend, call, grams, error=worst)
         self.add("svd float32", f"{n}x{n}", "torch eigh", torch.linalg.eigh, [g[:PEER_BATCH] for g in grams])
+        if _cusolver.library(few.device) is None:
+            return
+        for work, dtype, allowed in (("svd auto", torch.float64, 1e-5), ("svd float32", torch.float32, 1e-2)):
+            inputs = [gram.to(dtype) for gram in grams]
+            call = partial(_cusolver.eigh, inputs[0][:16])
+            worst = checked(call, lambda pairs: error(roots(pairs), expected), allowed)
+            self.add(work, f"{n}x{n}", "cuSOLVER", _cusolver.eigh, inputs, error=worst)
 
     def run(self) -> None:
         for name, (c, h, w, batch) in SHAPES.items():
@@ -219,7 +231,7 @@ class Bench:
                 self.hooi(name, inputs)
             del inputs
             torch.cuda.empty_cache()
-        for n, batch in ((49, 65536), (64, 32768), (128, 4096), (196, 2048), (256, 1024)):
+        for n, batch in ((49, 65536), (64, 32768), (128, 4096), (196, 2048), (256, 1024), (512, 512)):
             self.eigenpairs(n, batch // 8 if self.quick else batch)
 
 
@@ -265,7 +277,7 @@ def plot(run: dict[str, Any], path: Path) -> None:
     for axis, work in zip(axes[:, 0], works, strict=True):
         rows = [row for row in run["rows"] if row["work"] == work and row["us"]]
         labels = [f"{row['shape']}, {row['backend']}" for row in rows]
-        colors = ["#9aa5b1" if row["backend"].startswith("torch") else "#c0392b" for row in rows]
+        colors = ["#9aa5b1" if row["backend"].startswith(("torch", "cuSOLVER")) else "#c0392b" for row in rows]
         axis.barh(labels, [1 / row["us"] for row in rows], color=colors)
         axis.set(xscale="log", xlabel="million items a second", title=f"{work}, {run['machine']['gpu']}")
         axis.invert_yaxis()

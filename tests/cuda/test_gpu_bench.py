@@ -12,7 +12,7 @@ from .emulation.load import emulated
 pytestmark = pytest.mark.skipif(ON_GPU, reason="the benchmark itself runs on a GPU, by `make gpu-bench`")
 
 
-def test_the_benchmark_checks_and_reports(monkeypatch, tmp_path):
+def test_the_benchmark_checks_and_reports(cusolver, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_bench, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_bench, "RANK", (4, 3, 3))
     called = []
@@ -36,7 +36,9 @@ def test_the_benchmark_checks_and_reports(monkeypatch, tmp_path):
         "svd auto",
         "svd float32",
     }
-    assert all(row["error"] < 1e-2 for row in bench.rows if row["backend"] == "cuda")
+    assert all(row["error"] < 1e-2 for row in bench.rows if row["backend"] in ("cuda", "cuSOLVER"))
+    assert [row["work"] for row in bench.rows if row["backend"] == "cuSOLVER"] == ["svd auto", "svd float32"]
+    assert cusolver.calls == 4
     machine = {"gpu": "none", "torch": "0", "cuda": "0", "copy_gb_s": 1.0, "float64_tflop_s": 1.0}
     run = {"machine": machine, "rows": bench.rows}
     text = gpu_bench.table(run)
