@@ -99,16 +99,65 @@ static inline void product_rows(int64_t columns, int64_t depth, const T* p, int6
     }
 }
 
-// c [rows, columns] = p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose.
 template <class T, bool ALONG>
-static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq,
-                    T* c, int64_t ldc) {
+static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
+                             int64_t ldq, T* c, int64_t ldc) {
     constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
     const int64_t step = ALONG ? ldp : 1;
     int64_t m = 0;
     for (; m + MR <= rows; m += MR)
         product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
     for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
+}
+
+// The same for elements that are vectors themselves, one product a lane.
+template <class V, int MR, int NR>
+static inline void lanes_tile(int64_t depth, const V* p, int64_t along_m, int64_t along_k, const V* q, int64_t ldq,
+                              V* c, int64_t ldc) {
+    V acc[MR][NR] = {};
+    for (int64_t k = 0; k < depth; ++k, p += along_k, q += ldq)
+#pragma GCC unroll 4
+        for (int r = 0; r < MR; ++r) {
+            const V a = p[r * along_m];
+#pragma GCC unroll 4
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * q[v];
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NR; ++v) c[r * ldc + v] = acc[r][v];
+}
+
+template <class V, int MR>
+static inline void lanes_rows(int64_t columns, int64_t depth, const V* p, int64_t along_m, int64_t along_k, const V* q,
+                              int64_t ldq, V* c, int64_t ldc) {
+    constexpr int NR = TSM_VECTOR_BYTES == 64 ? 4 : 2;  // sums stay in registers
+    int64_t n = 0;
+    for (; n + NR <= columns; n += NR) lanes_tile<V, MR, NR>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+    if (columns - n == 3) lanes_tile<V, MR, 3>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+    if (columns - n == 2) lanes_tile<V, MR, 2>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+    if (columns - n == 1) lanes_tile<V, MR, 1>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+}
+
+template <class V>
+static void lanes_product(int64_t rows, int64_t columns, int64_t depth, const V* p, int64_t along_m, int64_t along_k,
+                          const V* q, int64_t ldq, V* c, int64_t ldc) {
+    for (; rows >= 4; rows -= 4, p += 4 * along_m, c += 4 * ldc)
+        lanes_rows<V, 4>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+    if (rows == 3) lanes_rows<V, 3>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+    if (rows == 2) lanes_rows<V, 2>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+    if (rows == 1) lanes_rows<V, 1>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+}
+
+// c [rows, columns] = p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose. T: a number, or a vector
+// of numbers that belong to different products.
+template <class T, bool ALONG>
+static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq,
+                    T* c, int64_t ldc) {
+    if constexpr (sizeof(T) > 8)
+        lanes_product(rows, columns, depth, p, ALONG ? ldp : 1, ALONG ? 1 : ldp, q, ldq, c, ldc);
+    else
+        product_by_tiles<T, ALONG>(rows, columns, depth, p, ldp, q, ldq, c, ldc);
 }
 
 // y [outer, rank, inner] = x [outer, size, inner] contracted with a [size, rank]

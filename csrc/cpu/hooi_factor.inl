@@ -101,7 +101,9 @@ void HooiGroup<P>::explicit_factor(HooiItem& item) {
     if (!plan.sign_v) sign_by_factor(item, sign);
     if (!plan.refine) return;
     multiply_columns<P>(matrix, item.scale, out, r, item.responses, scratch);
-    contract(item);
+    double* spare[2];
+    for (auto& buffer : spare) buffer = scratch.take<double>(plan.others_size(plan.big) * r);
+    contract_responses<double>(plan, item.responses, item.factor, spare, item.core);
 }
 
 // Columns of T and slices of the core with the signs of the columns of A_big.

@@ -21,6 +21,7 @@ namespace {
 #include "cpu/tridiagonal.inl"
 #include "cpu/truncated_svd.inl"
 #include "cpu/core_contraction.inl"
+#include "cpu/hooi_gram.inl"
 #include "cpu/hooi_memory.inl"
 #include "cpu/hooi.inl"
 #include "cpu/hooi_start.inl"

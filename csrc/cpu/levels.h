@@ -52,10 +52,9 @@ struct HooiItem {
     double* sigma[kMaxOrder];           // [R_n]
     const void* dense;                  // X as contiguous P (no big mode): the input itself, or own
     void* own;                          // where a converted or scaled copy of X goes
-    double* gram;                       // [S, S], S the product of the modes beside the big one
-    double* responses;                  // T = X_(big)^T A_big, [S, R_big]
+    double* responses;                  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
     double* weights;                    // A_big = X_(big) weights, [S, R_big]
-    double* unfolded;                   // projected unfolding of the mode being updated
+    double* unfolded;                   // projected unfolding of the mode being updated (no big mode)
     double *matrix, *values, *vectors;  // its eigenproblem
 };
 

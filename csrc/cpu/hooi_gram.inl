@@ -1,0 +1,405 @@
+// HOOI where one mode (`big`) is larger than the product of the others, from the Gram matrix G of the others: T =
+// X_(big)^T A_big stands in for X (method.md, "The Gram shortcut"). V holds a double of several items, one a lane, or
+// is double. An item that stops is taken out; what its lane computes after that is not looked at.
+
+static int64_t largest_problem(const HooiPlan& p) {
+    int64_t n = 1;
+    for (int m = 0; m < p.order; ++m) {
+        const int64_t start = m == p.big ? (m == 0 ? 1 : p.others_size(m)) : p.shape[m];
+        n = start > n ? start : n;
+        n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
+    }
+    return n;
+}
+static int64_t unfolded_size(const HooiPlan& p) {
+    int64_t n = 1;
+    for (int m = 0; m < p.order; ++m)
+        if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
+    return n;
+}
+
+// x [outer, size, inner] as the matrix [size, outer * inner], or its transpose.
+template <class V>
+static void unfold_small(const V* x, int64_t outer, int64_t size, int64_t inner, bool transposed, V* out) {
+    for (int64_t o = 0; o < outer; ++o)
+        for (int64_t i = 0; i < size; ++i)
+            for (int64_t r = 0; r < inner; ++r) {
+                const int64_t column = o * inner + r;
+                out[transposed ? column * size + i : i * outer * inner + column] = x[(o * size + i) * inner + r];
+            }
+}
+
+// Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size]
+template <class V>
+static void point_right_vectors_up(V* a, int64_t size, int64_t rank, const V* y, int64_t columns) {
+    for (int64_t k = 0; k < rank; ++k) {
+        V most{}, entry{};
+        for (int64_t c = 0; c < columns; ++c) {
+            V dot{};
+            for (int64_t i = 0; i < size; ++i) dot += y[c * size + i] * a[i * rank + k];
+            const V length = dot < 0 ? -dot : dot;
+            entry = length > most ? dot : entry;
+            most = length > most ? length : most;
+        }
+        for (int64_t i = 0; i < size; ++i) a[i * rank + k] = entry < 0 ? -a[i * rank + k] : a[i * rank + k];
+    }
+}
+
+// Takes note of the squared norm of the core after a sweep; the item may stop.
+static void end_sweep(HooiItem& item, int sweep, double core_norm2, double tol) {
+    item.errors[sweep] = __builtin_sqrt(__builtin_fabs(item.norm2 - core_norm2)) / __builtin_sqrt(item.norm2);
+    item.n_sweeps = sweep + 1;
+    item.converged = sweep >= 2 && __builtin_fabs(item.errors[sweep - 1] - item.errors[sweep]) < tol;
+    item.active = !item.converged;
+}
+
+// core = T times the factors of the other modes. spare: two buffers of [S, R_big]
+template <class V>
+static void contract_responses(const HooiPlan& plan, const V* responses, const V* const* factor, V* const* spare,
+                               V* core) {
+    int64_t shape[kMaxOrder], rank[kMaxOrder], outer = 1, inner = 1;
+    const V* factors[kMaxOrder];
+    const int64_t r = plan.rank[plan.big];
+    int n = 0;
+    for (int i = 0; i < plan.order; ++i) {
+        if (i == plan.big) continue;
+        (i < plan.big ? outer : inner) *= plan.rank[i];
+        shape[n] = plan.shape[i];
+        rank[n] = plan.rank[i];
+        factors[n++] = factor[i];
+    }
+    shape[n] = rank[n] = r;
+    factors[n] = nullptr;
+    const V* y = multi_mode_product<V>(responses, n + 1, shape, factors, rank, spare);
+    for (int64_t o = 0; o < outer; ++o)  // R_big moves from the end to its place
+        for (int64_t i = 0; i < inner; ++i)
+            for (int64_t k = 0; k < r; ++k) core[(o * r + k) * inner + i] = y[(o * inner + i) * r + k];
+}
+
+// What the sweeps keep of the items in the lanes of V: a vector, or double for an item alone.
+template <class V>
+struct GramItems {
+    V* gram;       // [S, S], S the product of the other modes
+    V* projected;  // G P, P the Kronecker product of their factors: [S, rho]
+    V* weights;    // A_big = X_(big) weights, [S, R_big]
+    V* responses;  // T, [S, R_big]
+    V* core;
+    V* factor[kMaxOrder];
+    V* unfolded;
+    V *matrix, *values, *vectors;  // an eigenproblem
+};
+
+// An item that stops is taken out; what its lane computes after that is not looked at.
+template <class V>
+struct GramSweeps {
+    static constexpr int L = sizeof(V) / 8;
+    static constexpr int kMost = 64;
+    const HooiPlan& plan;
+    HooiItem* items;
+    int count;
+    Arena arena;        // what is left of it is scratch
+    int64_t s, rho, r;  // the others' sizes and ranks multiplied, R_big
+    GramItems<V> parts[kMost];
+    int n_parts;
+    V* turned;  // transposed factors
+    V* spare[2];
+
+    // Elements of what a product with one factor may leave.
+    static int64_t spare_size(const HooiPlan& p) {
+        const int64_t s = p.others_size(p.big);
+        int64_t columns = p.rank[p.big];
+        for (int m = 0; m < p.order; ++m)
+            if (m != p.big && s / p.shape[m] * p.rank[m] > columns) columns = s / p.shape[m] * p.rank[m];
+        return s * columns;
+    }
+    static int64_t bytes(const HooiPlan& p, int count) {
+        const int64_t s = p.others_size(p.big), n = largest_problem(p), parts = (count + L - 1) / L;
+        int64_t sizes = 0;
+        for (int m = 0; m < p.order; ++m) sizes += m == p.big ? 0 : p.shape[m] * p.rank[m];
+        const int64_t of_part = s * (s + p.others_rank(p.big) + 2 * p.rank[p.big]) + product_of(p.rank, p.order) +
+                                sizes + unfolded_size(p) + 2 * n * n + n + (9 + kMaxOrder) * 8;
+        const int64_t apart = L > 1 && n > kLockstep ? count * (n * (2 * n + 1) + 24) : 0;
+        return (parts * of_part + sizes + 2 * spare_size(p) + 24) * L * 8 + apart * 8;
+    }
+
+    GramSweeps(const HooiPlan& p, HooiItem* its, int n, Arena from)
+        : plan(p),
+          items(its),
+          count(n),
+          arena(from),
+          s(p.others_size(p.big)),
+          rho(p.others_rank(p.big)),
+          r(p.rank[p.big]),
+          n_parts((n + L - 1) / L) {
+        const int64_t largest = largest_problem(p);
+        int64_t sizes = 0;
+        for (int m = 0; m < p.order; ++m) sizes += m == p.big ? 0 : p.shape[m] * p.rank[m];
+        for (int i = 0; i < n_parts; ++i) {
+            GramItems<V>& own = parts[i];
+            own.gram = arena.take<V>(s * s);
+            own.projected = arena.take<V>(s * rho);
+            own.weights = arena.take<V>(s * r);
+            own.responses = arena.take<V>(s * r);
+            own.core = arena.take<V>(product_of(p.rank, p.order));
+            for (int m = 0; m < p.order; ++m)
+                own.factor[m] = m == p.big ? nullptr : arena.take<V>(p.shape[m] * p.rank[m]);
+            own.unfolded = arena.take<V>(unfolded_size(p));
+            own.matrix = arena.take<V>(largest * largest);
+            own.values = arena.take<V>(largest);
+            own.vectors = arena.take<V>(largest * largest);
+        }
+        turned = arena.take<V>(sizes);
+        for (auto& buffer : spare) buffer = arena.take<V>(spare_size(p));
+    }
+
+    // ---- lanes ----
+    static double& at(V* from, int64_t i, int lane) { return reinterpret_cast<double*>(from)[i * L + lane]; }
+    static void put(const double* from, int64_t size, int lane, V* to) {
+        for (int64_t i = 0; i < size; ++i) at(to, i, lane) = from[i];
+    }
+    static void get(V* from, int64_t size, int lane, double* to) {
+        for (int64_t i = 0; i < size; ++i) to[i] = at(from, i, lane);
+    }
+    static void copy(const V* from, int64_t size, V* to) {
+        __builtin_memcpy(to, from, static_cast<size_t>(size) * sizeof(V));
+    }
+    // visit(item, its part, its lane) for those that have not stopped
+    template <class Visit>
+    void each_active(Visit visit) {
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) visit(items[k], parts[k / L], k % L);
+    }
+    // The items' Gram matrices, null where there is nothing to decompose: such a lane solves the identity.
+    void take(const double* const* grams) {
+        for (int part = 0; part < n_parts; ++part)
+            for (int64_t i = 0; i < s * s; ++i)
+                for (int lane = 0; lane < L; ++lane) {
+                    const int k = part * L + lane;
+                    at(parts[part].gram, i, lane) = k < count && grams[k] ? grams[k][i] : i / s == i % s;
+                }
+    }
+    // What an item has come to.
+    void keep(HooiItem& item, const GramItems<V>& own, int lane) const {
+        get(own.core, product_of(plan.rank, plan.order), lane, item.core);
+        for (int m = 0; m < plan.order; ++m)
+            if (m != plan.big) get(own.factor[m], plan.shape[m] * plan.rank[m], lane, item.factor[m]);
+        get(own.responses, s * r, lane, item.responses);
+        get(own.weights, s * r, lane, item.weights);
+    }
+
+    // ---- the eigenproblems in `matrix` ----
+    void solve(int64_t n, int64_t rank) {
+        if constexpr (L > 1) {
+            if (n <= kLockstep) {
+                for (int i = 0; i < n_parts; ++i) solve_in_lanes(parts[i], static_cast<int>(n), static_cast<int>(rank));
+                return;
+            }
+        }
+        solve_one_by_one(static_cast<int>(n), static_cast<int>(rank));
+    }
+    void solve_in_lanes(const GramItems<V>& own, int n, int rank) {
+        Arena scratch = arena;
+        LaneEigen<double> solver(n, scratch);
+        V* a = scratch.take<V>(n * solver.ld);
+        V largest{}, power{};
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j <= i; ++j) largest = vmax<double>(largest, vabs<double>(own.matrix[i * n + j]));
+        for (int lane = 0; lane < L; ++lane)
+            at(&power, 0, lane) = at(&largest, 0, lane) > 0 ? power_below(at(&largest, 0, lane)) : 1;
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j <= i; ++j) {
+                const V of_zero = V{} + (i == j ? 1 - i / (2.0 * n) : 0);  // its vectors: columns of the identity
+                a[i * solver.ld + j] = largest > 0 ? own.matrix[i * n + j] * power : of_zero;
+            }
+        solver.solve(a, rank, own.values, own.vectors);
+        for (int j = 0; j < rank; ++j) own.values[j] = largest > 0 ? own.values[j] / power : V{};
+    }
+    void solve_one_by_one(int n, int rank) {
+        Arena scratch = arena;
+        const double* g[kMost];
+        double *value[kMost], *vector[kMost];
+        const int64_t entries = int64_t{n} * n, of_vectors = int64_t{n} * rank;
+        int open = 0;
+        each_active([&](HooiItem&, GramItems<V>& own, int lane) {
+            double* matrix = L > 1 ? scratch.take<double>(entries) : &at(own.matrix, 0, 0);
+            value[open] = L > 1 ? scratch.take<double>(n) : &at(own.values, 0, 0);
+            vector[open] = L > 1 ? scratch.take<double>(of_vectors) : &at(own.vectors, 0, 0);
+            if (L > 1) get(own.matrix, entries, lane, matrix);
+            g[open++] = matrix;
+        });
+        const int group = eigh_group<double>(n);
+        for (int first = 0; first < open; first += group)
+            eigh_items<double>(g + first, open - first < group ? open - first : group, n, rank, value + first,
+                               vector + first, scratch);
+        if (L == 1) return;
+        for (int i = 0; i < n_parts; ++i) {  // lanes without an item
+            for (int64_t j = 0; j < of_vectors; ++j) parts[i].vectors[j] = V{};
+            for (int j = 0; j < rank; ++j) parts[i].values[j] = V{};
+        }
+        open = 0;
+        each_active([&](HooiItem&, GramItems<V>& own, int lane) {
+            put(value[open], rank, lane, own.values);
+            put(vector[open++], of_vectors, lane, own.vectors);
+        });
+    }
+
+    // ---- the start: leading left singular vectors of every unfolding of X itself ----
+    // point(item, m): signs by the right vectors, for sign_v
+    template <class Point>
+    void start(int m, Point point) {
+        const int64_t size = m == plan.big ? s : plan.shape[m], elements = size * plan.rank[m];
+        for (int i = 0; i < n_parts; ++i)
+            m == plan.big ? copy(parts[i].gram, s * s, parts[i].matrix) : partial_trace(parts[i], m);
+        solve(size, plan.rank[m]);
+        for (int i = 0; i < n_parts; ++i) {
+            if (m == plan.big) respond(parts[i], parts[i].gram, s);
+            copy(parts[i].vectors, elements, m == plan.big ? parts[i].weights : parts[i].factor[m]);
+        }
+        if (m == plan.big || !plan.sign_v) return;
+        each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
+            get(own.factor[m], elements, lane, item.factor[m]);
+            point(item, m);
+            put(item.factor[m], elements, lane, own.factor[m]);
+        });
+    }
+    // G summed over every mode but m
+    void partial_trace(const GramItems<V>& own, int m) const {
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < m; ++i) outer *= i == plan.big ? 1 : plan.shape[i];
+        for (int i = m + 1; i < plan.order; ++i) inner *= i == plan.big ? 1 : plan.shape[i];
+        const int64_t size = plan.shape[m];
+        for (int64_t i = 0; i < size; ++i)
+            for (int64_t j = 0; j < size; ++j) {
+                V sum{};
+                for (int64_t o = 0; o < outer; ++o)
+                    for (int64_t k = 0; k < inner; ++k)
+                        sum += own.gram[((o * size + i) * inner + k) * s + (o * size + j) * inner + k];
+                own.matrix[i * size + j] = sum;
+            }
+    }
+
+    // ---- updates ----
+    void update(int m) {
+        for (int i = 0; i < n_parts; ++i) m == plan.big ? big_matrix(parts[i]) : small_matrix(parts[i], m);
+        solve(plan.matrix_size(m), plan.rank[m]);
+        for (int i = 0; i < n_parts; ++i) m == plan.big ? big_factor(parts[i]) : small_factor(parts[i], m);
+        if (m != plan.big && !plan.left_side(m)) orthonormal_factors(m);
+    }
+    int others(const GramItems<V>& own, int64_t* shape, int64_t* rank, const V** factors) const {
+        int n = 0;
+        for (int i = 0; i < plan.order; ++i) {
+            if (i == plan.big) continue;
+            shape[n] = plan.shape[i];
+            rank[n] = plan.rank[i];
+            factors[n++] = own.factor[i];
+        }
+        return n;
+    }
+    // M = P^T G P
+    void big_matrix(const GramItems<V>& own) const {
+        int64_t shape[kMaxOrder + 1], rank[kMaxOrder + 1];
+        const V* factors[kMaxOrder + 1];
+        const int n = others(own, shape + 1, rank + 1, factors + 1);
+        shape[0] = rank[0] = s;
+        factors[0] = nullptr;
+        copy(multi_mode_product<V>(own.gram, n + 1, shape, factors, rank, spare), s * rho, own.projected);
+        shape[n + 1] = rank[n + 1] = rho;
+        factors[n + 1] = nullptr;
+        const V* m = multi_mode_product<V>(own.projected, n + 1, shape + 1, factors + 1, rank + 1, spare);
+        copy(m, rho * rho, own.matrix);
+    }
+    // weights = P V / sigma, T = G weights
+    void big_factor(const GramItems<V>& own) const {
+        respond(own, own.projected, rho);
+        int64_t shape[kMaxOrder], rank[kMaxOrder];
+        const V* factors[kMaxOrder];
+        const int n = others(own, shape, rank, factors);
+        V* t = turned;
+        for (int i = 0; i < n; ++i) {  // A_m^T takes R_m back to I_m
+            for (int64_t a = 0; a < shape[i]; ++a)
+                for (int64_t b = 0; b < rank[i]; ++b) t[b * shape[i] + a] = factors[i][a * rank[i] + b];
+            factors[i] = t;
+            t += shape[i] * rank[i];
+        }
+        shape[n] = rank[n] = r;
+        factors[n] = nullptr;
+        copy(multi_mode_product<V>(own.vectors, n + 1, rank, factors, shape, spare), s * r, own.weights);
+    }
+    // The columns of `vectors` over sigma, and T = g vectors for g [S, depth].
+    void respond(const GramItems<V>& own, const V* g, int64_t depth) const {
+        for (int lane = 0; lane < L; ++lane) {
+            const double least = 1e-15 * static_cast<double>(s) * at(own.values, 0, lane);
+            for (int64_t j = 0; j < r; ++j) {
+                double& lambda = at(own.values, j, lane);
+                lambda = lambda > least ? 1 / __builtin_sqrt(lambda) : 0;
+            }
+        }
+        for (int64_t i = 0; i < depth; ++i)
+            for (int64_t j = 0; j < r; ++j) own.vectors[i * r + j] *= own.values[j];
+        product<V, true>(s, r, depth, g, depth, own.vectors, r, own.responses, r);
+    }
+    // The smaller Gram matrix of the mode-m unfolding of the projection on every other factor.
+    void small_matrix(const GramItems<V>& own, int m) const {
+        int64_t shape[kMaxOrder], rank[kMaxOrder], outer = 1, inner = r;
+        const V* factors[kMaxOrder];
+        const int n = others(own, shape, rank, factors);
+        const int place = m - (plan.big < m);
+        for (int i = 0; i < n; ++i) (i < place ? outer : inner) *= i == place ? 1 : rank[i];
+        rank[place] = plan.shape[m];
+        factors[place] = nullptr;
+        shape[n] = rank[n] = r;
+        factors[n] = nullptr;
+        const V* y = multi_mode_product<V>(own.responses, n + 1, shape, factors, rank, spare);
+        const bool left = plan.left_side(m);
+        const int64_t size = plan.shape[m], width = left ? size : outer * inner, depth = left ? outer * inner : size;
+        unfold_small(y, outer, size, inner, left, own.unfolded);
+        product<V, false>(width, width, depth, own.unfolded, width, own.unfolded, width, own.matrix, width);
+    }
+    void small_factor(const GramItems<V>& own, int m) const {
+        const int64_t size = plan.shape[m], rank = plan.rank[m], width = plan.matrix_size(m);
+        if (!plan.left_side(m)) {
+            product<V, true>(size, rank, width, own.unfolded, width, own.vectors, rank, own.factor[m], rank);
+            return;
+        }
+        copy(own.vectors, size * rank, own.factor[m]);
+        if (plan.sign_v) point_right_vectors_up(own.factor[m], size, rank, own.unfolded, plan.others_rank(m));
+    }
+    void orthonormal_factors(int m) {
+        const int size = static_cast<int>(plan.shape[m]), rank = static_cast<int>(plan.rank[m]);
+        Arena scratch = arena;
+        double* lengths = scratch.take<double>(2 * rank);
+        each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
+            double* a = item.factor[m];
+            get(own.factor[m], int64_t{size} * rank, lane, a);
+            orthonormalize(a, size, rank, lengths);
+            if (!plan.sign_v) point_up_one(a, size, rank, lengths, lengths + rank);
+            put(a, int64_t{size} * rank, lane, own.factor[m]);
+        });
+    }
+
+    template <class Point>
+    void run(const double* const* grams, Point point) {
+        take(grams);
+        int active = 0;
+        each_active([&](HooiItem&, GramItems<V>&, int) { ++active; });
+        for (int m = 0; m < plan.order && active > 0; ++m)
+            if (!(m == plan.big && m == 0)) start(m, point);
+        for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
+            for (int m = 0; m < plan.order; ++m)
+                if (sweep == 0 || plan.sign_v || !plan.others_full(m)) update(m);
+            V norm2[kMost];
+            for (int i = 0; i < n_parts; ++i) {
+                const GramItems<V>& own = parts[i];
+                contract_responses<V>(plan, own.responses, own.factor, spare, own.core);
+                norm2[i] = V{};
+                for (int64_t j = 0; j < product_of(plan.rank, plan.order); ++j) norm2[i] += own.core[j] * own.core[j];
+            }
+            each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
+                end_sweep(item, sweep, at(norm2 + (&own - parts), 0, lane), plan.tol);
+                if (item.active && sweep + 1 < plan.n_iter_max) return;
+                keep(item, own, lane);
+                --active;
+            });
+        }
+    }
+};
