@@ -156,6 +156,7 @@ __device__ void tridiagonal_ql(T* d, T* e, int n, T* z, int ld, int columns, T* 
         largest = size > largest ? size : largest;
     }
     const T small = static_cast<T>(group.max(largest)) * kEpsilon<T>;
+    if constexpr (Group::kOneWarp) group.sync();  // all have read d and e; a block's max is a barrier
     int first = 0;
     for (int sweep = 0; sweep < 40 * n + 40; ++sweep) {
         T* cosines = turns + sweep % 2 * 2 * n;

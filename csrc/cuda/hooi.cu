@@ -181,7 +181,7 @@ struct Item {
                 Tile result;
                 multiply(result, f.count, Operand{f, row, false}, Operand{f, column, false});
                 result.each([&](int i, int j, double value) {
-                    if (row + i < f.n && column + j < f.n)
+                    if (row + i <= column + j && column + j < f.n)
                         at.entries[(row + i) * f.n + column + j] = at.entries[(column + j) * f.n + row + i] = value;
                 });
             }
