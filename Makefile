@@ -20,7 +20,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test lint asan bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test lint asan races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,10 @@ asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level,
 	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
 		tests/cuda/test_kernels.py
+
+races: build/races/.done  ## the CUDA kernels on the CPU, every access watched for races between their threads
+	TSM_FAST_EMULATION=$(abspath build/races/emulation) $(BIN)/pytest -q -p no:cacheprovider \
+		tests/cuda/races.py tests/cuda/test_kernels.py tests/cuda/test_steps.py -k "not many_items"
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
@@ -100,4 +104,10 @@ build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/asan --parallel $(JOBS)
 	cmake --install build/asan --prefix build/asan/site
+	@touch $@
+
+build/races/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
+	$(CMAKE) -B build/races -DCMAKE_BUILD_TYPE=Release -DTSM_FAST_RACES=ON -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=OFF \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	cmake --build build/races --parallel $(JOBS) --target cuda_emulation
 	@touch $@

@@ -186,13 +186,17 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #endif
 }
 __device__ __forceinline__ void commit_copies() {
-#if !defined(TSM_EMULATION)
+#if defined(TSM_EMULATION)
+    emulated_commit_copies();
+#else
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 // Waits until at most the newest committed group of this thread is still on its way.
 __device__ __forceinline__ void wait_for_all_but_newest() {
-#if !defined(TSM_EMULATION)
+#if defined(TSM_EMULATION)
+    emulated_wait_for_copies(1);
+#else
     asm volatile("cp.async.wait_group 1;" ::: "memory");
 #endif
 }

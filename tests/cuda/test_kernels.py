@@ -186,8 +186,21 @@ def test_tensors_elsewhere_are_refused(cuda):
         cuda.core_contraction(torch.rand(1, 3, 3), [torch.empty(1, 3, 2, device="meta")], [0])
 
 
-def test_the_emulation_finds_a_barrier_that_some_threads_miss(cuda):
-    with pytest.raises(RuntimeError, match="a barrier that not all threads of the block reach, in block 0"):
-        cuda._cuda.missed_barrier()
-    with pytest.raises(RuntimeError, match="a warp operation that not all lanes of the warp reach"):
-        cuda._cuda.missed_shuffle()
+@pytest.mark.parametrize(
+    ("kernel", "error"),
+    [
+        ("a barrier that a warp misses", "a barrier that not all threads of the block reach, in block 0"),
+        ("a warp barrier that lanes miss", "a warp operation that not all lanes of the warp reach"),
+        ("a shuffle that meets a warp barrier", "a warp operation that not all lanes of the warp reach"),
+        ("copies that nobody waits for", "a kernel that ends before its copies have come, in block 0"),
+        ("a copy without a wait", "its result is NaN|races"),
+        ("a wait that leaves the newest copies out", "its result is NaN|races"),
+    ],
+)
+def test_the_emulation_finds_faults(cuda, kernel, error):
+    with pytest.raises(RuntimeError, match=error):
+        cuda._cuda.run_planted(kernel)
+
+
+def test_the_emulation_passes_copies_that_are_waited_for(cuda):
+    cuda._cuda.run_planted("sound: copies in turn")

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "races.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -20,7 +22,7 @@ Dimensions threadIdx, blockIdx, blockDim, gridDim;
 namespace {
 
 constexpr size_t kStack = 64 * 1024;
-enum class Waits { no, warp, block, done };
+enum class Waits { no, lanes, warp, block, done };  // lanes: of its warp, for what they hand over
 
 // ---- switching between stacks ----
 #if defined(__x86_64__)
@@ -76,13 +78,21 @@ void prepare(Context& context, char* memory, void (*entry)()) {
 }
 #endif
 
+constexpr size_t kCopy = 16;  // bytes of an asynchronous copy
+struct Copy {
+    void* to;
+    const void* from;
+};
+
 struct Fiber {
     Context context;
     std::unique_ptr<char[]> stack{new char[kStack]};
     Waits waits = Waits::no;
-    uint64_t bits = 0;     // what this lane offers the others of its warp
-    double a0, a1, b;      // and to the matrix unit
-    void* fake = nullptr;  // AddressSanitizer's own
+    uint64_t bits = 0;           // what this lane offers the others of its warp
+    double a0, a1, b;            // and to the matrix unit
+    void* fake = nullptr;        // AddressSanitizer's own
+    std::vector<Copy> copies;    // asynchronous ones on their way, oldest first
+    std::vector<size_t> groups;  // how many copies were started when each group was committed
 };
 
 struct Scheduler {
@@ -123,7 +133,9 @@ void enter(unsigned thread) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&scheduler.home_fake, fiber.stack.get(), kStack);
 #endif
+    races::enter(thread, fiber.stack.get(), kStack);
     change(scheduler.home, fiber.context);
+    races::leave();
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(scheduler.home_fake, nullptr, nullptr);
 #endif
@@ -135,6 +147,9 @@ void start() {
 #endif
     try {
         scheduler.body(scheduler.argument);
+        if (!own().copies.empty())
+            throw std::logic_error("a kernel that ends before its copies have come, in block " +
+                                   std::to_string(blockIdx.x));
     } catch (...) {
         scheduler.failure = std::current_exception();
     }
@@ -167,11 +182,14 @@ void run_warp(unsigned first, unsigned last) {
             if (scheduler.fibers[t]->waits == Waits::no) enter(t);
             if (scheduler.failure) return;
         }
-        if (!all(first, last, Waits::warp)) break;
+        if (all(first, last, Waits::warp))
+            races::warp_barrier(first / 32);
+        else if (!all(first, last, Waits::lanes))
+            break;
         release(first, last);
     }
     for (unsigned t = first; t < last; ++t)
-        if (scheduler.fibers[t]->waits == Waits::warp)
+        if (scheduler.fibers[t]->waits == Waits::warp || scheduler.fibers[t]->waits == Waits::lanes)
             throw std::logic_error("a warp operation that not all lanes of the warp reach, in block " +
                                    std::to_string(blockIdx.x));
 }
@@ -180,6 +198,8 @@ void run_block() {
     for (unsigned t = 0; t < scheduler.threads; ++t) {
         Fiber& fiber = *scheduler.fibers[t];
         fiber.waits = Waits::no;
+        fiber.copies.clear();
+        fiber.groups.clear();
         prepare(fiber.context, fiber.stack.get(), start);
     }
     for (;;) {
@@ -193,6 +213,7 @@ void run_block() {
         if (!all(0, scheduler.threads, Waits::block))
             throw std::logic_error("a barrier that not all threads of the block reach, in block " +
                                    std::to_string(blockIdx.x));
+        races::block_barrier();
         release(0, scheduler.threads);
     }
 }
@@ -209,16 +230,19 @@ void run_blocks(void (*body)(void*), void* context, unsigned blocks, unsigned th
     while (scheduler.fibers.size() < threads) scheduler.fibers.push_back(std::make_unique<Fiber>());
     gridDim.x = blocks;
     blockDim.x = threads;
+    races::start_launch();
     for (unsigned b = 0; b < blocks; ++b) {
         blockIdx.x = b;
         void* memory = nullptr;
         if (posix_memalign(&memory, 128, shared + (shared == 0)) != 0) throw std::bad_alloc();
         scheduler.shared.reset(memory);
         std::memset(memory, 255, shared);  // NaN: reading before writing shows
+        races::start_block(memory, shared);
         scheduler.failure = nullptr;
         run_block();
         if (scheduler.failure) std::rethrow_exception(scheduler.failure);
     }
+    races::finish_launch();
 }
 
 char* shared_memory() {
@@ -235,9 +259,9 @@ void __syncwarp(unsigned) {
 
 uint64_t exchange(uint64_t bits, int from) {
     own().bits = bits;
-    wait(Waits::warp);
+    wait(Waits::lanes);
     const uint64_t taken = scheduler.fibers[scheduler.current / 32 * 32 + static_cast<unsigned>(from)]->bits;
-    wait(Waits::warp);
+    wait(Waits::lanes);
     return taken;
 }
 
@@ -246,7 +270,7 @@ void emulated_multiply_add(double (&c)[4], double a0, double a1, double b) {
     fiber.a0 = a0;
     fiber.a1 = a1;
     fiber.b = b;
-    wait(Waits::warp);
+    wait(Waits::lanes);
     const unsigned lane = scheduler.current % 32, first = scheduler.current - lane, row = lane / 4 * 4;
     for (unsigned j = 0; j < 2; ++j)
         for (unsigned k = 0; k < 4; ++k) {
@@ -255,5 +279,31 @@ void emulated_multiply_add(double (&c)[4], double a0, double a1, double b) {
             c[j] += left.a0 * right.b;
             c[2 + j] += left.a1 * right.b;
         }
-    wait(Waits::warp);
+    wait(Waits::lanes);
+}
+
+void emulated_copy_async(void* shared, const void* global) {
+    if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % kCopy != 0)
+        throw std::logic_error("a copy of 16 bytes at an address that is no multiple of 16");
+    races::start_copy(shared, global, kCopy, __builtin_return_address(0));
+    std::memset(shared, 255, kCopy);  // NaN until the wait
+    own().copies.push_back({shared, global});
+}
+
+void emulated_commit_copies() {
+    own().groups.push_back(own().copies.size());
+}
+
+void emulated_wait_for_copies(size_t newest) {
+    Fiber& fiber = own();
+    if (fiber.groups.size() <= newest) return;
+    const auto waited = fiber.groups.end() - static_cast<std::ptrdiff_t>(newest);
+    const size_t done = *(waited - 1);
+    for (size_t i = 0; i < done; ++i) {
+        races::finish_copy(fiber.copies[i].to, fiber.copies[i].from, kCopy, __builtin_return_address(0));
+        std::memcpy(fiber.copies[i].to, fiber.copies[i].from, kCopy);
+    }
+    fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + static_cast<std::ptrdiff_t>(done));
+    fiber.groups.erase(fiber.groups.begin(), waited);
+    for (size_t& count : fiber.groups) count -= done;
 }

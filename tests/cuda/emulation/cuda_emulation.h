@@ -1,8 +1,9 @@
 // Runs CUDA kernels on a CPU, for tests: the same sources compiled as C++. Threads of a block are fibers on one OS
 // thread that take turns at barriers and warp operations; blocks run one after the other. What it finds besides wrong
-// results: barriers that not all threads reach, and, in a build with AddressSanitizer, accesses outside shared or
-// global memory. TSM_EMULATION_ORDER=reverse lets threads take their turns the other way round: what depends on the
-// order of threads between two barriers then shows as a different result.
+// results: barriers that not all threads reach, copies that come too late, in a build with AddressSanitizer accesses
+// outside shared or global memory, and in one with TSM_RACES races between threads (races.h).
+// TSM_EMULATION_ORDER=reverse lets threads take their turns the other way round: what depends on the order of threads
+// between two barriers then shows as a different result.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -122,10 +123,8 @@ inline float __uint_as_float(unsigned bits) {
     return value;
 }
 
-// Twins of the functions with PTX in launch.cuh.
-inline void emulated_copy_async(void* shared, const void* global) {
-    if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0)
-        throw std::logic_error("a copy of 16 bytes at an address that is no multiple of 16");
-    std::memcpy(shared, global, 16);
-}
+// Twins of the functions with PTX in launch.cuh. Copied bytes are NaN until the thread waits for their group.
+void emulated_copy_async(void* shared, const void* global);
+void emulated_commit_copies();
+void emulated_wait_for_copies(size_t newest);  // all groups but so many
 void emulated_multiply_add(double (&c)[4], double a0, double a1, double b);

@@ -6,21 +6,9 @@
 #include <utility>
 
 #include "cuda_emulation.h"
+#include "planted.h"
 
 inline void emulation_bindings(pybind11::module_& m) {
     m.def("launches", [] { return std::exchange(emulated_launches, {}); });
-    m.def("missed_barrier", [] {
-        emulate(
-            +[] {
-                if (threadIdx.x < 32) __syncthreads();
-            },
-            1, 64, 0);
-    });
-    m.def("missed_shuffle", [] {
-        emulate(
-            +[] {
-                if (threadIdx.x < 3) __syncwarp(~0u);
-            },
-            1, 32, 0);
-    });
+    m.def("run_planted", &run_planted);
 }
