@@ -365,7 +365,8 @@ struct SaliencyGroup {
         const int64_t columns = columns_that_matter(lambda);
         double* high = scratch.take<double>(n);
         double* low = scratch.take<double>(n);
-        if (by_position == (plan.sign == Sign::u)) {
+        const bool pass = by_position == (plan.sign == Sign::u);
+        if (pass) {
             extremes(by_position ? channels(k) : positions(k), by_position ? adjust_channels(k) : adjust(k), vectors[k],
                      n, columns, high, low, scratch);
         } else {  // the vectors themselves, which the solver signed
@@ -386,8 +387,8 @@ struct SaliencyGroup {
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
-            const double turned =
-                1e-7 / static_cast<double>(n) * trace / gap + 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+            double turned = 1e-7 / static_cast<double>(n) * trace / gap;
+            if (pass) turned += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
             sure = sure && __builtin_fabs(high[j] + low[j]) > turned * most;
         }
         return sure;
