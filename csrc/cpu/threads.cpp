@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -18,7 +20,7 @@ namespace tsm {
 namespace {
 
 // Linux may start a thread on the CPU of the one that made it and, while that one keeps working, move it only after
-// milliseconds: longer than many calls take. So helpers, which live for one call, run on all CPUs but the caller's.
+// milliseconds: longer than many calls take. So helpers, which work for one call, run on all CPUs but the caller's.
 class OtherCpus {
 public:
 #if defined(__linux__)
@@ -82,40 +84,70 @@ struct Workspace {
     Block* block;
 };
 
+// One call, which waits for the helpers that joined it and for no others: on a busy machine a helper may get a CPU only
+// after the caller has done everything.
+struct Call {
+    std::atomic<int64_t> next{0};
+    std::exception_ptr error;
+    std::mutex mutex;
+
+    bool join() {
+        std::lock_guard<std::mutex> hold(mutex);
+        at_work_ += !over_;
+        return !over_;
+    }
+    void leave() {
+        std::lock_guard<std::mutex> hold(mutex);
+        if (--at_work_ == 0) idle_.notify_one();
+    }
+    void end() {
+        std::unique_lock<std::mutex> hold(mutex);
+        over_ = true;
+        idle_.wait(hold, [this] { return at_work_ == 0; });
+    }
+
+private:
+    int at_work_ = 0;
+    bool over_ = false;
+    std::condition_variable idle_;
+};
+
 }  // namespace
 
 void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
                      const std::function<void(int64_t, int64_t, char*)>& body) {
     if (count <= 0) return;
     const int64_t chunks = (count + chunk - 1) / chunk;
-    std::atomic<int64_t> next{0};
-    std::exception_ptr error;
-    std::mutex error_mutex;
-    auto work = [&] {
+    const auto call = std::make_shared<Call>();
+    const auto work = [&, call = call.get()] {
         try {
             Workspace workspace(bytes);
-            for (int64_t k; (k = next.fetch_add(1)) < chunks;)
+            for (int64_t k; (k = call->next.fetch_add(1)) < chunks;)
                 body(k * chunk, std::min(count, (k + 1) * chunk), workspace.data());
         } catch (...) {
-            next.store(chunks);
-            std::lock_guard<std::mutex> hold(error_mutex);
-            if (!error) error = std::current_exception();
+            call->next.store(chunks);
+            std::lock_guard<std::mutex> hold(call->mutex);
+            if (!call->error) call->error = std::current_exception();
         }
     };
-    std::vector<std::thread> helpers;
     const int64_t wanted = std::min<int64_t>(std::max(threads, 1), chunks);
     try {
         const OtherCpus others;
         for (int64_t i = 1; i < wanted; ++i) {
-            helpers.emplace_back(work);
-            others.take(helpers.back());
+            std::thread helper([call, &work] {
+                if (!call->join()) return;  // `work` is gone
+                work();
+                call->leave();
+            });
+            others.take(helper);
+            helper.detach();
         }
     } catch (const std::system_error&) {
         // The system gives no more threads: those that started, and the caller, do all chunks.
     }
     work();
-    for (auto& helper : helpers) helper.join();
-    if (error) std::rethrow_exception(error);
+    call->end();
+    if (call->error) std::rethrow_exception(call->error);
 }
 
 int64_t balanced_chunk(int64_t count, int64_t group, int threads) {

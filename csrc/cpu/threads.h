@@ -6,8 +6,8 @@
 namespace tsm {
 
 // Calls body(first, last, workspace) for chunks of [0, count), on at most `threads` threads (the caller is one of
-// them). Each thread gets `bytes` of 64-byte aligned workspace. Threads live for one call only, so a process may fork
-// at any time between calls. An exception of the body or of the allocation is thrown again in the caller.
+// them). Each thread gets `bytes` of 64-byte aligned workspace. Threads work for one call only, so a process may fork
+// at any time. An exception of the body or of the allocation is thrown again in the caller.
 void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
                      const std::function<void(int64_t, int64_t, char*)>& body);
 
