@@ -129,10 +129,10 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
         release);
     m.def(
         "extremes",
-        [](const Array& x, bool transposed, bool center, uintptr_t vectors, int n, uintptr_t high, uintptr_t low,
-           uintptr_t skip, uintptr_t stream) {
-            extremes(batch_of(x), transposed, center, at<double>(vectors), n, at<double>(high), at<double>(low),
-                     at<bool>(skip), at<void>(stream));
+        [](const Array& x, bool transposed, bool center, uintptr_t vectors, int n, uintptr_t out, uintptr_t skip,
+           uintptr_t stream) {
+            extremes(batch_of(x), transposed, center, at<double>(vectors), n, at<double>(out), at<bool>(skip),
+                     at<void>(stream));
         },
         release);
     m.def(
@@ -143,18 +143,18 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
         release);
     m.def(
         "combine_positions",
-        [](uintptr_t values, uintptr_t vectors, uintptr_t high, uintptr_t low, int64_t batch, int64_t positions, int n,
-           int how, uintptr_t maps, bool wide, uintptr_t finite, uintptr_t skip, uintptr_t stream) {
-            combine_positions(at<double>(values), at<double>(vectors), at<double>(high), at<double>(low), batch,
-                              positions, n, static_cast<Combine>(how), output(maps, wide), at<bool>(finite),
-                              at<bool>(skip), at<void>(stream));
+        [](uintptr_t values, uintptr_t vectors, uintptr_t signs, int64_t batch, int64_t positions, int n, int how,
+           uintptr_t maps, bool wide, uintptr_t finite, uintptr_t skip, uintptr_t stream) {
+            combine_positions(at<double>(values), at<double>(vectors), at<double>(signs), batch, positions, n,
+                              static_cast<Combine>(how), output(maps, wide), at<bool>(finite), at<bool>(skip),
+                              at<void>(stream));
         },
         release);
     m.def(
         "combine_channels",
-        [](const Array& x, uintptr_t values, uintptr_t vectors, uintptr_t high, uintptr_t low, int n, int how,
-           uintptr_t maps, bool wide, uintptr_t finite, uintptr_t skip, uintptr_t stream) {
-            combine_channels(batch_of(x), at<double>(values), at<double>(vectors), at<double>(high), at<double>(low), n,
+        [](const Array& x, uintptr_t values, uintptr_t vectors, uintptr_t signs, int n, int how, uintptr_t maps,
+           bool wide, uintptr_t finite, uintptr_t skip, uintptr_t stream) {
+            combine_channels(batch_of(x), at<double>(values), at<double>(vectors), at<double>(signs), n,
                              static_cast<Combine>(how), output(maps, wide), at<bool>(finite), at<bool>(skip),
                              at<void>(stream));
         },

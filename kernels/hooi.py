@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._arrays import column_signs as signs_of
 from .._arrays import scaled
 from ..dispatch import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from .core_contraction import contract, mode_product
@@ -88,8 +89,7 @@ def responses(x: Tensor, rank: Sequence[int]) -> tuple[Tensor, Tensor]:
         first = _blank(swept.factors[0], zero, finite)
         projections = mode_product(features, first, 0, torch.float64)
     else:
-        high, low = extremes(features, swept.weights)
-        flip = torch.where(high + low < 0, -1.0, 1.0)
+        flip = torch.where(extremes(features, swept.weights) < 0, -1.0, 1.0)
         projections = (swept.responses * flip[:, None]).mT.contiguous()
         projections = torch.where((zero | ~finite)[:, None, None], features[:, : rank[0], :1] * 0.0, projections)
     pictures = projections.view(batch, rank[0], height, width)
@@ -110,13 +110,8 @@ def _explicit(x: Tensor, swept: Sweeps, sign: str) -> list[Tensor]:
     factors = list(swept.factors)
     if factors[0] is None:
         first = orthonormalize(mode_product(x.flatten(2), swept.weights, 1, torch.float64))
-        factors[0] = first * _signs(first)
+        factors[0] = first * signs_of(first)
     return factors
-
-
-def _signs(columns: Tensor) -> Tensor:
-    """[B, 1, R] from [B, n, R], without the host."""
-    return torch.where(columns.amax(1, keepdim=True) + columns.amin(1, keepdim=True) < 0, -1.0, 1.0)
 
 
 def _sweeps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str) -> Sweeps:
@@ -337,8 +332,7 @@ def _left_vectors(y: Tensor, mode: int, rank: int, sign: str) -> Tensor:
         vectors = eigh(gram(matrix, wide=True), rank)[1]
         if sign == "u":
             return vectors
-        high, low = extremes(matrix.mT, vectors)
-        return torch.where((high + low < 0)[:, None], -vectors, vectors)
+        return torch.where((extremes(matrix.mT, vectors) < 0)[:, None], -vectors, vectors)
     right = eigh(gram(matrix.mT, wide=True), rank)[1]
     vectors = orthonormalize(mode_product(matrix, right, 1, torch.float64))
-    return vectors * _signs(vectors) if sign == "u" else vectors
+    return vectors * signs_of(vectors) if sign == "u" else vectors

@@ -9,15 +9,19 @@ from torch import Tensor
 from .launch import tile
 
 
-def extremes(matrix: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest and the smallest entry [B, R] of each column of `M V`: matrix [B, rows, depth], V [B, depth, R]."""
+def extremes(matrix: Tensor, vectors: Tensor, shift: Tensor | None = None) -> Tensor:
+    """The entry of largest magnitude [B, R], the first on ties, of each column of `M V - shift`: matrix
+    [B, rows, depth], V [B, depth, R], shift [B, 1, R].
+    """
     batch, rows, depth = matrix.shape
     columns = vectors.shape[2]
-    high, low = vectors.new_empty(batch, columns), vectors.new_empty(batch, columns)
+    out = vectors.new_empty(batch, columns)
     meta = product_meta(depth, columns)
     grid = (batch * triton.cdiv(columns, meta["R"]),)
-    extremes_kernel[grid](matrix, vectors, high, low, rows, depth, columns, *matrix.stride(), *vectors.stride(), **meta)
-    return high, low
+    extremes_kernel[grid](
+        matrix, vectors, shift, out, rows, depth, columns, *matrix.stride(), *vectors.stride(), **meta
+    )
+    return out
 
 
 def absolute_sum(matrix: Tensor, vectors: Tensor, weights: Tensor, shift: Tensor | None) -> Tensor:
@@ -42,8 +46,8 @@ def product_meta(depth: int, columns: int) -> dict:
 def extremes_kernel(
     matrix,  # [B, rows, depth]
     vectors,  # [B, depth, columns]
-    high,  # [B, columns]
-    low,  # [B, columns]
+    shift,  # None, or [B, columns]
+    out,  # [B, columns]
     rows,
     depth,
     columns,
@@ -61,19 +65,23 @@ def extremes_kernel(
     blocks = tl.cdiv(columns, R)
     b = (tl.program_id(0) // blocks).to(tl.int64)
     r = (tl.program_id(0) % blocks) * R + tl.arange(0, R)
-    most = tl.full([R], float("-inf"), dtype=tl.float64)
-    least = tl.full([R], float("inf"), dtype=tl.float64)
+    entry = tl.zeros([R], dtype=tl.float64)
+    place = 2 * tl.arange(0, ROWS)[:, None]
     for start in range(0, rows, ROWS):
         row = start + tl.arange(0, ROWS)
         product = _product(
             matrix + b * stride_b, vectors + b * vectors_b, row, r, rows, depth, columns,
             stride_r, stride_d, vectors_d, vectors_r, ROWS, D, R,
         )  # fmt: skip
-        inside = (row < rows)[:, None]
-        most = tl.maximum(most, tl.max(tl.where(inside, product, float("-inf")), 0))
-        least = tl.minimum(least, tl.min(tl.where(inside, product, float("inf")), 0))
-    tl.store(high + b * columns + r, most, mask=r < columns)
-    tl.store(low + b * columns + r, least, mask=r < columns)
+        if shift is not None:
+            product -= tl.load(shift + b * columns + r, mask=r < columns, other=0.0)[None, :]
+            product = tl.where((row < rows)[:, None], product, 0.0)
+        size = tl.abs(product)
+        most = tl.max(size, 0)
+        # The first row of those, and whether its entry is negative.
+        first = tl.min(tl.where(size == most[None, :], place + (product < 0).to(tl.int32), 2 * ROWS), 0)
+        entry = tl.where(most > tl.abs(entry), tl.where(first % 2 == 1, -most, most), entry)
+    tl.store(out + b * columns + r, entry, mask=r < columns)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._arrays import scaled
+from .._arrays import column_signs, scaled
 from ..dispatch import Method, Precision
 from .core_contraction import mode_product
 from .hooi import responses
@@ -68,12 +68,12 @@ def _single(features: Tensor, method: Method, center: bool, sign: str, precision
     if center and not by_position:
         maps = maps - maps.mean(1, keepdim=True)
     if sign in ("absmax", "v"):
-        decided = maps.amax(1) + maps.amin(1)
+        decided = column_signs(maps[..., None])[:, 0, 0]
     elif sign == "u":
         # By channel the solver has signed u_1.
         decided = torch.ones_like(total)
         if by_position:
-            decided = _extreme_sum(features, pair.vector[..., None], center)[:, 0]
+            decided = extremes(features, _less_mean(pair.vector[..., None], center))[:, 0]
     elif by_position:
         ones = torch.ones_like(pair.vector)
         sides = torch.stack([ones, _less_mean(pair.vector[..., None], center)[..., 0]], 2)
@@ -114,7 +114,7 @@ def _combined(features: Tensor, center: bool, combine: str, sign: str) -> Tensor
         if combine == "absolute":
             return (vectors.abs() @ weights[..., None])[..., 0]
         if sign == "u":
-            decided = _extreme_sum(features, vectors, center)
+            decided = extremes(features, _less_mean(vectors, center))
             weights = torch.where(decided < 0, -weights, weights)
         return (vectors @ weights[..., None])[..., 0].abs()
     weights = weights.sqrt()
@@ -123,9 +123,7 @@ def _combined(features: Tensor, center: bool, combine: str, sign: str) -> Tensor
     if combine == "absolute":
         return absolute_sum(features.mT, vectors, weights, means)
     if sign == "v":
-        high, low = extremes(features.mT, vectors)
-        decided = high + low - (0.0 if means is None else 2 * means[:, 0])
-        weights = torch.where(decided < 0, -weights, weights)
+        weights = torch.where(extremes(features.mT, vectors, means) < 0, -weights, weights)
     maps = mode_product(features, vectors @ weights[..., None], 0, torch.float64)[:, 0]
     return (maps - maps.mean(1, keepdim=True) if center else maps).abs()
 
@@ -138,17 +136,10 @@ def _truncated(x: Tensor, method: Method, rank: Sequence[int], combine: str, sig
     if combine == "absolute":
         return (values[:, None] @ projections.abs())[:, 0]
     if sign == "v":
-        decided = projections.amax(2) + projections.amin(2)
-        values = torch.where(decided < 0, -values, values)
+        values = values * column_signs(projections.mT)[:, 0]
     return (values[:, None] @ projections)[:, 0].abs()
 
 
 def _less_mean(vectors: Tensor, center: bool) -> Tensor:
     """`F_c v = F (v - mean(v))`: vectors [B, S, R] less their mean where the features are to be centred."""
     return vectors - vectors.mean(1, keepdim=True) if center else vectors
-
-
-def _extreme_sum(features: Tensor, vectors: Tensor, center: bool) -> Tensor:
-    """The largest plus the smallest entry [B, R] of every column of `F V`, whose sign is that of u."""
-    high, low = extremes(features, _less_mean(vectors, center))
-    return high + low

@@ -60,14 +60,13 @@ def leading_large(
     stream: int,
 ) -> None: ...
 def extremes(
-    x: _Array, transposed: bool, center: bool, vectors: int, n: int, high: int, low: int, skip: int, stream: int
+    x: _Array, transposed: bool, center: bool, vectors: int, n: int, out: int, skip: int, stream: int
 ) -> None: ...
 def finish_single(x: _Array, center: bool, sign: int, maps: int, wide: bool, stream: int) -> None: ...
 def combine_positions(
     values: int,
     vectors: int,
-    high: int,
-    low: int,
+    signs: int,
     batch: int,
     positions: int,
     n: int,
@@ -82,8 +81,7 @@ def combine_channels(
     x: _Array,
     values: int,
     vectors: int,
-    high: int,
-    low: int,
+    signs: int,
     n: int,
     how: int,
     maps: int,

@@ -229,12 +229,12 @@ def _combined_maps(
         _mode_gram(items, 1 if by_position else 0, gram, center and by_position, skip)
         values, vectors = gram.new_empty(len(items), columns), gram.new_empty(len(items), n, columns)
         _truncated_svd(gram, values, vectors, precision != "float32", skip)
-        high = low = None
+        signs = None
         if needs_signs:
-            high, low = gram.new_empty(len(items), n), gram.new_empty(len(items), n)
-            extremes = vectors.data_ptr(), n, high.data_ptr(), low.data_ptr()
+            signs = gram.new_empty(len(items), n)
+            extremes = vectors.data_ptr(), n, signs.data_ptr()
             _cuda.extremes(_array(items), not by_position, center and by_position, *extremes, skip, _stream(x))
-        pairs = values.data_ptr(), vectors.data_ptr(), _address(high), _address(low)
+        pairs = values.data_ptr(), vectors.data_ptr(), _address(signs)
         out = maps[part].data_ptr(), wide, finite[part].data_ptr(), skip, _stream(x)
         if by_position:
             _cuda.combine_positions(*pairs, len(items), positions, columns, how, *out)

@@ -26,10 +26,16 @@ Features features_of(const TensorBatch& x) {
     return {t.data, t.dtype, t.shape[0], t.shape[1], t.stride[0], t.stride[1], x.batch_stride};
 }
 
-// The extremes of this thread's 8 columns of a tile, over all rows that it has seen.
+// Whether an entry x in row i leads another one: the larger magnitude, the first row on ties.
+__device__ __forceinline__ bool leads(double x, double i, double other, double j) {
+    return fabs(x) > fabs(other) || (fabs(x) == fabs(other) && i < j);
+}
+
+// The leading entries of this thread's 8 columns of a tile, over all rows that it has seen.
 struct Extremes {
-    double high[8], low[8];
-    __device__ __forceinline__ void see(const Tile& tile) {
+    double entry[8];
+    int place[8];  // rows of this thread that came before
+    __device__ __forceinline__ void see(const Tile& tile, int before) {
 #pragma unroll
         for (int s = 0; s < 4; ++s)
 #pragma unroll
@@ -37,43 +43,44 @@ struct Extremes {
 #pragma unroll
                 for (int q = 0; q < 4; ++q) {
                     const double x = tile.c[r][s][q];
-                    double& most = high[2 * s + q % 2];
-                    double& least = low[2 * s + q % 2];
-                    most = x > most ? x : most;
-                    least = x < least ? x : least;
+                    const int j = 2 * s + q % 2;
+                    const bool larger = fabs(x) > fabs(entry[j]);
+                    entry[j] = larger ? x : entry[j];
+                    place[j] = larger ? before + 2 * r + q / 2 : place[j];
                 }
     }
     // shared: [2, 2, kTile]
-    __device__ __forceinline__ void write_to(double* shared, double* out_high, double* out_low, int columns) const {
+    __device__ __forceinline__ void write_to(double* shared, double* out, int columns) const {
         const int lane = lane_of_thread(), warp = warp_of_thread(), thread = static_cast<int>(threadIdx.x);
+        double* rows = shared + 2 * kTile;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-            double most = high[j], least = -low[j];
+            const int in_tile = warp / 2 * 32 + (place[j] % 4) * 8 + lane / 4;
+            double x = entry[j], row = static_cast<double>(place[j] / 4) * kTile + in_tile;
             for (int step = 4; step < 32; step *= 2) {
-                const double other = __shfl_xor_sync(kAllLanes, most, step);
-                const double minus = __shfl_xor_sync(kAllLanes, least, step);
-                most = other > most ? other : most;
-                least = minus > least ? minus : least;
+                const double other = __shfl_xor_sync(kAllLanes, x, step), at = __shfl_xor_sync(kAllLanes, row, step);
+                const bool later = leads(other, at, x, row);
+                x = later ? other : x;
+                row = later ? at : row;
             }
             const int column = warp % 2 * 32 + j / 2 * 8 + lane % 4 * 2 + j % 2;
             if (lane / 4 == 0) {
-                shared[warp / 2 * kTile + column] = most;
-                shared[(2 + warp / 2) * kTile + column] = least;
+                shared[warp / 2 * kTile + column] = x;
+                rows[warp / 2 * kTile + column] = row;
             }
         }
         __syncthreads();
         if (thread < columns) {
-            out_high[thread] = fmax(shared[thread], shared[kTile + thread]);
-            out_low[thread] = -fmax(shared[2 * kTile + thread], shared[3 * kTile + thread]);
+            const double *x = shared + thread, *row = rows + thread;
+            out[thread] = x[leads(x[kTile], row[kTile], x[0], row[0]) ? kTile : 0];
         }
     }
 };
 
 // Block (item, tile of columns): rows of F (F^T where TRANSPOSED) 64 at a time.
 template <bool TRANSPOSED>
-__global__ void __launch_bounds__(kTileThreads)
-    extremes_kernel(Features features, bool center, const double* vectors, int n, int tiles, double* high, double* low,
-                    const bool* skip) {
+__global__ void __launch_bounds__(kTileThreads) extremes_kernel(Features features, bool center, const double* vectors,
+                                                                int n, int tiles, double* out, const bool* skip) {
     const int64_t item = blockIdx.x / tiles;
     const int first = static_cast<int>(blockIdx.x % tiles) * kTile;
     if (skip && skip[item]) return;
@@ -84,7 +91,8 @@ __global__ void __launch_bounds__(kTileThreads)
     double* shared = reinterpret_cast<double*>(shared_memory());
     Extremes seen;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) seen.high[j] = seen.low[j] = 0;
+    for (int j = 0; j < 8; ++j) seen.entry[j] = seen.place[j] = 0;
+    int before = 0;
     for (int64_t row = 0; row < rows; row += kTile) {
         Tile tile;
         multiply_tile(
@@ -95,10 +103,25 @@ __global__ void __launch_bounds__(kTileThreads)
                 return f.at(row + i, k) - (center ? f.at(row + i, 0) : 0.0);
             },
             false, [&](int64_t k, int j) { return first + j < n ? v[k * n + first + j] : 0.0; }, shared);
-        seen.see(tile);
+        seen.see(tile, before);
+        before += 4;
     }
-    seen.write_to(shared, high + item * n + first, low + item * n + first, n - first < kTile ? n - first : kTile);
+    seen.write_to(shared, out + item * n + first, n - first < kTile ? n - first : kTile);
 }
+
+// The leading one of a block's numbers, of which every thread sees its own in order.
+struct Extreme {
+    double entry = 0, at = 0;
+    __device__ __forceinline__ void see(double x, int64_t i) {
+        const bool larger = fabs(x) > fabs(entry);
+        entry = larger ? x : entry;
+        at = larger ? static_cast<double>(i) : at;
+    }
+    __device__ double of(const Block& block) const {
+        const double most = block.max(fabs(entry)), first = block.max(fabs(entry) == most ? -at : -1e300);
+        return block.max(fabs(entry) == most && -at == first ? entry : -1e300);
+    }
+};
 
 // Block b: the sign of map b, and its positive part.
 __global__ void __launch_bounds__(kThreads) finish_kernel(Features features, bool center, Sign sign, Output maps) {
@@ -109,20 +132,17 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Features features, boo
         return maps.wide ? static_cast<const double*>(maps.data)[item * s + p]
                          : static_cast<double>(static_cast<const float*>(maps.data)[item * s + p]);
     };
-    double high = 0, low = 0, total = 0, largest = 0, sum = 0;
+    Extreme of_map, of_u;
+    double total = 0, sum = 0;
     for (int64_t p = block.rank(); p < s; p += block.size()) {
         const double x = map(p);
-        high = x > high ? x : high;
-        low = -x > low ? -x : low;
+        of_map.see(x, p);
         sum += x;
     }
-    high = block.max(high);
-    low = block.max(low);
-    largest = high > low ? high : low;
+    double response = of_map.of(block);
+    const double largest = fabs(response);
     sum = block.sum(sum) / largest;
-    double response = high - low;
     if ((sign == Sign::u || sign == Sign::sum) && largest > 0) {  // u_1 ~ F v_1, v_1 ~ map
-        high = low = 0;
         for (int64_t c = warp_of_thread(); c < f.channels; c += block.size() / 32) {
             const double shift = f.at(c, 0);
             double dot = 0, rest = 0;
@@ -134,13 +154,10 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Features features, boo
             dot = warp_sum(dot);
             rest = warp_sum(rest);
             const double u = center ? dot - rest / static_cast<double>(s) * sum : dot + shift * sum;
-            high = u > high ? u : high;
-            low = -u > low ? -u : low;
+            of_u.see(u, c);
             if (lane_of_thread() == 0) total += u * (rest + shift * static_cast<double>(s));
         }
-        high = block.max(high);
-        low = block.max(low);
-        response = sign == Sign::u ? high - low : block.sum(total);
+        response = sign == Sign::u ? of_u.of(block) : block.sum(total);
     }
     const double direction = response < 0 ? -1 : 1;
     block.sync();
@@ -150,19 +167,19 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Features features, boo
     }
 }
 
-__device__ __forceinline__ double weight(double sigma, int power, const double* high, const double* low, int64_t j) {
+__device__ __forceinline__ double weight(double sigma, int power, const double* decides, int64_t j) {
     const double size = power == 2 ? sigma * sigma : power == 1 ? sigma : 1.0;
-    return high && high[j] + low[j] < 0 ? -size : size;
+    return decides && decides[j] < 0 ? -size : size;
 }
 
 // Block b: map b, a warp a position.
 __global__ void __launch_bounds__(kThreads)
-    combine_positions_kernel(const double* values, const double* vectors, const double* high, const double* low,
-                             int64_t positions, int n, Combine how, Output maps, bool* finite, const bool* skip) {
+    combine_positions_kernel(const double* values, const double* vectors, const double* signs, int64_t positions, int n,
+                             Combine how, Output maps, bool* finite, const bool* skip) {
     const int64_t item = blockIdx.x;
     if (skip && skip[item]) return;
     const double* sigma = values + item * n;
-    const double *most = high ? high + item * n : nullptr, *least = high ? low + item * n : nullptr;
+    const double* decides = signs ? signs + item * n : nullptr;
     for (int64_t p = warp_of_thread(); p < positions; p += kThreads / 32) {
         const double* v = vectors + (item * positions + p) * n;
         double sum = 0;
@@ -170,7 +187,7 @@ __global__ void __launch_bounds__(kThreads)
             sum = sigma[0] * v[0];
         } else {
             for (int j = lane_of_thread(); j < n; j += 32) {
-                const double w = weight(sigma[j], 2, most, least, j);
+                const double w = weight(sigma[j], 2, decides, j);
                 sum += how == Combine::absolute_sum ? w * fabs(v[j]) : w * v[j];
             }
             sum = fabs(warp_sum(sum));
@@ -182,19 +199,19 @@ __global__ void __launch_bounds__(kThreads)
 
 // Block b: map b = F^T z, z = sum_j w_j u_j. Shared: z [C]
 __global__ void __launch_bounds__(kThreads)
-    project_kernel(Features features, const double* values, const double* vectors, const double* high,
-                   const double* low, int n, Combine how, Output maps, bool* finite, const bool* skip) {
+    project_kernel(Features features, const double* values, const double* vectors, const double* signs, int n,
+                   Combine how, Output maps, bool* finite, const bool* skip) {
     const int64_t item = blockIdx.x;
     if (skip && skip[item]) return;
     const Features f = features.item(item);
     const double* sigma = values + item * n;
-    const double *most = high ? high + item * n : nullptr, *least = high ? low + item * n : nullptr;
+    const double* decides = signs ? signs + item * n : nullptr;
     double* z = reinterpret_cast<double*>(shared_memory());
     for (int64_t c = warp_of_thread(); c < f.channels; c += kThreads / 32) {
         const double* u = vectors + (item * f.channels + c) * n;
         double sum = 0;
         for (int j = lane_of_thread(); j < (how == Combine::leading ? 1 : n); j += 32)
-            sum += weight(sigma[j], how == Combine::leading ? 0 : 1, most, least, j) * u[j];
+            sum += weight(sigma[j], how == Combine::leading ? 0 : 1, decides, j) * u[j];
         sum = warp_sum(sum);
         if (lane_of_thread() == 0) z[c] = sum;
     }
@@ -250,33 +267,32 @@ __global__ void __launch_bounds__(kTileThreads)
 
 }  // namespace
 
-void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* high,
-              double* low, const bool* skip, void* stream) {
+void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* out,
+              const bool* skip, void* stream) {
     const Features f = features_of(x);
     const int tiles = (n + kTile - 1) / kTile;
     launch(transposed ? "extremes_kernel<true>" : "extremes_kernel<false>",
            transposed ? extremes_kernel<true> : extremes_kernel<false>, x.batch * tiles, kTileThreads, kTileBytes,
-           stream, f, center, vectors, n, tiles, high, low, skip);
+           stream, f, center, vectors, n, tiles, out, skip);
 }
 
 void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
     launch("finish_kernel", finish_kernel, x.batch, kThreads, 33 * 8, stream, features_of(x), center, sign, maps);
 }
 
-void combine_positions(const double* values, const double* vectors, const double* high, const double* low,
-                       int64_t batch, int64_t positions, int n, Combine how, const Output& maps, bool* finite,
-                       const bool* skip, void* stream) {
-    launch("combine_positions_kernel", combine_positions_kernel, batch, kThreads, 0, stream, values, vectors, high, low,
+void combine_positions(const double* values, const double* vectors, const double* signs, int64_t batch,
+                       int64_t positions, int n, Combine how, const Output& maps, bool* finite, const bool* skip,
+                       void* stream) {
+    launch("combine_positions_kernel", combine_positions_kernel, batch, kThreads, 0, stream, values, vectors, signs,
            positions, n, how, maps, finite, skip);
 }
 
-void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* high,
-                      const double* low, int n, Combine how, const Output& maps, bool* finite, const bool* skip,
-                      void* stream) {
+void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* signs, int n,
+                      Combine how, const Output& maps, bool* finite, const bool* skip, void* stream) {
     const Features f = features_of(x);
     if (how != Combine::absolute_sum) {
-        launch("project_kernel", project_kernel, x.batch, kThreads, f.channels * 8, stream, f, values, vectors, high,
-               low, n, how, maps, finite, skip);
+        launch("project_kernel", project_kernel, x.batch, kThreads, f.channels * 8, stream, f, values, vectors, signs,
+               n, how, maps, finite, skip);
         return;
     }
     const int tiles = static_cast<int>((f.positions + kTile - 1) / kTile);

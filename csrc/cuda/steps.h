@@ -87,24 +87,23 @@ int64_t leading_workspace(int64_t channels, int64_t positions);
 void leading_large(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, void* workspace,
                    int64_t bytes, void* stream);
 
-// Largest and smallest entry, or 0, of every column of F V (F^T V where `transposed`), without writing the product.
-// vectors: [B, S or C, n] in double; high, low: [B, n] in double. `center`: F less its channel means, V without one.
-void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* high,
-              double* low, const bool* skip, void* stream);
+// The entry of largest magnitude, the first on ties, of every column of F V (F^T V where `transposed`), without writing
+// the product. vectors: [B, S or C, n], out: [B, n], in double. `center`: F less its channel means, V without one.
+void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* out,
+              const bool* skip, void* stream);
 
 // eigencam: raw maps [B, S] get their sign and lose their negative part.
 void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
 
 // What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|.
 enum class Combine : int { leading = 0, signed_sum = 1, absolute_sum = 2 };
-// Maps [B, S] from eigenpairs of the position Gram. values: [B, n] singular values, vectors: [B, S, n]; high, low:
-// [B, n] or null: the signs of w_j are those of high + low.
-void combine_positions(const double* values, const double* vectors, const double* high, const double* low,
-                       int64_t batch, int64_t positions, int n, Combine how, const Output& maps, bool* finite,
-                       const bool* skip, void* stream);
+// Maps [B, S] from eigenpairs of the position Gram. values: [B, n] singular values, vectors: [B, S, n]; signs:
+// [B, n], which the w_j have, or null.
+void combine_positions(const double* values, const double* vectors, const double* signs, int64_t batch,
+                       int64_t positions, int n, Combine how, const Output& maps, bool* finite, const bool* skip,
+                       void* stream);
 // Maps [B, S] from eigenpairs of the channel Gram, vectors: [B, C, n], by one more pass over F.
-void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* high,
-                      const double* low, int n, Combine how, const Output& maps, bool* finite, const bool* skip,
-                      void* stream);
+void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* signs, int n,
+                      Combine how, const Output& maps, bool* finite, const bool* skip, void* stream);
 
 }  // namespace tsm::cuda

@@ -15,7 +15,7 @@ from torch import Tensor
 from tsm_fast import reference
 from tsm_fast.dispatch import Backend
 
-from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, randn
+from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, generator, randn
 from .emulation.load import emulated
 
 OPTIONS: dict[str, Any] = {"center": True, "combine": "signed", "sign": "u"}
@@ -113,6 +113,35 @@ def test_a_proved_pair_needs_one_read(cuda):
     cuda._cuda.leading_small(cuda._array(x.flatten(2)), False, *pointers, 0)
     assert kernels(cuda) == ["gram_kernel<7, float>"]
     assert settled.all()
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (64, 9), (65, 49), (200, 70)], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_signs_of_ties_are_those_of_the_first_entry(cuda, monkeypatch, poisoned, shape, transposed):
+    """Small integers: products are exact, and most columns have several entries of largest magnitude."""
+    draw = generator()
+    x = torch.randint(-1, 2, (2, *shape), generator=draw).double()
+    vectors = torch.randint(-1, 2, (2, shape[0 if transposed else 1], 66), generator=draw).double()
+    exact = (x.mT if transposed else x) @ vectors
+    index = exact.abs().argmax(1, keepdim=True)
+    assert (exact.amax(1) == -exact.amin(1)).any()
+    for order in ("forward", "reverse"):
+        monkeypatch.setenv("TSM_EMULATION_ORDER", order)
+        found = torch.empty(2, 66, dtype=torch.float64)
+        cuda._cuda.extremes(cuda._array(x), transposed, False, vectors.data_ptr(), 66, found.data_ptr(), 0, 0)
+        assert found.equal(exact.gather(1, index)[:, 0])
+
+
+@pytest.mark.parametrize("sign", ["absmax", "u", "v"])
+def test_signs_of_single_maps_with_ties(cuda, sign):
+    """Two positions, centred: a map and its opposite; every channel is there with either sign."""
+    half = torch.randint(-9, 10, (3, 20, 1, 2), generator=generator()).double()
+    half[..., 1] = -half[..., 0]
+    x = torch.cat([half, -half], 1)
+    for features in (x, x.flip(1), x.flip(3)):
+        maps, _ = cuda.saliency(features, "eigencam", None, **{**OPTIONS, "sign": sign}, precision="float64")
+        expected, _ = reference.saliency(features, "eigencam", None, **{**OPTIONS, "sign": sign}, precision="float64")
+        assert (maps - expected).abs().max() <= DOUBLE_ERROR * expected.max()
 
 
 def two_alike(c: int, h: int, w: int, ratio: float) -> Tensor:

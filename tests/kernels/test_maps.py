@@ -12,8 +12,9 @@ import tsm_fast
 from tsm_fast import kernels, reference
 from tsm_fast.kernels import launch
 from tsm_fast.kernels.launch import Arithmetic
+from tsm_fast.kernels.products import extremes
 
-from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, pines, randn, views
+from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, generator, pines, randn, views
 
 FEATURES = {
     "more channels than positions": feature_maps(2, 40, 2, 4),
@@ -83,6 +84,29 @@ def test_maps_of_real_features():
 def test_maps_above_64_positions():
     for method, shape in (("eigencam", (1, 70, 11, 6)), ("multivec_eigencam", (1, 65, 9, 8))):
         check(feature_maps(*shape), method, None, ("auto",), center=True, combine="signed", sign="u")
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (33, 9), (70, 20)], ids=str)
+def test_signs_of_ties_are_those_of_the_first_entry(shape):
+    """Small integers: products are exact, and most columns have several entries of largest magnitude."""
+    draw = generator()
+    x = torch.randint(-1, 2, (2, *shape), generator=draw).double()
+    vectors = torch.randint(-1, 2, (2, shape[1], 18), generator=draw).double()
+    for shift in (None, torch.randint(-1, 2, (2, 1, 18), generator=draw).double()):
+        exact = x @ vectors - (0 if shift is None else shift)
+        assert (exact.amax(1) == -exact.amin(1)).any()
+        index = exact.abs().argmax(1, keepdim=True)
+        assert extremes(x, vectors, shift).equal(exact.gather(1, index)[:, 0])
+
+
+@pytest.mark.parametrize("sign", ["absmax", "u", "v"])
+def test_signs_of_single_maps_with_ties(sign):
+    """Two positions, centred: a map and its opposite; every channel is there with either sign."""
+    half = torch.randint(-9, 10, (2, 10, 1, 2), generator=generator()).double()
+    half[..., 1] = -half[..., 0]
+    x = torch.cat([half, -half], 1)
+    for features in (x, x.flip(1), x.flip(3)):
+        check(features, "eigencam", None, ("float64",), center=True, combine="signed", sign=sign)
 
 
 def test_float32_passes_are_repeated_where_they_do_not_do(monkeypatch):
