@@ -59,9 +59,9 @@ struct Extremes {
             double x = entry[j], row = static_cast<double>(place[j] / 4) * kTile + in_tile;
             for (int step = 4; step < 32; step *= 2) {
                 const double other = __shfl_xor_sync(kAllLanes, x, step), at = __shfl_xor_sync(kAllLanes, row, step);
-                const bool later = leads(other, at, x, row);
-                x = later ? other : x;
-                row = later ? at : row;
+                const bool other_leads = leads(other, at, x, row);
+                x = other_leads ? other : x;
+                row = other_leads ? at : row;
             }
             const int column = warp % 2 * 32 + j / 2 * 8 + lane % 4 * 2 + j % 2;
             if (lane / 4 == 0) {
