@@ -31,13 +31,19 @@ struct Item {
     template <bool TURNED>
     __device__ __noinline__ void product(const double* from, int64_t outer, int64_t size, int64_t inner,
                                          const double* a, int64_t r, double* out) const {
-        each(outer * r * inner, [&](int64_t i) {
-            const int64_t in = i % inner, k = i / inner % r, o = i / inner / r;
+        // 32 bits: a division of 64 costs more than the sum that it is for.
+        const unsigned ranks = static_cast<unsigned>(r), rest = static_cast<unsigned>(inner);
+        const unsigned count = static_cast<unsigned>(outer) * ranks * rest;
+        for (unsigned i = static_cast<unsigned>(block.rank()); i < count; i += static_cast<unsigned>(block.size())) {
+            const unsigned row = i / rest, in = i - row * rest, o = row / ranks, k = row - o * ranks;
+            const double* x = from + o * size * inner + in;
+            const double* y = TURNED ? a + k * size : a + k;
             double sum = 0;
-            for (int64_t j = 0; j < size; ++j)
-                sum += from[(o * size + j) * inner + in] * (TURNED ? a[k * size + j] : a[j * r + k]);
+#pragma unroll 4
+            for (int64_t j = 0; j < size; ++j, x += inner, y += TURNED ? 1 : r) sum += *x * *y;
             out[i] = sum;
-        });
+        }
+        block.sync();
     }
     // Every mode but `big` and `except` of from [lead, I.. (R.. where done), tail] times its factor; returns where.
     template <bool TURNED>
@@ -135,24 +141,13 @@ struct Item {
             [&](int i, int j) { return g[i * size + j]; }, [&](int j, double lambda) { at.lambda[j] = lambda; },
             [&](int i, int j, double entry) { out[i * columns + j] = entry; });
     }
-    // The Gram matrix of a [rows, size] into at.entries, [rows, rows]; row(i, k)
-    template <class Row>
-    __device__ void gram_of_rows(int64_t rows, int64_t depth, Row row) const {
-        each(rows * rows, [&](int64_t at_entry) {
-            const int64_t i = at_entry / rows, j = at_entry % rows;
-            double sum = 0;
-            for (int64_t k = 0; k < depth; ++k) sum += row(i, k) * row(j, k);
-            at.entries[at_entry] = sum;
-        });
-    }
-
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
     __device__ void start(int m) const {
         const int64_t size = plan.shape[m], r = plan.rank[m];
         if (m == plan.big) {
             const int64_t s = plan.others_size(m);
             leading(s, r, gram, at.weights);
-            respond();
+            respond(gram, s, at.weights);
             return;
         }
         if (plan.big >= 0) {  // a partial trace of G
@@ -231,57 +226,84 @@ struct Item {
     // ---- updates ----
     __device__ void update(int m) const { m == plan.big ? update_big() : update_small(m); }
 
-    // M = P^T G P, P the Kronecker product of the other factors; weights = P V / sigma, T = G weights.
+    // M = P^T G P, P the Kronecker product of the other factors; weights = P V / sigma, T = G P V / sigma.
     __device__ void update_big() const {
         const int64_t s = plan.others_size(plan.big), rho = plan.others_rank(plan.big), r = plan.rank[plan.big];
         const double* gp = project<false>(gram, s, 1, -1);  // [S, rho]
         each(s * rho, [&](int64_t i) { at.work[i] = gp[i]; });
         const double* m = project<false>(at.work, 1, rho, -1);  // [rho, rho]
         leading(rho, r, m, at.vectors);
+        respond(at.work, rho, at.vectors);
         const double* pv = project<true>(at.vectors, 1, r, -1);  // [S, R]
         each(s * r, [&](int64_t i) { at.weights[i] = pv[i]; });
-        respond();
     }
-    __device__ __noinline__ void respond() const {
+    // The eigenvectors v [depth, R] over sigma, and T = g v for g [S, depth].
+    __device__ __noinline__ void respond(const double* g, int64_t depth, double* v) const {
         const int64_t s = plan.others_size(plan.big), r = plan.rank[plan.big];
-        product<false>(gram, s, s, 1, at.weights, r, at.responses);
-        each(s * r, [&](int64_t i) {
+        each(depth * r, [&](int64_t i) {
             const double lambda = at.lambda[i % r];
-            const double inverse = lambda > 1e-15 * static_cast<double>(s) * at.lambda[0] ? 1 / sqrt(lambda) : 0;
-            at.weights[i] *= inverse;
-            at.responses[i] *= inverse;
+            v[i] *= lambda > 1e-15 * static_cast<double>(s) * at.lambda[0] ? 1 / sqrt(lambda) : 0;
         });
+        product<false>(g, s, depth, 1, v, r, at.responses);
         each(r, [&](int64_t k) { at.lambda_big[k] = at.lambda[k]; });
     }
-    // Leading left vectors of Y_(m), Y [outer, I_m, inner] the projection on every other factor.
+    // Y [outer, size, inner], the projection on every other factor of the mode in the middle.
+    struct Projection {
+        const double* y;
+        int64_t outer, size, inner;
+        __device__ int64_t columns() const { return outer * inner; }
+        // Where column c of the unfolding starts; its entries are `inner` apart.
+        __device__ __forceinline__ const double* column(int64_t c) const {
+            return y + c / inner * size * inner + c % inner;
+        }
+    };
+    // Y_(m) Y_(m)^T, or Y_(m)^T Y_(m), into at.entries
+    __device__ __noinline__ void gram_of_rows(Projection p) const {
+        each(p.size * p.size, [&](int64_t entry) {
+            const double *row = p.y + entry / p.size * p.inner, *other = p.y + entry % p.size * p.inner;
+            double sum = 0;
+            for (int64_t o = 0; o < p.outer; ++o, row += p.size * p.inner, other += p.size * p.inner)
+                for (int64_t k = 0; k < p.inner; ++k) sum += row[k] * other[k];
+            at.entries[entry] = sum;
+        });
+    }
+    __device__ __noinline__ void gram_of_columns(Projection p) const {
+        each(p.columns() * p.columns(), [&](int64_t entry) {
+            const double *x = p.column(entry / p.columns()), *other = p.column(entry % p.columns());
+            double sum = 0;
+            for (int64_t i = 0; i < p.size; ++i) sum += x[i * p.inner] * other[i * p.inner];
+            at.entries[entry] = sum;
+        });
+    }
+    // Leading left vectors of Y_(m)
     __device__ void update_small(int m) const {
         const int64_t size = plan.shape[m], r = plan.rank[m];
-        int64_t outer = 1, inner = plan.big >= 0 ? plan.rank[plan.big] : 1;
+        Projection p{nullptr, 1, size, plan.big >= 0 ? plan.rank[plan.big] : 1};
         for (int i = 0; i < plan.order; ++i) {
-            if (i < m && i != plan.big) outer *= plan.rank[i];
-            if (i > m && i != plan.big) inner *= plan.rank[i];
+            if (i < m && i != plan.big) p.outer *= plan.rank[i];
+            if (i > m && i != plan.big) p.inner *= plan.rank[i];
         }
-        const double* y = plan.big >= 0 ? project<false>(at.responses, 1, plan.rank[plan.big], m) : project_x(m);
-        const int64_t columns = outer * inner;
-        const auto entry = [&](int64_t i, int64_t c) { return y[(c / inner * size + i) * inner + c % inner]; };
+        p.y = plan.big >= 0 ? project<false>(at.responses, 1, plan.rank[plan.big], m) : project_x(m);
         double* a = at.factor[m];
         if (plan.left_side(m)) {
-            gram_of_rows(size, columns, entry);
+            gram_of_rows(p);
             leading(size, r, at.entries, a);
             if (plan.sign_v)
-                sign_columns(a, size, r, columns, [&](int64_t k, int64_t c) {
+                sign_columns(a, size, r, p.columns(), [&](int64_t k, int64_t c) {
+                    const double* x = p.column(c);
                     double sum = 0;
-                    for (int64_t i = 0; i < size; ++i) sum += entry(i, c) * a[i * r + k];
+                    for (int64_t i = 0; i < size; ++i) sum += x[i * p.inner] * a[i * r + k];
                     return sum;
                 });
             return;
         }
-        gram_of_rows(columns, size, [&](int64_t c, int64_t i) { return entry(i, c); });
-        leading(columns, r, at.entries, at.vectors);
-        each(size * r, [&](int64_t at_entry) {
+        gram_of_columns(p);
+        leading(p.columns(), r, at.entries, at.vectors);
+        each(size * r, [&](int64_t entry) {
             double sum = 0;
-            for (int64_t c = 0; c < columns; ++c) sum += entry(at_entry / r, c) * at.vectors[c * r + at_entry % r];
-            a[at_entry] = sum;
+            for (int64_t c = 0; c < p.columns(); ++c)
+                sum += p.column(c)[entry / r * p.inner] * at.vectors[c * r + entry % r];
+            a[entry] = sum;
         });
         orthonormalize(a, size, r, at.lambda);
         if (!plan.sign_v) sign_columns(a, size, r, size, [&](int64_t k, int64_t i) { return a[i * r + k]; });
@@ -494,6 +516,8 @@ int64_t hooi_workspace(const HooiPlan& plan) {
 void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiOutput& out, void* workspace,
           int64_t bytes, void* stream) {
     require_workspace(bytes, x.batch * hooi_workspace(plan));
+    if (plan.elements() > 0x7fffffff)
+        throw std::invalid_argument("hooi: an item must have at most 2147483647 elements");
     const bool on_chip = fits(plan);
     launch("hooi_kernel", hooi_kernel, x.batch, kTileThreads,
            kFixedBytes + (on_chip ? HooiMemory::small_bytes(plan) : 0), stream, x, plan, gram, out,
