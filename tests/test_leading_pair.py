@@ -49,7 +49,7 @@ def offset(channels: int, h: int, w: int) -> Tensor:
     return 100 + randn(1, channels, h, w).float() + 3 * torch.linspace(-1, 1, w)
 
 
-SHAPES = [(130, 7, 7), (20, 7, 7), (300, 14, 14), (64, 17, 18), (50, 2, 3)]
+SHAPES = [(130, 7, 7), (20, 7, 7), (300, 14, 14), (64, 17, 18), (48, 40, 40), (50, 2, 3)]
 CASES = {
     **{f"gap {d}": lambda *shape, d=d: gap(d, *shape) for d in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)},
     **{f"opposite {s}": lambda *shape, s=s: opposite(s, *shape) for s in (0.0, 0.5, 0.99, 0.9999)},
