@@ -147,6 +147,17 @@ def test_helpers_start_on_other_cpus_and_the_caller_stays_free():
     assert os.sched_getaffinity(0) == before
 
 
+def test_short_calls_leave_the_caller_where_it_may_run(cpu):
+    """A helper may end before it is placed."""
+    if sys.platform != "linux":
+        pytest.skip("threads are placed on Linux only")
+    torch.set_num_threads(2)
+    before, gram = os.sched_getaffinity(0), torch.eye(3).repeat(2, 1, 1)
+    for _ in range(5000):
+        cpu.truncated_svd(gram, 1)
+    assert os.sched_getaffinity(0) == before
+
+
 FORK = """
 import os, signal, sys
 import torch, tsm_fast

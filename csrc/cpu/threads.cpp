@@ -134,6 +134,8 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
     try {
         const OtherCpus others;
         for (int64_t i = 1; i < wanted; ++i) {
+            // Held, so that the helper cannot have ended: to place a thread that has would place the caller.
+            std::lock_guard<std::mutex> hold(call->mutex);
             std::thread helper([call, &work] {
                 if (!call->join()) return;  // `work` is gone
                 work();
