@@ -229,6 +229,19 @@ def test_the_order_of_channels_does_not_matter(backend, method, rank, options):
     assert (compute(x[:, order]) - compute(x)).abs().max() <= 2 * MAP_ERROR[method]
 
 
+@pytest.mark.parametrize("precision", ["auto", "float64"])
+@pytest.mark.parametrize("sign", ["absmax", "u", "v"])
+def test_of_entries_that_tie_the_first_decides(backend, sign, precision):
+    """Two positions, centred: a map and its opposite; every channel is there with either sign."""
+    half = (randn(3, 20, 1, 1) * torch.tensor([1.0, -1.0])).mul(8).round()
+    x = torch.cat([half, -half], 1)
+    for features in (x, x.flip(1), x.flip(3)):
+        maps = tsm_fast.eigencam(features, sign=sign, precision=precision, backend=backend.name)
+        largest = features[:, :, 0, 0].abs().argmax(1)
+        exact = features[range(3), largest, 0] if sign == "u" else torch.tensor([1.0, -1.0]).expand(3, 2)
+        assert (maps[:, 0] - (exact > 0).to(maps)).abs().max() <= 1e-6
+
+
 @pytest.mark.parametrize(
     ("method", "rank", "options"), [case for case in METHODS if case.values[1] is None], ids=lambda v: str(v)
 )

@@ -2,11 +2,17 @@
 // positions, where F^T u_i = sigma_i v_i gives the maps without another pass and only the sign of u_i needs one,
 // or channels, where the combination of the u_i is projected in one pass.
 
-static inline double largest_entry(const double* x, int64_t n) {
-    double most = 0, entry = 0;
+// Magnitudes this close are the same one but for rounding.
+template <class T>
+constexpr double kTie = sizeof(T) == 4 ? 1e-6 : 1e-13;
+
+// The entry of largest magnitude, the first one on a tie.
+static inline double largest_entry(const double* x, int64_t n, int64_t step = 1) {
+    double most = 0;
+    for (int64_t i = 0; i < n; ++i) most = __builtin_fabs(x[i * step]) > most ? __builtin_fabs(x[i * step]) : most;
     for (int64_t i = 0; i < n; ++i)
-        if (__builtin_fabs(x[i]) > most) most = __builtin_fabs(entry = x[i]);
-    return entry;
+        if (__builtin_fabs(x[i * step]) >= (1 - kTie<double>)*most) return x[i * step];
+    return most;  // NaN alone, or nothing
 }
 
 template <class T>
@@ -232,6 +238,21 @@ struct SaliencyGroup {
             low[j] = static_cast<double>(least[j]);
         }
     }
+    // Of the products of the rows of `f` with b, whose largest and smallest are `high` and `low`: the sign of the one
+    // of largest magnitude, the first one on a tie. b: [f.n], ldb apart
+    double sign_of_largest(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, double high, double low,
+                           Arena scratch) const {
+        const double most = high > -low ? high : -low;
+        if (most == 0 || __builtin_fabs(high + low) > kTie<T> * most) return high + low < 0 ? -1 : 1;
+        T* column = scratch.take<T>(f.n);
+        for (int64_t i = 0; i < f.n; ++i) column[i] = static_cast<T>(b[i * ldb]);
+        double sign = 0;
+        multiply(f, how, column, 1, scratch, [&](int64_t, const T* w) {
+            const double x = static_cast<double>(w[0]);
+            if (sign == 0 && __builtin_fabs(x) >= (1 - kTie<T>)*most) sign = x < 0 ? -1 : 1;
+        });
+        return sign < 0 ? -1 : 1;
+    }
     template <int MR, int NR>
     static inline void extreme_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, Ahead ahead,
                                     T* most, T* least) {
@@ -307,7 +328,7 @@ struct SaliencyGroup {
             for (int64_t i = 0; i < s; ++i) v[i] = largest > 0 ? map[i] / largest : 0;
             double high, low;
             extremes(channels(k), adjust_channels(k), v, 1, 1, &high, &low, scratch);
-            return high + low;
+            return sign_of_largest(channels(k), adjust_channels(k), v, 1, high, low, scratch);
         }
         // The response of the uncentred features to u_1 ~ F v_1, v_1 ~ map, summed over the positions.
         T* b = scratch.take<T>(2 * s);
@@ -366,9 +387,10 @@ struct SaliencyGroup {
         double* high = scratch.take<double>(n);
         double* low = scratch.take<double>(n);
         const bool pass = by_position == (plan.sign == Sign::u);
+        const Fibres rows = by_position ? channels(k) : positions(k);
+        const Adjust how = by_position ? adjust_channels(k) : adjust(k);
         if (pass) {
-            extremes(by_position ? channels(k) : positions(k), by_position ? adjust_channels(k) : adjust(k), vectors[k],
-                     n, columns, high, low, scratch);
+            extremes(rows, how, vectors[k], n, columns, high, low, scratch);
         } else {  // the vectors themselves, which the solver signed
             for (int64_t j = 0; j < n; ++j) high[j] = low[j] = 0;
             for (int64_t i = 0; i < n; ++i)
@@ -382,7 +404,9 @@ struct SaliencyGroup {
         for (int64_t j = 0; j < n; ++j) trace += lambda[j];
         bool sure = true;
         for (int64_t j = 0; j < columns; ++j) {
-            if (high[j] + low[j] < 0) weights[j] = -weights[j];
+            const double* v = vectors[k] + j;
+            weights[j] *= pass ? sign_of_largest(rows, how, v, n, high[j], low[j], scratch)
+                               : (largest_entry(v, n, n) < 0 ? -1 : 1);
             if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) continue;
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
