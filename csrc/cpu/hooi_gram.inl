@@ -170,13 +170,19 @@ struct GramSweeps {
             if (items[k].active) visit(items[k], parts[k / L], k % L);
     }
     // The items' Gram matrices, null where there is nothing to decompose: such a lane solves the identity.
-    void take(const double* const* grams) {
-        for (int part = 0; part < n_parts; ++part)
+    void take(const double* const* grams, const double* any) {
+        for (int part = 0; part < n_parts; ++part) {
+            const double* from[L];
+            for (int lane = 0; lane < L; ++lane) {
+                const int k = part * L + lane;
+                from[lane] = k < count ? grams[k] : nullptr;
+            }
+            V* to = parts[part].gram;
             for (int64_t i = 0; i < s * s; ++i)
-                for (int lane = 0; lane < L; ++lane) {
-                    const int k = part * L + lane;
-                    at(parts[part].gram, i, lane) = k < count && grams[k] ? grams[k][i] : i / s == i % s;
-                }
+                for (int lane = 0; lane < L; ++lane) at(to, i, lane) = (from[lane] ? from[lane] : any)[i];
+            for (int lane = 0; lane < L; ++lane)
+                for (int64_t i = 0; !from[lane] && i < s * s; ++i) at(to, i, lane) = i / s == i % s;
+        }
     }
     // What an item has come to.
     void keep(HooiItem& item, const GramItems<V>& own, int lane) const {
@@ -379,9 +385,9 @@ struct GramSweeps {
 
     template <class Point>
     void run(const double* const* grams, Point point) {
-        take(grams);
         int active = 0;
-        each_active([&](HooiItem&, GramItems<V>&, int) { ++active; });
+        for (int k = 0; k < count; ++k)
+            if (items[k].active && ++active == 1) take(grams, grams[k]);
         for (int m = 0; m < plan.order && active > 0; ++m)
             if (!(m == plan.big && m == 0)) start(m, point);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {

@@ -151,9 +151,13 @@ struct StripEigen {
             int s = 0;
             for (; s + 2 <= used; s += 2) reflect<V, T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, n);
             for (; s < used; ++s) reflect<V, T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, n);
-            for (int i = 0; i < n; ++i)
-                for (int j = 0; j < rank; ++j)
+            for (int i = 0; i < n; ++i) {
+                int j = 0;
+                if constexpr (sizeof(T) == 8)
+                    for (; j + L <= rank; j += L) store(out + int64_t{i} * rank + j, z[int64_t{j} / L * n + i]);
+                for (; j < rank; ++j)
                     out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
+            }
             return;
         }
         by_ql(lane);
@@ -255,6 +259,25 @@ static inline double power_below(double largest) {
     return __builtin_ldexp(1.0, -exponent);
 }
 
+// The largest magnitude of n numbers; NaN or Inf where there is one.
+static double largest_of(const double* x, int64_t n) {
+    constexpr int L = kLanes<double>;
+    Vec<double> most{}, odd{};
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        const Vec<double> at = load(x + i);
+        most = vmax<double>(vabs<double>(at), most);
+        odd += at * 0.0;  // NaN where it is not finite
+    }
+    double largest = 0, sum = sum_lanes<double>(odd);
+    for (int l = 0; l < L; ++l) largest = most[l] > largest ? most[l] : largest;
+    for (; i < n; ++i) {
+        sum += x[i] * 0;
+        largest = __builtin_fabs(x[i]) > largest ? __builtin_fabs(x[i]) : largest;
+    }
+    return sum == 0 ? largest : __builtin_nan("");
+}
+
 // How many matrices of size n are solved together, and the workspace for that.
 template <class T>
 static int eigh_group(int64_t n) {
@@ -287,12 +310,8 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     double power[L];
     bool finite[L], zero[L];
     for (int lane = 0; lane < count; ++lane) {
-        double largest = 0, sum = 0;
-        for (int64_t i = 0; i < int64_t{n} * n; ++i) {
-            sum += g[lane][i] * 0;
-            largest = __builtin_fabs(g[lane][i]) > largest ? __builtin_fabs(g[lane][i]) : largest;
-        }
-        finite[lane] = sum == 0;
+        const double largest = largest_of(g[lane], int64_t{n} * n);
+        finite[lane] = largest <= 1.7976931348623157e308;
         zero[lane] = finite[lane] && largest == 0;
         power[lane] = finite[lane] && !zero[lane] ? power_below(largest) : 1;
     }
@@ -331,8 +350,11 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     double* signs = arena.take<double>(2 * n);
     for (int lane = 0; lane < count; ++lane) {
         T* a = solver.matrix(lane);
+        const bool solved = finite[lane] && !zero[lane];
         for (int i = 0; i < n; ++i) {
-            for (int j = 0; j < n; ++j) a[i * solver.ld + j] = element(lane, i, j);
+            const double* row = g[lane] + int64_t{i} * n;
+            for (int j = 0; j < n; ++j)
+                a[i * solver.ld + j] = solved ? static_cast<T>(row[j] * power[lane]) : element(lane, i, j);
             for (int64_t j = n; j < solver.ld; ++j) a[i * solver.ld + j] = 0;
         }
     }
