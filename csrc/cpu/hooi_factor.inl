@@ -44,45 +44,43 @@ struct ColumnFacts {
     }
 };
 
-// out = a with column k times factor[k]
+// Column k of a times factor[k]
 template <class P>
-static void scale_columns(const P* a, int64_t rows, int64_t rank, const double* factor, P* out) {
+static void scale_columns(P* a, int64_t rows, int64_t rank, const double* factor) {
     constexpr int L = kLanes<P>;
     for (int64_t k = 0; k < rank; k += L) {
         const int64_t width = rank - k < L ? rank - k : L;
         Vec<P> times{};
         for (int64_t l = 0; l < width; ++l) times[l] = static_cast<P>(factor[k + l]);
         for (int64_t i = 0; i < rows; ++i) {
-            const P* from = a + i * rank + k;
-            P* to = out + i * rank + k;
+            P* at = a + i * rank + k;
             if (width == L)
-                store(to, load(from) * times);
+                store(at, load(at) * times);
             else
-                store_first(to, load_first(from, width) * times, width);
+                store_first(at, load_first(at, width) * times, width);
         }
     }
 }
 
-// out = the columns of a, some of which have lost their angles, orthonormal and signed.
+// Columns some of which have lost their angles become orthonormal and signed.
 template <class P>
-static void mend(const P* a, int64_t rows, int64_t rank, bool keep_signs, double* sign, P* out, Arena scratch) {
+static void mend(P* a, int64_t rows, int64_t rank, bool keep_signs, double* sign, Arena scratch) {
     double* wide = scratch.take<double>(rows * rank);
     double* spare = scratch.take<double>(rank);
     for (int64_t i = 0; i < rows * rank; ++i) wide[i] = static_cast<double>(a[i]);
     orthonormalize(wide, rows, rank, spare);
     largest_entries(wide, rows, rank, sign, spare);
     for (int64_t k = 0; k < rank; ++k) sign[k] = !keep_signs && sign[k] < 0 ? -1 : 1;
-    for (int64_t i = 0; i < rows * rank; ++i) out[i] = static_cast<P>(wide[i] * sign[i % rank]);
+    for (int64_t i = 0; i < rows * rank; ++i) a[i] = static_cast<P>(wide[i] * sign[i % rank]);
 }
 
 // A_big signed, and T and the core from it where asked for.
 template <class P>
 void HooiGroup<P>::explicit_factor(HooiItem& item) {
     const int64_t rows = plan.shape[plan.big], r = plan.rank[plan.big];
-    P* out = static_cast<P*>(item.big_factor);
+    P* a = static_cast<P*>(item.big_factor);
     Arena scratch = arena;
     const Tensor matrix = unfolding(item, scratch);
-    P* a = scratch.take<P>(rows * r);  // the same place for every item, so it stays in the cache
     double* sign = scratch.take<double>(r);
     ColumnFacts<P> facts(r, scratch);
     multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch,
@@ -93,14 +91,14 @@ void HooiGroup<P>::explicit_factor(HooiItem& item) {
             sign[k] = plan.sign_v ? 1 : facts.sign(a, rows, r, k);
             factor[k] = sign[k] / __builtin_sqrt(facts.squares[k]);
         }
-        scale_columns(a, rows, r, factor, out);
+        scale_columns(a, rows, r, factor);
     } else {
-        mend(a, rows, r, plan.sign_v, sign, out, scratch);
+        mend(a, rows, r, plan.sign_v, sign, scratch);
     }
     // The right vector of the projected unfolding was signed when it was found.
     if (!plan.sign_v) sign_by_factor(item, sign);
     if (!plan.refine) return;
-    multiply_columns<P>(matrix, item.scale, out, r, item.responses, scratch);
+    multiply_columns<P>(matrix, item.scale, a, r, item.responses, scratch);
     double* spare[2];
     for (auto& buffer : spare) buffer = scratch.take<double>(plan.others_size(plan.big) * r);
     contract_responses<double>(plan, item.responses, item.factor, spare, item.core);
