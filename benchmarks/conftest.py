@@ -50,11 +50,10 @@ def quick(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def compare(benchmark: Any, quick: bool) -> Callable[..., dict]:
-    """Times ours and the peers in turn, round by round, so that drift of the machine hits all of them. Every turn begins
-    with a pause and a call that is not timed.
+    """Times ours and the peers in turn, round by round, so that drift of the machine hits all of them.
 
-    Stores milliseconds per item (20 %, 50 % and 80 % quantiles) of everyone, and the quantiles of the ratios
-    peer / ours taken round by round.
+    Every turn begins with a pause and a call that is not timed. Stores milliseconds per item (20 %, 50 % and 80 %
+    quantiles) of everyone, and the quantiles of the ratios peer / ours taken round by round.
     """
 
     def run(
