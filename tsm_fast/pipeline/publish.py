@@ -86,8 +86,8 @@ def publish_json(path: Path, value: Any, *, replace: bool = True) -> None:
 def check_writable(folder: Path) -> None:
     """OSError where no file can be made in a folder."""
     temporary, file = _open_temporary(folder / "check")
-    file.close()
-    os.unlink(temporary)
+    with file:  # locked until it is gone: another process would clean it away
+        os.unlink(temporary)
 
 
 def sync_folder(folder: Path) -> None:
