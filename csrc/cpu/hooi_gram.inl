@@ -1,6 +1,5 @@
 // HOOI where one mode (`big`) is larger than the product of the others, from the Gram matrix G of the others: T =
-// X_(big)^T A_big stands in for X (method.md, "The Gram shortcut"). V holds a double of several items, one a lane, or
-// is double. An item that stops is taken out; what its lane computes after that is not looked at.
+// X_(big)^T A_big stands in for X (method.md, "The Gram shortcut").
 
 static int64_t largest_problem(const HooiPlan& p) {
     int64_t n = 1;
@@ -53,6 +52,19 @@ static void end_sweep(HooiItem& item, int sweep, double core_norm2, double tol) 
     item.active = !item.converged;
 }
 
+// Sizes, ranks and factors of all modes but the big one; returns their number.
+template <class V>
+static int other_modes(const HooiPlan& plan, const V* const* factor, int64_t* shape, int64_t* rank, const V** factors) {
+    int n = 0;
+    for (int i = 0; i < plan.order; ++i) {
+        if (i == plan.big) continue;
+        shape[n] = plan.shape[i];
+        rank[n] = plan.rank[i];
+        factors[n++] = factor[i];
+    }
+    return n;
+}
+
 // core = T times the factors of the other modes. spare: two buffers of [S, R_big]
 template <class V>
 static void contract_responses(const HooiPlan& plan, const V* responses, const V* const* factor, V* const* spare,
@@ -60,14 +72,9 @@ static void contract_responses(const HooiPlan& plan, const V* responses, const V
     int64_t shape[kMaxOrder], rank[kMaxOrder], outer = 1, inner = 1;
     const V* factors[kMaxOrder];
     const int64_t r = plan.rank[plan.big];
-    int n = 0;
-    for (int i = 0; i < plan.order; ++i) {
-        if (i == plan.big) continue;
-        (i < plan.big ? outer : inner) *= plan.rank[i];
-        shape[n] = plan.shape[i];
-        rank[n] = plan.rank[i];
-        factors[n++] = factor[i];
-    }
+    const int n = other_modes(plan, factor, shape, rank, factors);
+    for (int i = 0; i < plan.order; ++i)
+        if (i != plan.big) (i < plan.big ? outer : inner) *= plan.rank[i];
     shape[n] = rank[n] = r;
     factors[n] = nullptr;
     const V* y = multi_mode_product<V>(responses, n + 1, shape, factors, rank, spare);
@@ -118,8 +125,7 @@ struct GramSweeps {
         for (int m = 0; m < p.order; ++m) sizes += m == p.big ? 0 : p.shape[m] * p.rank[m];
         const int64_t of_part = s * (s + p.others_rank(p.big) + 2 * p.rank[p.big]) + product_of(p.rank, p.order) +
                                 sizes + unfolded_size(p) + 2 * n * n + n + (9 + kMaxOrder) * 8;
-        const int64_t apart = L > 1 && n > kLockstep ? count * (n * (2 * n + 1) + 24) : 0;
-        return (parts * of_part + sizes + 2 * spare_size(p) + 24) * L * 8 + apart * 8;
+        return (parts * of_part + sizes + 2 * spare_size(p) + 24) * L * 8;
     }
 
     GramSweeps(const HooiPlan& p, HooiItem* its, int n, Arena from)
@@ -195,13 +201,10 @@ struct GramSweeps {
 
     // ---- the eigenproblems in `matrix` ----
     void solve(int64_t n, int64_t rank) {
-        if constexpr (L > 1) {
-            if (n <= kLockstep) {
-                for (int i = 0; i < n_parts; ++i) solve_in_lanes(parts[i], static_cast<int>(n), static_cast<int>(rank));
-                return;
-            }
-        }
-        solve_one_by_one(static_cast<int>(n), static_cast<int>(rank));
+        if constexpr (L > 1)  // n <= kLockstep, see in_lanes
+            for (int i = 0; i < n_parts; ++i) solve_in_lanes(parts[i], static_cast<int>(n), static_cast<int>(rank));
+        else
+            solve_one_by_one(static_cast<int>(n), static_cast<int>(rank));
     }
     void solve_in_lanes(const GramItems<V>& own, int n, int rank) {
         Arena scratch = arena;
@@ -221,32 +224,18 @@ struct GramSweeps {
         for (int j = 0; j < rank; ++j) own.values[j] = largest > 0 ? own.values[j] / power : V{};
     }
     void solve_one_by_one(int n, int rank) {
-        Arena scratch = arena;
         const double* g[kMost];
         double *value[kMost], *vector[kMost];
-        const int64_t entries = int64_t{n} * n, of_vectors = int64_t{n} * rank;
         int open = 0;
-        each_active([&](HooiItem&, GramItems<V>& own, int lane) {
-            double* matrix = L > 1 ? scratch.take<double>(entries) : &at(own.matrix, 0, 0);
-            value[open] = L > 1 ? scratch.take<double>(n) : &at(own.values, 0, 0);
-            vector[open] = L > 1 ? scratch.take<double>(of_vectors) : &at(own.vectors, 0, 0);
-            if (L > 1) get(own.matrix, entries, lane, matrix);
-            g[open++] = matrix;
+        each_active([&](HooiItem&, GramItems<V>& own, int) {
+            g[open] = own.matrix;
+            value[open] = own.values;
+            vector[open++] = own.vectors;
         });
         const int group = eigh_group<double>(n);
         for (int first = 0; first < open; first += group)
             eigh_items<double>(g + first, open - first < group ? open - first : group, n, rank, value + first,
-                               vector + first, scratch);
-        if (L == 1) return;
-        for (int i = 0; i < n_parts; ++i) {  // lanes without an item
-            for (int64_t j = 0; j < of_vectors; ++j) parts[i].vectors[j] = V{};
-            for (int j = 0; j < rank; ++j) parts[i].values[j] = V{};
-        }
-        open = 0;
-        each_active([&](HooiItem&, GramItems<V>& own, int lane) {
-            put(value[open], rank, lane, own.values);
-            put(vector[open++], of_vectors, lane, own.vectors);
-        });
+                               vector + first, arena);
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
@@ -291,21 +280,11 @@ struct GramSweeps {
         for (int i = 0; i < n_parts; ++i) m == plan.big ? big_factor(parts[i]) : small_factor(parts[i], m);
         if (m != plan.big && !plan.left_side(m)) orthonormal_factors(m);
     }
-    int others(const GramItems<V>& own, int64_t* shape, int64_t* rank, const V** factors) const {
-        int n = 0;
-        for (int i = 0; i < plan.order; ++i) {
-            if (i == plan.big) continue;
-            shape[n] = plan.shape[i];
-            rank[n] = plan.rank[i];
-            factors[n++] = own.factor[i];
-        }
-        return n;
-    }
     // M = P^T G P
     void big_matrix(const GramItems<V>& own) const {
         int64_t shape[kMaxOrder + 1], rank[kMaxOrder + 1];
         const V* factors[kMaxOrder + 1];
-        const int n = others(own, shape + 1, rank + 1, factors + 1);
+        const int n = other_modes(plan, own.factor, shape + 1, rank + 1, factors + 1);
         shape[0] = rank[0] = s;
         factors[0] = nullptr;
         copy(multi_mode_product<V>(own.gram, n + 1, shape, factors, rank, spare), s * rho, own.projected);
@@ -319,7 +298,7 @@ struct GramSweeps {
         respond(own, own.projected, rho);
         int64_t shape[kMaxOrder], rank[kMaxOrder];
         const V* factors[kMaxOrder];
-        const int n = others(own, shape, rank, factors);
+        const int n = other_modes(plan, own.factor, shape, rank, factors);
         V* t = turned;
         for (int i = 0; i < n; ++i) {  // A_m^T takes R_m back to I_m
             for (int64_t a = 0; a < shape[i]; ++a)
@@ -348,7 +327,7 @@ struct GramSweeps {
     void small_matrix(const GramItems<V>& own, int m) const {
         int64_t shape[kMaxOrder], rank[kMaxOrder], outer = 1, inner = r;
         const V* factors[kMaxOrder];
-        const int n = others(own, shape, rank, factors);
+        const int n = other_modes(plan, own.factor, shape, rank, factors);
         const int place = m - (plan.big < m);
         for (int i = 0; i < n; ++i) (i < place ? outer : inner) *= i == place ? 1 : rank[i];
         rank[place] = plan.shape[m];

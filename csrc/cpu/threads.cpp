@@ -9,7 +9,6 @@
 #include <mutex>
 #include <new>
 #include <thread>
-#include <vector>
 
 #if defined(__linux__)
 #include <pthread.h>

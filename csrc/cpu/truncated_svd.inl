@@ -259,7 +259,7 @@ static inline double power_below(double largest) {
     return __builtin_ldexp(1.0, -exponent);
 }
 
-// The largest magnitude of n numbers; NaN or Inf where there is one.
+// The largest magnitude of n numbers; NaN where one of them is NaN or Inf.
 static double largest_of(const double* x, int64_t n) {
     constexpr int L = kLanes<double>;
     Vec<double> most{}, odd{};
