@@ -38,22 +38,25 @@ inline int64_t gram_bytes(DType dtype, int64_t n) {
     return kGramWarps * 2 * chunk_bytes(dtype, n);
 }
 
-// A warp brings rows [first, first + chunk) of the item into `buffer`; rows beyond the last are zeros.
-__device__ inline void fetch_rows(const Rows& rows, const void* data, int64_t first, char* buffer) {
+// A group of threads brings rows [first, first + chunk) of the item into `buffer`; rows beyond the last are zeros.
+template <class Group>
+__device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, int chunk, char* buffer,
+                           const Group& group) {
     const Fibres& f = rows.fibres;
-    const int64_t width = element_bytes(f.dtype), chunk = chunk_rows(f.dtype);
-    const int lane = lane_of_thread();
+    const int64_t width = element_bytes(f.dtype);
+    const int rank = group.rank(), size = group.size();
     if (first < f.count) {
         const int64_t here = (f.count - first < chunk ? f.count - first : chunk) * f.n;  // elements
         if (rows.packed && here == chunk * f.n) {
             const char* from = static_cast<const char*>(data) + first * f.n * width;
-            for (int64_t at = int64_t{lane} * 16; at < here * width; at += 32 * 16) copy_async(buffer + at, from + at);
+            for (int64_t at = int64_t{rank} * 16; at < here * width; at += size * 16)
+                copy_async(buffer + at, from + at);
         } else {
-            const int n = static_cast<int>(f.n), all = static_cast<int>(chunk) * n;
+            const int n = static_cast<int>(f.n), all = chunk * n;
             const bool across = f.step != 1;  // neighbours in memory are in neighbouring rows
-            for (int i = lane; i < all; i += 32) {
-                const int row = across ? i % static_cast<int>(chunk) : i / n,
-                          column = across ? i / static_cast<int>(chunk) : i - row * n, at = row * n + column;
+            for (int i = rank; i < all; i += size) {
+                const int row = across ? i % chunk : i / n, column = across ? i / chunk : i - row * n,
+                          at = row * n + column;
                 const bool inside = at < here;
                 const int64_t offset = inside ? fibre_offset(f, first + row) + column * f.step : 0;
                 if (width == 4)
@@ -109,9 +112,9 @@ __device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], co
     const int64_t bytes = chunk_bytes(rows.fibres.dtype, n), stride = int64_t{kGramWarps} * chunk;
     char* own = staging + warp_of_thread() * 2 * bytes;
     int64_t first = int64_t{warp_of_thread()} * chunk;
-    fetch_rows(rows, data, first, own);
+    fetch_rows(rows, data, first, chunk, own, Warp{});
     for (int turn = 0; first < rows.fibres.count; first += stride, turn ^= 1) {
-        fetch_rows(rows, data, first + stride, own + (turn ^ 1) * bytes);
+        fetch_rows(rows, data, first + stride, chunk, own + (turn ^ 1) * bytes, Warp{});
         wait_for_all_but_newest();
         __syncwarp(kAllLanes);
         add_chunk<NT, In>(acc, own + turn * bytes, n, chunk, shifted, rows.fibres.dtype == DType::bf16);
@@ -169,10 +172,11 @@ __device__ void gram_of(const Rows& rows, const void* data, bool center, char* s
     __syncthreads();
 }
 
-inline bool is_packed(const TensorBatch& x, const Fibres& f) {
+// Whether rows can be copied as they are, chunks of `chunk` rows by 16 bytes.
+inline bool is_packed(const TensorBatch& x, const Fibres& f, int64_t chunk) {
     const int64_t width = size_of(f.dtype);
     return f.others == 1 && f.step == 1 && f.stride[0] == f.n && reinterpret_cast<uintptr_t>(f.data) % 16 == 0 &&
-           x.batch_stride * width % 16 == 0 && chunk_bytes(f.dtype, f.n) % 16 == 0;
+           x.batch_stride * width % 16 == 0 && chunk * f.n * width % 16 == 0;
 }
 
 // kernel<NT, In> for n and the dtype, by `Launch::run<NT, In>()`

@@ -36,6 +36,17 @@ inline int shared_limit() {
     return bytes;
 }
 
+// Of template arguments in names of kernels.
+inline const char* type_name(float) {
+    return "float";
+}
+inline const char* type_name(double) {
+    return "double";
+}
+inline const char* type_name(uint16_t) {
+    return "unsigned short";
+}
+
 // `name`: the kernel's, for errors.
 template <class... Parameters, class... Arguments>
 void launch(const std::string& name, void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared,
@@ -68,6 +79,15 @@ __device__ __forceinline__ char* shared_memory() {
     return memory;
 }
 #endif
+
+// The same address, known to lie in shared memory.
+template <class T>
+__device__ __forceinline__ T* in_shared(T* address) {
+#ifndef TSM_EMULATION
+    __builtin_assume(__isShared(address));
+#endif
+    return address;
+}
 
 // ---- groups of threads ----
 constexpr unsigned kAllLanes = 0xffffffffu;

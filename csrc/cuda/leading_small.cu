@@ -95,16 +95,6 @@ __global__ void __launch_bounds__(32 * kGramWarps, 2)
     }
 }
 
-const char* type_name(float) {
-    return "float";
-}
-const char* type_name(double) {
-    return "double";
-}
-const char* type_name(uint16_t) {
-    return "unsigned short";
-}
-
 struct Launch {
     const TensorBatch& x;
     Rows rows;
@@ -129,13 +119,15 @@ struct Launch {
 void mode_gram_small(const TensorBatch& x, int mode, bool center, const Output& out, const bool* skip, void* stream) {
     const Fibres f = fibres_of(x.first, mode);
     for_size_and_dtype(f.n, f.dtype,
-                       Launch{x, Rows{f, is_packed(x, f)}, center, out, skip, Output{}, nullptr, nullptr, stream});
+                       Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, out, skip, Output{}, nullptr,
+                              nullptr, stream});
 }
 
 void leading_small(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, void* stream) {
     const Fibres f = fibres_of(x.first, 1);
     for_size_and_dtype(f.n, f.dtype,
-                       Launch{x, Rows{f, is_packed(x, f)}, center, Output{}, nullptr, maps, settled, finite, stream});
+                       Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, Output{}, nullptr, maps,
+                              settled, finite, stream});
 }
 
 }  // namespace tsm::cuda

@@ -168,6 +168,41 @@ def test_pairs_that_are_not_proved_come_from_the_full_solver(cuda, shape):
     assert (result - expected).abs().max() <= DOUBLE_ERROR * expected.max()
 
 
+# Channels and positions: rows by 1, 2, 4, 8 or 16 warps, and in two reads; all, some or none kept in shared memory.
+LARGE = [(1, 70), (300, 90), (50, 225), (70, 600), (40, 900), (17, 3136), (9, 3600)]
+SHARED = [40 * 1024, 99 * 1024, 227 * 1024]
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_leading_pairs_of_long_rows(cuda, monkeypatch, poisoned, shape, dtype, center):
+    c, n = shape
+    x = (randn(2, c, 3) * torch.tensor([3.0, 1.0, 0.1]) @ randn(2, 3, n, seed=1)).to(dtype)
+    x[0].abs_()
+    exact = x.double() - (x.double().mean(2, keepdim=True) if center else 0)
+    _, values, vectors = torch.linalg.svd(exact, full_matrices=False)
+    expected = (values[:, 0, None] * vectors[:, 0]).abs()
+
+    def pairs(view: Tensor) -> Tensor:
+        maps = torch.empty(2, n, dtype=torch.float64)
+        settled, finite = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+        room = torch.empty(2 * cuda._cuda.leading_workspace(c, n), dtype=torch.uint8).fill_(255)
+        pointers = maps.data_ptr(), True, settled.data_ptr(), finite.data_ptr(), room.data_ptr(), len(room), 0
+        cuda._cuda.leading_large(cuda._array(view), center, *pointers)
+        assert settled.all()
+        assert finite.all()
+        return maps
+
+    for shared in SHARED:
+        monkeypatch.setenv("TSM_EMULATION_SHARED", str(shared))
+        monkeypatch.setenv("TSM_EMULATION_ORDER", "forward")
+        maps = pairs(x)
+        assert ((maps.abs() - expected).abs().amax(1) <= 1e-10 * expected.amax(1)).all()
+        monkeypatch.setenv("TSM_EMULATION_ORDER", "reverse")
+        assert pairs(x.mT.contiguous().mT).equal(maps)
+
+
 def test_matrices_go_where_they_fit(cuda):
     for n, precision, kernel in (
         (64, "float64", "svd_small_kernel<double>"),

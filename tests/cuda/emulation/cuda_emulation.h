@@ -3,10 +3,11 @@
 // results: barriers that not all threads reach, copies that come too late, in a build with AddressSanitizer accesses
 // outside shared or global memory, and in one with TSM_RACES races between threads (races.h).
 // TSM_EMULATION_ORDER=reverse lets threads take their turns the other way round: what depends on the order of threads
-// between two barriers then shows as a different result.
+// between two barriers then shows as a different result. TSM_EMULATION_SHARED is the shared memory that a block may have.
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -45,7 +46,8 @@ inline cudaError_t cudaGetDevice(int* device) {
     return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-    *value = 99 * 1024;  // the least of the supported architectures (8.6, 8.9, 12.0)
+    const char* bytes = std::getenv("TSM_EMULATION_SHARED");
+    *value = bytes ? std::atoi(bytes) : 99 * 1024;  // the least of the supported architectures (8.6, 8.9, 12.0)
     return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) {
