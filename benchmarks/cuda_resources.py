@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "kernel_resources.json"
 ARCHITECTURES = (80, 90, 120)
 
 # Kernels that multiply on the float64 matrix units.
-MATRIX = ("gram_kernel", "gram_tile_kernel", "contraction_kernel", "extremes_kernel", "project_absolute_kernel", "hooi")
+MATRIX = ("gram_kernel", "gram_tile_kernel", "contraction_kernel", "extremes", "project_absolute_kernel", "hooi")
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")

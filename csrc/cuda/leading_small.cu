@@ -35,7 +35,7 @@ __device__ void square(const double* from, double* to, double scale) {
 
 // Block b: item b. The Gram matrix itself goes to `gram`, or else the leading pair to `maps`.
 template <int NT, class In>
-__global__ void __launch_bounds__(32 * kGramWarps, 2)
+__global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
     gram_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, bool center, Output gram, const bool* skip,
                 Output maps, bool* settled, bool* finite) {
     constexpr int kWidth = kPitch<NT>;

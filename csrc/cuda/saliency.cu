@@ -1,113 +1,11 @@
-// Saliency maps from eigenpairs: signs by one pass over the features that keeps only extremes, and the combination.
+// Saliency maps from eigenpairs: the combination, and the sign of a single map.
+#include "cuda/features.cuh"
 #include "cuda/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-// Features of a batch, one item F [C, S].
-struct Features {
-    const void* data;
-    DType dtype;
-    int64_t channels, positions, channel_step, step, batch_stride;
-
-    __device__ Features item(int64_t b) const {
-        Features f = *this;
-        f.data = item_data(data, dtype, b * batch_stride);
-        return f;
-    }
-    __device__ __forceinline__ double at(int64_t c, int64_t p) const {
-        return read(data, dtype, c * channel_step + p * step);
-    }
-};
-Features features_of(const TensorBatch& x) {
-    const Tensor& t = x.first;
-    return {t.data, t.dtype, t.shape[0], t.shape[1], t.stride[0], t.stride[1], x.batch_stride};
-}
-
-// Whether an entry x in row i leads another one: the larger magnitude, the first row on ties.
-__device__ __forceinline__ bool leads(double x, double i, double other, double j) {
-    return fabs(x) > fabs(other) || (fabs(x) == fabs(other) && i < j);
-}
-
-// The leading entries of this thread's 8 columns of a tile, over all rows that it has seen.
-struct Extremes {
-    double entry[8];
-    int place[8];  // rows of this thread that came before
-    __device__ __forceinline__ void see(const Tile& tile, int before) {
-#pragma unroll
-        for (int s = 0; s < 4; ++s)
-#pragma unroll
-            for (int r = 0; r < 2; ++r)
-#pragma unroll
-                for (int q = 0; q < 4; ++q) {
-                    const double x = tile.c[r][s][q];
-                    const int j = 2 * s + q % 2;
-                    const bool larger = fabs(x) > fabs(entry[j]);
-                    entry[j] = larger ? x : entry[j];
-                    place[j] = larger ? before + 2 * r + q / 2 : place[j];
-                }
-    }
-    // shared: [2, 2, kTile]
-    __device__ __forceinline__ void write_to(double* shared, double* out, int columns) const {
-        const int lane = lane_of_thread(), warp = warp_of_thread(), thread = static_cast<int>(threadIdx.x);
-        double* rows = shared + 2 * kTile;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            const int in_tile = warp / 2 * 32 + (place[j] % 4) * 8 + lane / 4;
-            double x = entry[j], row = static_cast<double>(place[j] / 4) * kTile + in_tile;
-            for (int step = 4; step < 32; step *= 2) {
-                const double other = __shfl_xor_sync(kAllLanes, x, step), at = __shfl_xor_sync(kAllLanes, row, step);
-                const bool other_leads = leads(other, at, x, row);
-                x = other_leads ? other : x;
-                row = other_leads ? at : row;
-            }
-            const int column = warp % 2 * 32 + j / 2 * 8 + lane % 4 * 2 + j % 2;
-            if (lane / 4 == 0) {
-                shared[warp / 2 * kTile + column] = x;
-                rows[warp / 2 * kTile + column] = row;
-            }
-        }
-        __syncthreads();
-        if (thread < columns) {
-            const double *x = shared + thread, *row = rows + thread;
-            out[thread] = x[leads(x[kTile], row[kTile], x[0], row[0]) ? kTile : 0];
-        }
-    }
-};
-
-// Block (item, tile of columns): rows of F (F^T where TRANSPOSED) 64 at a time.
-template <bool TRANSPOSED>
-__global__ void __launch_bounds__(kTileThreads) extremes_kernel(Features features, bool center, const double* vectors,
-                                                                int n, int tiles, double* out, const bool* skip) {
-    const int64_t item = blockIdx.x / tiles;
-    const int first = static_cast<int>(blockIdx.x % tiles) * kTile;
-    if (skip && skip[item]) return;
-    const Features f = features.item(item);
-    const int64_t rows = TRANSPOSED ? f.positions : f.channels, depth = TRANSPOSED ? f.channels : f.positions;
-    const bool down = f.step != 1 && f.channel_step == 1;  // neighbours in memory lie in neighbouring channels
-    const double* v = vectors + item * depth * n;
-    double* shared = reinterpret_cast<double*>(shared_memory());
-    Extremes seen;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) seen.entry[j] = seen.place[j] = 0;
-    int before = 0;
-    for (int64_t row = 0; row < rows; row += kTile) {
-        Tile tile;
-        multiply_tile(
-            tile, depth, TRANSPOSED == down,
-            [&](int64_t k, int i) {
-                if (row + i >= rows) return 0.0;
-                if (TRANSPOSED) return f.at(k, row + i);
-                return f.at(row + i, k) - (center ? f.at(row + i, 0) : 0.0);
-            },
-            false, [&](int64_t k, int j) { return first + j < n ? v[k * n + first + j] : 0.0; }, shared);
-        seen.see(tile, before);
-        before += 4;
-    }
-    seen.write_to(shared, out + item * n + first, n - first < kTile ? n - first : kTile);
-}
 
 // The leading one of a block's numbers, of which every thread sees its own in order.
 struct Extreme {
@@ -266,15 +164,6 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 }  // namespace
-
-void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* out,
-              const bool* skip, void* stream) {
-    const Features f = features_of(x);
-    const int tiles = (n + kTile - 1) / kTile;
-    launch(transposed ? "extremes_kernel<true>" : "extremes_kernel<false>",
-           transposed ? extremes_kernel<true> : extremes_kernel<false>, x.batch * tiles, kTileThreads, kTileBytes,
-           stream, f, center, vectors, n, tiles, out, skip);
-}
 
 void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
     launch("finish_kernel", finish_kernel, x.batch, kThreads, 33 * 8, stream, features_of(x), center, sign, maps);

@@ -115,21 +115,30 @@ def test_a_proved_pair_needs_one_read(cuda):
     assert settled.all()
 
 
-@pytest.mark.parametrize("shape", [(5, 1), (64, 9), (65, 49), (200, 70)], ids=str)
+@pytest.mark.parametrize("columns", [None, 66])
+@pytest.mark.parametrize("shape", [(5, 1), (64, 9), (65, 49), (150, 64), (200, 70)], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_signs_of_ties_are_those_of_the_first_entry(cuda, monkeypatch, poisoned, shape, transposed):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_signs_of_ties_are_those_of_the_first_entry(cuda, monkeypatch, poisoned, shape, transposed, columns, dtype):
     """Small integers: products are exact, and most columns have several entries of largest magnitude."""
     draw = generator()
-    x = torch.randint(-1, 2, (2, *shape), generator=draw).double()
-    vectors = torch.randint(-1, 2, (2, shape[0 if transposed else 1], 66), generator=draw).double()
-    exact = (x.mT if transposed else x) @ vectors
+    x = torch.randint(-1, 2, (2, *shape), generator=draw).to(dtype)
+    size = shape[0 if transposed else 1]
+    columns = columns or size
+    vectors = torch.randint(-1, 2, (2, size, columns), generator=draw).double()
+    exact = (x.mT if transposed else x).double() @ vectors
     index = exact.abs().argmax(1, keepdim=True)
     assert (exact.amax(1) == -exact.amin(1)).any()
+    kernels(cuda)
     for order in ("forward", "reverse"):
         monkeypatch.setenv("TSM_EMULATION_ORDER", order)
-        found = torch.empty(2, 66, dtype=torch.float64)
-        cuda._cuda.extremes(cuda._array(x), transposed, False, vectors.data_ptr(), 66, found.data_ptr(), 0, 0)
-        assert found.equal(exact.gather(1, index)[:, 0])
+        for view in (x, x.mT.contiguous().mT):
+            found = torch.empty(2, columns, dtype=torch.float64)
+            out = vectors.data_ptr(), columns, found.data_ptr()
+            cuda._cuda.extremes(cuda._array(view), transposed, False, *out, 0, 0)
+            assert found.equal(exact.gather(1, index)[:, 0])
+    small = not transposed and columns <= size <= 64
+    assert all(name.startswith("extremes_small_kernel") == small for name in kernels(cuda))
 
 
 @pytest.mark.parametrize("sign", ["absmax", "u", "v"])
