@@ -1,7 +1,7 @@
-"""Traffic and arithmetic of every Triton launch beside the limits of an H200: counted, not measured.
+"""Traffic and arithmetic of every launch of both GPU backends beside the limits of an H200: counted, not measured.
 
-`python -m benchmarks.gpu_predictions` writes the tables into docs/gpu.md, from the same launches that
-`benchmarks.kernel_resources` compiles.
+`python -m benchmarks.gpu_predictions` writes the tables into docs/gpu.md. Those of Triton come from the same launches
+that `benchmarks.kernel_resources` compiles, those of CUDA from `benchmarks.cuda_predictions`.
 """
 
 from __future__ import annotations
@@ -9,38 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
+from benchmarks import cuda_predictions
+from benchmarks.h200 import HEAD, Cost, row, totals
 from benchmarks.kernel_resources import BATCH, SHAPES, Launch, calls, launches_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
-BEGIN, END = "<!-- predictions: written by benchmarks/gpu_predictions.py -->\n", "<!-- end of predictions -->"
+END = "<!-- end of predictions -->"
 
-# An H200: the copy was measured elsewhere, the others are the vendor's or, for the L2 cache, an assumption.
-RATES = {
-    "HBM": 4.3e12,  # bytes/s
-    "L2": 5.5e12,
-    "shared memory": 132 * 128 * 1.755e9,
-    "TF32": 395e12,  # operations/s on matrix units
-    "float64 matrix": 67e12,
-    "float64 vector": 33.5e12,
-}
 # Counts that depend on the data, taken as real features show them.
 SQUARINGS, JACOBI_SWEEPS, HOOI_SWEEPS, LANCZOS_STEPS = 8, 8, 5, 12
-
-
-class Cost(NamedTuple):
-    """What one item takes of each resource, bytes or operations, padding and repeated products counted."""
-
-    amounts: dict[str, float]
-
-    def seconds(self) -> dict[str, float]:
-        return {resource: amount / RATES[resource] for resource, amount in self.amounts.items()}
-
-    def limit(self) -> tuple[str, float]:
-        seconds = self.seconds()
-        resource = max(seconds, key=seconds.__getitem__)
-        return resource, seconds[resource]
 
 
 def cost(launch: Launch) -> Cost:
@@ -159,28 +137,16 @@ _COSTS: dict[str, Callable[[Launch], dict[str, float]]] = {
 
 
 def tables() -> str:
-    """Two Markdown tables: every call on every shape, and its launches."""
-    total = [
-        "| features | call | one read of the features, µs | predicted, µs an image | images/s | launches |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    single = [
-        "| features | call | kernel | traffic, kB | operations, M | limit | predicted, µs |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Two Markdown tables of the Triton backend: every call on every shape, and its launches."""
+    calls_of, single = [], []
     for shape in SHAPES:
-        label = "x".join(map(str, shape))
-        read = 4 * shape[0] * shape[1] * shape[2] / RATES["HBM"]
         for name in calls(shape):
             launches = launches_of(name, shape)
             costs = [cost(launch) for launch in launches]
-            seconds = sum(each.limit()[1] for each in costs)
-            library = " + eigh" if _uses_library(name, shape) else ""
-            rate = "" if library else f"{_rounded(1e-6 / seconds)} M"
-            predicted = _rounded(seconds * 1e6) + library
-            total.append(f"| {label} | {name} | {read * 1e6:.3f} | {predicted} | {rate} | {len(launches)} |")
+            calls_of.append((shape, name, costs, " + eigh" if _uses_library(name, shape) else ""))
+            label = "x".join(map(str, shape))
             single += [_row(label, name, launch, each) for launch, each in zip(launches, costs, strict=True)]
-    return "\n".join([*total, "", *dict.fromkeys(single)]) + "\n"
+    return totals(calls_of) + "\n" + "\n".join([*HEAD, *dict.fromkeys(single)]) + "\n"
 
 
 def _uses_library(name: str, shape: Sequence[int]) -> bool:
@@ -190,23 +156,17 @@ def _uses_library(name: str, shape: Sequence[int]) -> bool:
 def _row(label: str, name: str, launch: Launch, each: Cost) -> str:
     if launch.arguments.get("only") is not None:
         return f"| {label} | {name} | {launch.name}, second pass | 0 | 0 | no item needs it | 0 |"
-    resource, seconds = each.limit()
-    traffic = each.amounts.get("HBM", 0.0) + each.amounts.get("L2", 0.0)
-    operations = sum(
-        amount for kind, amount in each.amounts.items() if kind in ("TF32", "float64 matrix", "float64 vector")
-    )
-    cells = [label, name, launch.name, _rounded(traffic / 1e3), _rounded(operations / 1e6), resource]
-    return f"| {' | '.join(cells)} | {_rounded(seconds * 1e6)} |"
-
-
-def _rounded(number: float) -> str:
-    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
+    return row(label, name, launch.name, each)
 
 
 def page() -> str:
     """docs/gpu.md with its tables made anew."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    return before + BEGIN + "\n" + tables() + "\n" + END + rest.split(END)[1]
+    text = PAGE.read_text()
+    for backend, made in (("cuda", cuda_predictions.tables()), ("triton", tables())):
+        begin = f"<!-- predictions of {backend}: written by benchmarks/gpu_predictions.py -->\n"
+        before, rest = text.split(begin)
+        text = before + begin + "\n" + made + "\n" + END + rest.partition(END)[2]
+    return text
 
 
 if __name__ == "__main__":

@@ -484,27 +484,30 @@ struct Item {
     }
 };
 
-// Block b: item b. What fits is in shared memory, the rest in the item's part of the workspace.
+// Shared memory that the workspace cannot hold: for reductions, and for tiles where they have no place among the rest.
+int64_t fixed_bytes(const HooiPlan& plan, bool on_chip) {
+    return 34 * 8 + (on_chip && plan.big >= 0 ? 0 : kTileBytes);
+}
+
+bool fits(const HooiPlan& plan) {
+    return fixed_bytes(plan, true) + HooiMemory::small_bytes(plan) <= 96 * 1024;
+}
+
+// Block b: item b. What fits is in shared memory, behind `fixed` bytes, the rest in the item's part of the workspace.
 __global__ void __launch_bounds__(kTileThreads)
     hooi_kernel(TensorBatch x, HooiPlan plan, const double* gram, HooiOutput out, char* workspace, int64_t in_workspace,
-                bool on_chip) {
+                bool on_chip, int64_t fixed) {
     const int64_t item = blockIdx.x;
     char* shared = shared_memory();
     const Block block{reinterpret_cast<double*>(shared)};
-    double* tile = reinterpret_cast<double*>(shared) + 34;
     char* global = workspace + item * in_workspace;
     Tensor own = x.first;
     own.data = item_data(own.data, own.dtype, item * x.batch_stride);
     const int64_t s = plan.big >= 0 ? plan.others_size(plan.big) : 0;
-    Item work{plan, block, own, gram + item * s * s, HooiMemory{}, tile};
-    work.at.lay_out(plan, on_chip ? reinterpret_cast<char*>(tile) + kTileBytes : global, on_chip ? global : nullptr);
+    Item work{plan, block, own, gram + item * s * s, HooiMemory{}, reinterpret_cast<double*>(shared) + 34};
+    work.at.lay_out(plan, on_chip ? shared + fixed : global, on_chip ? global : nullptr);
+    if (on_chip && plan.big >= 0) work.tile = work.at.spare[0];
     work.run(out, item);
-}
-
-constexpr int64_t kFixedBytes = 34 * 8 + kTileBytes;
-
-bool fits(const HooiPlan& plan) {
-    return kFixedBytes + HooiMemory::small_bytes(plan) <= 96 * 1024;
 }
 
 }  // namespace
@@ -519,9 +522,9 @@ void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const 
     if (plan.elements() > 0x7fffffff)
         throw std::invalid_argument("hooi: an item must have at most 2147483647 elements");
     const bool on_chip = fits(plan);
-    launch("hooi_kernel", hooi_kernel, x.batch, kTileThreads,
-           kFixedBytes + (on_chip ? HooiMemory::small_bytes(plan) : 0), stream, x, plan, gram, out,
-           static_cast<char*>(workspace), hooi_workspace(plan), on_chip);
+    const int64_t fixed = fixed_bytes(plan, on_chip);
+    launch("hooi_kernel", hooi_kernel, x.batch, kTileThreads, fixed + (on_chip ? HooiMemory::small_bytes(plan) : 0),
+           stream, x, plan, gram, out, static_cast<char*>(workspace), hooi_workspace(plan), on_chip, fixed);
 }
 
 }  // namespace tsm::cuda

@@ -1,6 +1,7 @@
 // Where the arrays of one item of HOOI lie.
 #pragma once
 #include "cuda/eigen.cuh"
+#include "cuda/multiply.cuh"
 
 namespace tsm::cuda {
 
@@ -23,7 +24,7 @@ struct HooiMemory {
     double* weights;            // A_big = X_(big) weights, [S, R_big]
     double* lambda_big;         // eigenvalues behind the weights
     double* work;               // [S, others_rank(big)]
-    double* spare[2];           // products
+    double* spare[2];           // products; with a big mode, room for tiles of a product (kTileBytes)
     double* entries;            // [n, n] of an eigenproblem
     double* matrix;             // the same as EigenMemory has it
     double* eigen;              // and what that needs beside
@@ -46,10 +47,16 @@ struct HooiMemory {
         for (int m = 0; m < p.order; ++m) r = larger(r, p.rank[m]);
         return r;
     }
+    // The largest intermediate result of products with the factors. With a big mode all start from [S, S], whose first
+    // product is with the first other factor, or have at most R_big or others_rank(big) columns.
     __host__ __device__ static int64_t spare_size(const HooiPlan& p) {
         if (p.big < 0) return p.elements();
         const int64_t s = p.others_size(p.big);
-        return larger(s * s, s * p.rank[p.big]);
+        const int m = p.big == 0 ? 1 : 0;
+        return larger(s * (s / p.shape[m] * p.rank[m]), s * p.rank[p.big]);
+    }
+    __host__ __device__ static int64_t spare_numbers(const HooiPlan& p) {
+        return larger(2 * spare_size(p), p.big >= 0 ? kTileBytes / 8 : 0);
     }
     // Bytes that may lie in shared memory, and those that never do.
     __host__ __device__ static int64_t small_bytes(const HooiPlan& p) {
@@ -59,7 +66,7 @@ struct HooiMemory {
             if (m != p.big) numbers += p.shape[m] * p.rank[m];
         if (p.big >= 0) {
             const int64_t s = p.others_size(p.big);
-            numbers += 2 * s * p.rank[p.big] + p.rank[p.big] + s * p.others_rank(p.big) + 2 * spare_size(p);
+            numbers += 2 * s * p.rank[p.big] + p.rank[p.big] + s * p.others_rank(p.big) + spare_numbers(p);
         }
         return (numbers * 8 + 15) / 16 * 16 + EigenMemory<double>::bytes(static_cast<int>(n));
     }
@@ -90,7 +97,8 @@ struct HooiMemory {
             weights = take(s * p.rank[p.big]);
             lambda_big = take(p.rank[p.big]);
             work = take(s * p.others_rank(p.big));
-            for (auto& buffer : spare) buffer = take(spare_size(p));
+            spare[0] = take(spare_numbers(p));
+            spare[1] = spare[0] + spare_size(p);
         }
         take(n);
         if (large)

@@ -1,0 +1,161 @@
+"""Traffic, arithmetic and chains of dependent steps of the CUDA kernels on an H200: counted, not measured.
+
+Registers and shared memory, which say how many blocks are on a multiprocessor at a time, are those of
+benchmarks/results/kernel_resources.json. float32 features; every item has its proof, so that the launches for those
+without one, which leave all others alone, count for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from math import ceil
+
+from benchmarks.cuda_resources import RESULTS
+from benchmarks.h200 import HEAD, Cost, blocks, chain, row, totals
+
+SHAPES = ((2048, 7, 7), (1280, 7, 7), (1024, 14, 14), (512, 28, 28))
+SHARED_LIMIT = 227 * 1024
+
+# Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3.
+SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 8, 5.1, 5, 1.7
+# Cycles, estimated from the latency of dependent float64 operations.
+A_ROTATION, A_STEP_OF_A_SUM, A_BARRIER = 150, 10, 50
+
+
+def _resources(kernel: str) -> tuple[int, int]:
+    """Registers and shared memory on sm_90."""
+    rows = json.loads(RESULTS.read_text())["rows"]
+    found = [r for r in rows if r["backend"] == "cuda" and r["kernel"] == kernel and r["arch"] == "sm_90"]
+    return found[0]["registers"], found[0]["shared"] or 0
+
+
+def _fragments(tiles: int) -> int:
+    """16 x 8 fragments on and above the diagonal of a matrix of 8 `tiles`."""
+    return sum(tiles - 2 * i for i in range(ceil(tiles / 2)))
+
+
+def _gram(c: int, s: int, leading: bool) -> Cost:
+    tiles = 4 if s <= 32 else 7 if s <= 56 else 8
+    a_row = 2 * 128 * _fragments(tiles)
+    operations = a_row * c + (SQUARINGS * a_row * 8 * tiles if leading else 0)
+    amounts = {"HBM": 4.0 * c * s + 8 * (s if leading else s * s), "float64 matrix": operations}
+    return Cost({**amounts, "conversions": 8.0 * tiles * c})
+
+
+def _gram_tiles(n: int, depth: int) -> Cost:
+    tiles = ceil(n / 64)
+    count = tiles * (tiles + 1) // 2
+    moved = count * 2 * 64 * depth * 4
+    return Cost(
+        {"HBM": 4.0 * n * depth + 8 * n * n, "L2": moved, "float64 matrix": count * 2 * 64 * 64 * 16 * ceil(depth / 16)}
+    )
+
+
+def _leading(c: int, s: int) -> Cost:
+    """One block on a multiprocessor; the chunks that stay on chip are those of csrc/cuda/leading_large.cu."""
+    warps = next(w for w in (1, 2, 4, 8, 16) if w * 224 >= s)
+    groups = 16 // warps
+    chunk = groups * 2 * s * 4
+    chunks = ceil(c / (groups * 2))
+    fixed = 2864 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 3 * chunk
+    near = min((SHARED_LIMIT - fixed) // (8 * s), 14 * 1024 // (8 * s))
+    kept = min(chunks, 3 + (SHARED_LIMIT - fixed - near * 8 * s) // chunk)
+    reads = 1 + (LANCZOS_STEPS - 1) * (1 - kept / chunks)
+    barriers = 14 * A_BARRIER + 2 * 600 + 2000  # a step: sums, orthogonalisation, the tridiagonal problem
+    amounts = {"HBM": 4 * c * s * reads, "float64 vector": LANCZOS_STEPS * 4 * c * s}
+    amounts["conversions"] = LANCZOS_STEPS * chunks * groups * 2 * warps * 224
+    return Cost(amounts, LANCZOS_STEPS * chain(barriers, 1))
+
+
+def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
+    """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
+    reflectors = n * (4 * n / 2 * A_STEP_OF_A_SUM * slow * ceil(n / 2 / lanes) + 10 * A_BARRIER)
+    sweeps = SWEEPS_A_VALUE * n
+    return reflectors + sweeps * n / 2 * (A_ROTATION + 2 * A_STEP_OF_A_SUM * slow * ceil(n / lanes))
+
+
+def _svd(n: int) -> Cost:
+    matrix = 8 * n * (n | 1)
+    moved = {"HBM": 16.0 * n * n}
+    if n <= 64:
+        registers, _ = _resources("svd_small_kernel<double>")
+        return Cost({**moved, "chain": chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + 68 * n + 32))})
+    registers, _ = _resources("svd_large_kernel<double>")
+    on_chip = matrix + 68 * n + 304 <= 98304
+    at_once = blocks(registers, 256, 68 * n + 304 + (matrix if on_chip else 0))
+    return Cost({**moved, "chain": chain(_eigen_cycles(n, 256, 1 if on_chip else 2), at_once)})
+
+
+def _extremes_small(c: int, s: int) -> Cost:
+    tiles = 4 if s <= 32 else 7 if s <= 56 else 8
+    operations = 2 * ceil(c / 16) * 16 * 4 * ceil(s / 4) * 8 * tiles
+    return Cost({"HBM": 4.0 * c * s + 8 * s * s, "float64 matrix": operations, "conversions": 4.0 * ceil(s / 4) * c})
+
+
+def _extremes_tiles(c: int, s: int) -> Cost:
+    tiles = ceil(s / 64)
+    operations = 2 * 64 * ceil(c / 64) * 16 * ceil(s / 16) * 64 * tiles
+    return Cost(
+        {
+            "HBM": 4.0 * c * s + 8 * s * s,
+            "L2": tiles * 4 * c * s + ceil(c / 64) * 8 * s * s,
+            "float64 matrix": operations,
+        }
+    )
+
+
+def _combine(s: int) -> Cost:
+    return Cost({"HBM": 8.0 * s * s})
+
+
+def _finish(c: int, s: int) -> Cost:
+    return Cost({"HBM": 4.0 * c * s, "float64 vector": 4 * c * s, "conversions": c * s})
+
+
+def _project(c: int, s: int) -> Cost:
+    return Cost({"HBM": 4.0 * c * s + 8 * c * c, "float64 vector": 2 * c * s})
+
+
+def _hooi(c: int, s: int, rank: tuple[int, int, int]) -> Cost:
+    """Of maps whose side is the square root of s; a barrier or two a product, sums as long as the mode contracted."""
+    registers, shared = _resources("hooi_kernel")
+    side, rho = round(s**0.5), rank[1] * rank[2]
+    problems = _eigen_cycles(rho, 128) + 2 * _eigen_cycles(side, 128)
+    products = 10 * (2 * A_BARRIER + side * A_STEP_OF_A_SUM * ceil(s * rho / 128 / 4))
+    last = 4 * ceil(c / 64) * ceil(s / 16) * 200  # X times the weights, by tiles
+    cycles = HOOI_SWEEPS * (problems + products) + 2 * _eigen_cycles(side, 128) + last
+    return Cost({"HBM": 4.0 * c * s + 8 * s * s, "chain": chain(cycles, blocks(registers, 128, shared))})
+
+
+def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
+    """Kernels of each call and what an item costs."""
+    small, rank = s <= 64, (16, 4, 4)
+    lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
+    found = {"tsm": [lead], "eigencam": [lead, ("finish_kernel", _finish(c, s))]}
+    if small:
+        gram = ("gram_kernel", _gram(c, s, False))
+        signs = ("extremes_small_kernel", _extremes_small(c, s))
+        found["all eigenpairs"] = [("svd_small_kernel", _svd(s))]
+        found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
+        found[f"hooi {rank}"] = [gram, ("hooi_kernel", _hooi(c, s, rank))]
+    elif s <= 256:
+        gram = ("gram_tile_kernel", _gram_tiles(s, c))
+        signs = ("extremes_kernel", _extremes_tiles(c, s))
+        found["all eigenpairs"] = [("svd_large_kernel", _svd(s))]
+        found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
+    else:
+        found["mtsm"] = [("gram_tile_kernel", _gram_tiles(c, s)), ("project_kernel", _project(c, s))]
+    return found
+
+
+def tables() -> str:
+    """Two Markdown tables: every call on every shape, and its launches."""
+    calls, single = [], []
+    for shape in SHAPES:
+        c, s = shape[0], shape[1] * shape[2]
+        for name, made in launches(c, s).items():
+            calls.append(
+                (shape, name, [cost for _, cost in made], " + XsyevBatched" if name == "mtsm" and s > 256 else "")
+            )
+            single += [row("x".join(map(str, shape)), name, kernel, cost) for kernel, cost in made]
+    return totals(calls) + "\n" + "\n".join([*HEAD, *dict.fromkeys(single)]) + "\n"
