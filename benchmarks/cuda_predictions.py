@@ -11,10 +11,19 @@ import json
 from math import ceil
 
 from benchmarks.cuda_resources import RESULTS
-from benchmarks.h200 import HEAD, Cost, blocks, chain, row, totals
+from benchmarks.h200 import HEAD, Cost, blocks, chain, rounded, row, totals
 
 SHAPES = ((2048, 7, 7), (1280, 7, 7), (1024, 14, 14), (512, 28, 28))
 SHARED_LIMIT = 227 * 1024
+RANK = (16, 4, 4)
+# Features and call, and how many a second are wanted.
+WANTED = (
+    ((2048, 7, 7), "tsm", 5e6),
+    ((2048, 7, 7), "all eigenpairs", 3e6),
+    ((2048, 7, 7), "mtsm", 1.5e6),
+    ((2048, 7, 7), f"hooi {RANK}", 1e6),
+    ((1024, 14, 14), "tsm", 1.2e6),
+)
 
 # Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3.
 SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 8, 5.1, 5, 1.7
@@ -51,19 +60,25 @@ def _gram_tiles(n: int, depth: int) -> Cost:
     )
 
 
-def _leading(c: int, s: int) -> Cost:
-    """One block on a multiprocessor; the chunks that stay on chip are those of csrc/cuda/leading_large.cu."""
-    warps = next(w for w in (1, 2, 4, 8, 16) if w * 224 >= s)
-    groups = 16 // warps
-    chunk = groups * 2 * s * 4
+def leading_layout(c: int, s: int) -> tuple[int, int, int]:
+    """As csrc/cuda/leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used."""
+    groups = next(16 // warps for warps in (1, 2, 4, 8, 16) if warps * 224 >= s)
+    chunk = (groups * 2 * s * 4 + 15) // 16 * 16
     chunks = ceil(c / (groups * 2))
-    fixed = 2864 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 3 * chunk
-    near = min((SHARED_LIMIT - fixed) // (8 * s), 14 * 1024 // (8 * s))
-    kept = min(chunks, 3 + (SHARED_LIMIT - fixed - near * 8 * s) // chunk)
+    used = (2848 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 15) // 16 * 16 + 3 * chunk
+    vector = 8 * ceil(s / 2) * 2
+    used += vector * min((SHARED_LIMIT - used) // vector, 14 * 1024 // (8 * s), 32)
+    held = min((SHARED_LIMIT - used) // chunk, chunks)
+    return chunks, min(chunks, held + 3), used + held * chunk
+
+
+def _leading(c: int, s: int) -> Cost:
+    """One block on a multiprocessor."""
+    chunks, kept, _ = leading_layout(c, s)
     reads = 1 + (LANCZOS_STEPS - 1) * (1 - kept / chunks)
     barriers = 14 * A_BARRIER + 2 * 600 + 2000  # a step: sums, orthogonalisation, the tridiagonal problem
     amounts = {"HBM": 4 * c * s * reads, "float64 vector": LANCZOS_STEPS * 4 * c * s}
-    amounts["conversions"] = LANCZOS_STEPS * chunks * groups * 2 * warps * 224
+    amounts["conversions"] = LANCZOS_STEPS * chunks * 2 * 512 * 7
     return Cost(amounts, LANCZOS_STEPS * chain(barriers, 1))
 
 
@@ -116,10 +131,10 @@ def _project(c: int, s: int) -> Cost:
     return Cost({"HBM": 4.0 * c * s + 8 * c * c, "float64 vector": 2 * c * s})
 
 
-def _hooi(c: int, s: int, rank: tuple[int, int, int]) -> Cost:
+def _hooi(c: int, s: int) -> Cost:
     """Of maps whose side is the square root of s; a barrier or two a product, sums as long as the mode contracted."""
     registers, shared = _resources("hooi_kernel")
-    side, rho = round(s**0.5), rank[1] * rank[2]
+    side, rho = round(s**0.5), RANK[1] * RANK[2]
     problems = _eigen_cycles(rho, 128) + 2 * _eigen_cycles(side, 128)
     products = 10 * (2 * A_BARRIER + side * A_STEP_OF_A_SUM * ceil(s * rho / 128 / 4))
     last = 4 * ceil(c / 64) * ceil(s / 16) * 200  # X times the weights, by tiles
@@ -129,7 +144,7 @@ def _hooi(c: int, s: int, rank: tuple[int, int, int]) -> Cost:
 
 def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     """Kernels of each call and what an item costs."""
-    small, rank = s <= 64, (16, 4, 4)
+    small = s <= 64
     lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
     found = {"tsm": [lead], "eigencam": [lead, ("finish_kernel", _finish(c, s))]}
     if small:
@@ -137,7 +152,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
         signs = ("extremes_small_kernel", _extremes_small(c, s))
         found["all eigenpairs"] = [("svd_small_kernel", _svd(s))]
         found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
-        found[f"hooi {rank}"] = [gram, ("hooi_kernel", _hooi(c, s, rank))]
+        found[f"hooi {RANK}"] = [gram, ("hooi_kernel", _hooi(c, s))]
     elif s <= 256:
         gram = ("gram_tile_kernel", _gram_tiles(s, c))
         signs = ("extremes_kernel", _extremes_tiles(c, s))
@@ -149,13 +164,15 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
 
 
 def tables() -> str:
-    """Two Markdown tables: every call on every shape, and its launches."""
+    """Three Markdown tables: what is wanted, every call on every shape, and its launches."""
+    lines = ["| features | call | wanted, a second | predicted |", "| --- | --- | --- | --- |"]
+    for (c, h, w), name, wanted in WANTED:
+        seconds = sum(cost.limit()[1] for _, cost in launches(c, h * w)[name])
+        lines.append(f"| {c}x{h}x{w} | {name} | {rounded(wanted / 1e6)} M | {rounded(1e-6 / seconds)} M |")
     calls, single = [], []
-    for shape in SHAPES:
-        c, s = shape[0], shape[1] * shape[2]
-        for name, made in launches(c, s).items():
-            calls.append(
-                (shape, name, [cost for _, cost in made], " + XsyevBatched" if name == "mtsm" and s > 256 else "")
-            )
-            single += [row("x".join(map(str, shape)), name, kernel, cost) for kernel, cost in made]
-    return totals(calls) + "\n" + "\n".join([*HEAD, *dict.fromkeys(single)]) + "\n"
+    for c, h, w in SHAPES:
+        for name, made in launches(c, h * w).items():
+            library = " + XsyevBatched" if name == "mtsm" and h * w > 256 else ""
+            calls.append(((c, h, w), name, [cost for _, cost in made], library))
+            single += [row(f"{c}x{h}x{w}", name, kernel, cost) for kernel, cost in made]
+    return "\n".join([*lines, "", totals(calls), *HEAD, *dict.fromkeys(single)]) + "\n"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import cuda_predictions
 from tsm_fast import reference
 from tsm_fast.dispatch import Backend
 
@@ -223,6 +224,30 @@ def test_matrices_go_where_they_fit(cuda):
         assert kernels(cuda) == [kernel]
     cuda.truncated_svd(torch.eye(257)[None], 3)  # a library's
     assert kernels(cuda) == []
+
+
+@pytest.mark.parametrize("shape", [(64, 7, 7), (200, 14, 14)], ids=str)
+def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
+    c, h, w = shape
+    x = feature_maps(1, *shape)
+    for call, predicted in cuda_predictions.launches(c, h * w).items():
+        kernels(cuda)
+        if call == "all eigenpairs":
+            cuda.truncated_svd(torch.eye(h * w)[None], h * w)
+        elif call.startswith("hooi"):
+            cuda.hooi(x, cuda_predictions.RANK, n_iter_max=5, tol=1e-4, sign="u")
+        else:
+            cuda.saliency(x, call, None, **OPTIONS)
+        assert {name for name, _ in predicted} <= {name.partition("<")[0] for name in kernels(cuda)}
+
+
+@pytest.mark.parametrize("shape", [(40, 14, 14), (1024, 14, 14), (30, 28, 28), (9, 56, 56)], ids=str)
+def test_predictions_know_what_stays_on_chip(cuda, monkeypatch, shape):
+    monkeypatch.setenv("TSM_EMULATION_SHARED", str(cuda_predictions.SHARED_LIMIT))
+    cuda._cuda.launches()
+    cuda.saliency(feature_maps(1, *shape), "tsm", None, **OPTIONS)
+    shared = {size for name, _, size in cuda._cuda.launches() if name == "leading_large_kernel<float>"}
+    assert shared == {cuda_predictions.leading_layout(shape[0], shape[1] * shape[2])[2]}
 
 
 def test_a_batch_in_parts_is_the_same(cuda, monkeypatch):
