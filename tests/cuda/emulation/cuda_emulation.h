@@ -3,7 +3,8 @@
 // results: barriers that not all threads reach, copies that come too late, in a build with AddressSanitizer accesses
 // outside shared or global memory, and in one with TSM_RACES races between threads (races.h).
 // TSM_EMULATION_ORDER=reverse lets threads take their turns the other way round: what depends on the order of threads
-// between two barriers then shows as a different result. TSM_EMULATION_SHARED is the shared memory that a block may have.
+// between two barriers then shows as a different result. TSM_EMULATION_SHARED is the shared memory that a block may
+// have.
 #pragma once
 #include <cmath>
 #include <cstdint>
