@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 import tsm_fast
 from benchmarks import memory, peers, shapes
 from benchmarks.conftest import Contender, Target
+from tsm_fast import reference
+from tsm_fast.dispatch import load
 
 CONTRACT = {"tsm": 2e-5, "eigencam": 2e-5, "mtsm": 1e-4, "multivec_eigencam": 1e-4}
 FLOAT64 = 1e-9
@@ -73,6 +76,23 @@ def test_saliency(method: str, shape: str, quick: bool, compare: Callable[..., d
         errors=errors,
         origin=shapes.SHAPES[shape].origin,
         data=peers.statistics(shape, checked),
+    )
+
+
+@pytest.mark.parametrize("shape", ["2048x7x7", "1024x14x14"])
+def test_finish(shape: str, compare: Callable[..., dict]) -> None:
+    """Resizing to the input and normalising, what is done after every map; the reference is plain PyTorch."""
+    maps = tsm_fast.tsm(shapes.features(shape), normalize=False)
+    ours = partial(load("cpu").finish, maps, (224, 224), normalize=True)
+    plain = partial(reference.finish, maps, (224, 224), normalize=True)
+    errors = {"maps": (ours() - plain()).abs().max().item()}
+    assert errors["maps"] < 1e-6
+    compare(
+        "finish",
+        f"{shape.partition('x')[2]} to 224x224",
+        Contender("tsm_fast", ours, len(maps)),
+        [Contender("torch", plain, len(maps))],
+        errors=errors,
     )
 
 

@@ -131,6 +131,11 @@ def _project(c: int, s: int) -> Cost:
     return Cost({"HBM": 4.0 * c * s + 8 * c * c, "float64 vector": 2 * c * s})
 
 
+def _resize(s: int, side: int) -> Cost:
+    """Two passes over the result, weights in double; the second one writes."""
+    return Cost({"HBM": 4.0 * (s + side * side), "float64 vector": 2.0 * 14 * side * side})
+
+
 def _hooi(c: int, s: int) -> Cost:
     """Of maps whose side is the square root of s; a barrier or two a product, sums as long as the mode contracted."""
     registers, shared = _resources("hooi_kernel")
@@ -160,6 +165,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
         found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
     else:
         found["mtsm"] = [("gram_tile_kernel", _gram_tiles(c, s)), ("project_kernel", _project(c, s))]
+    found["finish, 224x224"] = [("resize_kernel", _resize(s, 224))]
     return found
 
 

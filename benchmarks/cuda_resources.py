@@ -125,6 +125,9 @@ def launches() -> dict[str, tuple[str, int]]:
     keep("core_contraction, 64 to 16")
     backend.saliency(torch.rand(1, 9, 13, 7), "mtsm", None, combine="absolute", **options)
     keep("mtsm absolute, 9x13x7")
+    for dtype in (torch.float32, torch.float64):
+        backend.finish(torch.rand(1, 7, 7, dtype=dtype), (224, 224), normalize=True)
+        keep("finish, 7x7 to 224x224")
     for wide in ("float32", "float64"):
         for n in (49, 100):
             backend.truncated_svd(torch.eye(n)[None], n, precision=wide)

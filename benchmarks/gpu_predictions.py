@@ -119,6 +119,12 @@ def _orthonormalize(launch: Launch) -> dict[str, float]:
     return {"HBM": 16 * n * rank, "L2": 8 * n * rank * rank * 5, "float64 vector": 4 * n * rank * rank}
 
 
+def _finish(launch: Launch) -> dict[str, float]:
+    a = launch.arguments
+    made = a["rows"] * a["columns"]
+    return {"HBM": 4 * (a["height"] * a["width"] + made), "float64 vector": 2 * 14 * made}
+
+
 _COSTS: dict[str, Callable[[Launch], dict[str, float]]] = {
     "gram_kernel": _gram,
     "leading_kernel": _leading,
@@ -133,6 +139,7 @@ _COSTS: dict[str, Callable[[Launch], dict[str, float]]] = {
     "inverse_kernel": _inverse,
     "back_kernel": _back,
     "orthonormalize_kernel": _orthonormalize,
+    "finish_kernel": _finish,
 }
 
 
@@ -150,7 +157,7 @@ def tables() -> str:
 
 
 def _uses_library(name: str, shape: Sequence[int]) -> bool:
-    return min(shape[0], shape[1] * shape[2]) > 256
+    return min(shape[0], shape[1] * shape[2]) > 256 and not name.startswith("finish")
 
 
 def _row(label: str, name: str, launch: Launch, each: Cost) -> str:

@@ -94,6 +94,7 @@ def work() -> dict[str, Callable[[Any, torch.Tensor], Any]]:
         f"A_1 of tucker, rank {RANK[0]}": lambda _, x: importlib.import_module(
             "tsm_fast.kernels.orthonormalize"
         ).orthonormalize(x.flatten(2)[..., : RANK[0]].double()),
+        "finish, 224x224": lambda triton_, x: triton_.finish(x[:, 0].float(), (224, 224), normalize=True),
         f"mtsm, rank {RANK}": lambda triton_, x: triton_.saliency(x, "mtsm", RANK, center=False, **options),
     }
 

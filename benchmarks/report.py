@@ -172,7 +172,7 @@ def gram(run: dict) -> str:
 
 def steps(run: dict) -> str:
     rows = []
-    for record in records(run, "mode_gram", "truncated_svd", "core_contraction", "hooi", *MAPS):
+    for record in records(run, "mode_gram", "truncated_svd", "core_contraction", "hooi", *MAPS, "finish"):
         for name, quantiles in record["ms"].items():
             ours = name == "tsm_fast"
             rows.append(

@@ -136,6 +136,13 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
         },
         release);
     m.def(
+        "finish",
+        [](uintptr_t maps, uintptr_t out, int64_t batch, int height, int width, int rows, int columns, bool normalize,
+           bool wide, uintptr_t stream) {
+            finish(at<void>(maps), batch, height, width, rows, columns, normalize, output(out, wide), at<void>(stream));
+        },
+        release);
+    m.def(
         "finish_single",
         [](const Array& x, bool center, int sign, uintptr_t maps, bool wide, uintptr_t stream) {
             finish_single(batch_of(x), center, static_cast<Sign>(sign), output(maps, wide), at<void>(stream));

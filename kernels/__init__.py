@@ -1,4 +1,4 @@
-"""The Triton backend: the five steps of `dispatch.Backend` as batched GPU kernels, one file per step.
+"""The Triton backend: the six steps of `dispatch.Backend` as batched GPU kernels, one file per step.
 
 The files live in the folder `kernels/` of the repository and are the package `tsm_fast.kernels`. With
 TRITON_INTERPRET=1 in the environment before this import, the kernels run in Triton's interpreter on CPU
@@ -11,6 +11,7 @@ if __name__ != "tsm_fast.kernels":
     raise ImportError(f"this folder is the package tsm_fast.kernels: import it under that name, not as {__name__!r}")
 
 from .core_contraction import core_contraction
+from .finish import finish
 from .hooi import hooi
 from .mode_gram import mode_gram
 from .saliency import saliency
@@ -18,4 +19,4 @@ from .truncated_svd import truncated_svd
 
 name = "triton"
 
-__all__ = ["core_contraction", "hooi", "mode_gram", "name", "saliency", "truncated_svd"]
+__all__ = ["core_contraction", "finish", "hooi", "mode_gram", "name", "saliency", "truncated_svd"]

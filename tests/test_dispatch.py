@@ -1,4 +1,4 @@
-"""The choice of a backend, and that every backend offers the same five functions."""
+"""The choice of a backend, and that every backend offers the same six functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsm_fast.dispatch import Backend
 from .helpers import BACKENDS, NATIVE
 
 X = torch.rand(2, 9, 4, 3)
-STEPS = ["mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency"]
+STEPS = ["mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency", "finish"]
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tsm_fast
+from tsm_fast import reference
 
 from .helpers import MAP_ERROR, feature_maps
 
@@ -111,7 +112,8 @@ def test_resizing_comes_before_normalizing(backend, method, size):
     x = feature_maps(3, 30, 6, 7)
     raw = compute(method, backend, x, normalize=False)
     resized = F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    assert torch.equal(compute(method, backend, x, size=size, normalize=False), resized)
+    found = compute(method, backend, x, size=size, normalize=False)
+    torch.testing.assert_close(found, resized, rtol=1e-6, atol=1e-6 * resized.max().item())
     maps = compute(method, backend, x, size=size)
     assert maps.shape == (3, *size)
     low, high = resized.amin((1, 2), keepdim=True), resized.amax((1, 2), keepdim=True)
@@ -136,3 +138,26 @@ def test_small_shapes(backend, dtype, method, shape):
     assert maps.shape == (shape[0], 6, 5)
     assert maps.dtype == torch.float64
     assert ((maps >= 0) & (maps <= 1)).all()
+
+
+# --- the step ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [None, (7, 6), (1, 1), (3, 20), (50, 5), (9, 300)])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_finish_is_what_the_reference_does(backend, dtype, size, normalize):
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    maps = torch.rand(6, 9, 6, generator=torch.Generator().manual_seed(0), dtype=wide)[:, 1:-1]
+    maps[1] = 3.7
+    maps[2] = 0
+    maps[3] *= 1e-30
+    maps[4, 2, 3] = torch.nan
+    expected = reference.finish(maps, size, normalize=normalize)
+    found = backend.finish(maps, size, normalize=normalize)
+    assert found.dtype == wide
+    tolerance = 1e-13 if wide == torch.float64 else 1e-6
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if normalize:
+        rest = found[[0, 1, 2, 3, 5]]
+        assert ((rest >= 0) & (rest <= 1)).all()
+    assert backend.finish(maps[:0], size, normalize=normalize).shape == (0, *(size or maps.shape[1:]))

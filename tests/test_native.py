@@ -21,7 +21,7 @@ from .helpers import NATIVE, feature_maps, randn
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
 
-STEP_TESTS = ["mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency"]
+STEP_TESTS = ["mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency", "finishing"]
 HOOI = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 SALIENCY = {"center": True, "combine": "signed", "sign": "u"}
 
@@ -67,6 +67,7 @@ STEPS: dict[str, Callable[[Backend, Tensor], tuple[Tensor, ...]]] = {
     "multivec_eigencam": saliency("multivec_eigencam"),
     "mtsm": saliency("mtsm"),
     "mtsm at a rank": saliency("mtsm", (6, 3, 3)),
+    "finish": lambda cpu, x: (cpu.finish(x[:, 0].float(), (31, 90), normalize=True),),
 }
 
 

@@ -49,3 +49,15 @@ def saliency(
     wide_out: bool,
     threads: int,
 ) -> None: ...
+def finish(
+    maps: int,
+    out: int,
+    batch: int,
+    height: int,
+    width: int,
+    height_out: int,
+    columns: int,
+    normalize: bool,
+    wide: bool,
+    threads: int,
+) -> None: ...

@@ -62,6 +62,18 @@ def leading_large(
 def extremes(
     x: _Array, transposed: bool, center: bool, vectors: int, n: int, out: int, skip: int, stream: int
 ) -> None: ...
+def finish(
+    maps: int,
+    out: int,
+    batch: int,
+    height: int,
+    width: int,
+    rows: int,
+    columns: int,
+    normalize: bool,
+    wide: bool,
+    stream: int,
+) -> None: ...
 def finish_single(x: _Array, center: bool, sign: int, maps: int, wide: bool, stream: int) -> None: ...
 def combine_positions(
     values: int,

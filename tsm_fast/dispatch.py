@@ -1,6 +1,6 @@
 """The `Backend` protocol, and the choice of a backend for a tensor.
 
-A backend is a module with the five functions of `Backend`. Their inputs are torch tensors that `plan.py` has
+A backend is a module with the six functions of `Backend`. Their inputs are torch tensors that `plan.py` has
 checked; the result dtype is float64 for `precision="float64"` or for float64 input with `precision="auto"`, and
 float32 otherwise.
 """
@@ -38,7 +38,7 @@ class HooiResult(NamedTuple):
 
 
 class Backend(Protocol):
-    """The five steps. `x` is [B, I_1, ..., I_N] in any strides; modes count item modes from 0."""
+    """The six steps. `x` is [B, I_1, ..., I_N] in any strides; modes count item modes from 0."""
 
     name: str
 
@@ -74,6 +74,10 @@ class Backend(Protocol):
         precision: Precision = "auto",
     ) -> tuple[Tensor, Tensor]:
         """Raw maps [B, H, W] and the finite items [B] of features [B, C, H, W]."""
+        ...
+
+    def finish(self, maps: Tensor, size: tuple[int, int] | None, *, normalize: bool) -> Tensor:
+        """Maps [B, H, W] resized to [B, *size] and normalised into [0, 1], in their dtype."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The compiled CPU backend: the five steps of `dispatch.Backend` on CPU tensors, by `tsm_fast._cpu`."""
+"""The compiled CPU backend: the six steps of `dispatch.Backend` on CPU tensors, by `tsm_fast._cpu`."""
 
 from __future__ import annotations
 
@@ -176,6 +176,23 @@ def saliency(
             torch.get_num_threads(),
         )
     return maps, finite
+
+
+def finish(
+    maps: Tensor,  # [B, H, W]
+    size: tuple[int, int] | None,
+    *,
+    normalize: bool,
+) -> Tensor:
+    """The maps resized to [B, *size] and normalised (see `reference.finish`), in two passes over what is written."""
+    out = _empty(len(maps), *(size or maps.shape[1:]), dtype=maps.dtype)
+    if len(maps):
+        maps = maps.contiguous()
+        batch, height, width = maps.shape
+        wide, threads = maps.dtype == torch.float64, torch.get_num_threads()
+        pointers = maps.data_ptr(), out.data_ptr()
+        _cpu.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, wide, threads)
+    return out
 
 
 def _passes_wide(x: Tensor, precision: Precision) -> bool:

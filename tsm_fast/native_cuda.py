@@ -1,4 +1,4 @@
-"""The compiled CUDA backend: the five steps of `dispatch.Backend` on CUDA tensors, by `tsm_fast._cuda`.
+"""The compiled CUDA backend: the six steps of `dispatch.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
 Everything is launched on the current stream, nothing waits for the device except `hooi`, whose result is as long as its
 longest item took (`hooi(..., trim=False)` does not wait either). Sums are in float64 on every path; the eigensolver is
@@ -153,6 +153,24 @@ def saliency(
     return maps.view(len(x), *x.shape[2:]), finite
 
 
+def finish(
+    maps: Tensor,  # [B, H, W]
+    size: tuple[int, int] | None,
+    *,
+    normalize: bool,
+) -> Tensor:
+    """The maps resized to [B, *size] and normalised (see `reference.finish`), in one launch; waits for nothing."""
+    _check(maps)
+    out = maps.new_empty(len(maps), *(size or maps.shape[1:]))
+    if len(maps):
+        maps = maps.contiguous()
+        batch, height, width = maps.shape
+        pointers, wide = (maps.data_ptr(), out.data_ptr()), maps.dtype == torch.float64
+        with _on(maps):
+            _cuda.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, wide, _stream(maps))
+    return out
+
+
 def _saliency(
     x: Tensor,
     method: Method,
@@ -182,7 +200,7 @@ def _saliency(
     if method == "tsm":
         maps.abs_()
     if exponent is not None:
-        maps.copy_(scaled(maps, (1 if single else 2) * exponent))
+        maps.copy_(scaled(maps.double(), (1 if single else 2) * exponent))  # a factor may be no float32
 
 
 def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, finite: Tensor) -> None:
@@ -310,7 +328,8 @@ def _hooi(
                 _stream(x),
             )
     if exponent is not None:
-        result = result._replace(core=scaled(core, exponent), singular_values=[scaled(v, exponent) for v in values])
+        core, *values = (scaled(result.double(), exponent).to(dtype) for result in (core, *values))
+        result = result._replace(core=core, singular_values=values)
         responses = None if responses is None else scaled(responses, exponent)
     return result, responses
 

@@ -1,4 +1,4 @@
-"""The specification: the five steps in plain torch, batched, any order, any device, with gradients.
+"""The specification: the six steps in plain torch, batched, any order, any device, with gradients.
 
 Every step computes in float64 with the decompositions of `torch.linalg` and casts its result at the end; clear and
 accurate comes before fast. The other backends are judged against this file. Gradients exist where the singular
@@ -8,11 +8,14 @@ values of an item are distinct and not zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ._arrays import column_signs, per_item, scaled, unit_exponents
+from ._arrays import by_parts, column_signs, per_item, scaled, unit_exponents
 from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
 
 name = "reference"
@@ -200,6 +203,31 @@ def _contract(x: Tensor, factors: Sequence[Tensor], modes: Sequence[int]) -> Ten
         product = last.flatten(1, -2) @ factor
         x = product.unflatten(1, last.shape[1:-1]).movedim(-1, mode + 1)
     return x
+
+
+def finish(
+    maps: Tensor,  # [B, H, W]
+    size: tuple[int, int] | None,
+    *,
+    normalize: bool,
+) -> Tensor:
+    """The maps resized to [B, *size] (bilinear, `align_corners=False`), then `(m - min) / (max - min)` per item."""
+    compute = partial(_finished, size=size, normalize=normalize)
+    return by_parts(compute, maps, 4 * prod(size or maps.shape[1:]))[0]
+
+
+def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
+    if size is not None:
+        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return (_normalized(maps) if normalize else maps,)
+
+
+def _normalized(maps: Tensor) -> Tensor:
+    """Zeros where the spread is below the rounding error of the largest value."""
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    spread = highest - lowest
+    constant = spread <= 8 * torch.finfo(maps.dtype).eps * highest
+    return torch.where(constant, 0.0, (maps - lowest) / torch.where(constant, 1.0, spread))
 
 
 def _centered(x: Tensor) -> Tensor:

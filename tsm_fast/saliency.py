@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import plan
-from ._arrays import as_tensor, by_parts, scaled, unit_exponents
+from ._arrays import as_tensor, scaled, unit_exponents
 from .dispatch import Method, Precision, resolve
 
 
@@ -206,8 +204,9 @@ def _saliency(
     x, restore = as_tensor("features", features)
     plan.features(x)
     effective = None if rank is None else plan.rank(rank, x.shape[1:])
+    module = resolve(backend, x)
     raw = partial(
-        resolve(backend, x).saliency,
+        module.saliency,
         method=method,
         rank=effective,
         center=center,
@@ -224,7 +223,7 @@ def _saliency(
     if normalize:
         maps = _in_range(maps, x, raw)
     if normalize or size is not None:
-        (maps,) = by_parts(partial(_finished, size=size, normalize=normalize), maps, 4 * prod(size or maps.shape[1:]))
+        maps = module.finish(maps, size, normalize=normalize)
     return restore(maps)
 
 
@@ -243,17 +242,3 @@ def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Ten
         return maps
     items = _zeroed(x[lost]).to(torch.promote_types(x.dtype, torch.float32))
     return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
-
-
-def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
-    if size is not None:
-        maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return (_normalized(maps) if normalize else maps,)
-
-
-def _normalized(maps: Tensor) -> Tensor:
-    """`(m - min) / (max - min)` per item; zeros where the spread is below the rounding error of the largest value."""
-    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    spread = highest - lowest
-    constant = spread <= 8 * torch.finfo(maps.dtype).eps * highest
-    return torch.where(constant, 0.0, (maps - lowest) / torch.where(constant, 1.0, spread))

@@ -28,6 +28,7 @@ namespace {
 #include "cpu/hooi_factor.inl"
 #include "cpu/leading_pair.inl"
 #include "cpu/saliency.inl"
+#include "cpu/finish.inl"
 // clang-format on
 
 template <class T>
@@ -171,6 +172,13 @@ const Level kLevel = {
     [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_bytes_as)(plan); },
     [](bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* ws) {
         TSM_BOTH(saliency_as)(plan, items, count, Arena{ws});
+    },
+    [](bool wide, const FinishPlan& p) {
+        return p.height * (wide ? padded<double>(p.columns) * 8 : padded<float>(p.columns) * 4) + 64;
+    },
+    [](bool wide, const FinishPlan& p, const void* map, void* out, char* ws) {
+        wide ? finish_item(p, static_cast<const double*>(map), static_cast<double*>(out), Arena{ws})
+             : finish_item(p, static_cast<const float*>(map), static_cast<float*>(out), Arena{ws});
     },
     fma_rate,
 };

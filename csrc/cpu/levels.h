@@ -1,4 +1,4 @@
-// The five steps on one item or one group of items, compiled once per SIMD level, and the plans that all levels share.
+// The six steps on one item or one group of items, compiled once per SIMD level, and the plans that all levels share.
 #pragma once
 #include <cstdint>
 
@@ -81,6 +81,19 @@ struct SaliencyItem {
     bool sure;  // every sign that matters is beyond the rounding of the passes
 };
 
+// Where an entry of a resized row or column comes from: (1 - weight) of the first and weight of the second.
+struct Tap {
+    int64_t first, second;
+    double weight;
+};
+
+struct FinishPlan {
+    int64_t height, width;  // of a map
+    int64_t height_out, columns;
+    bool resize, normalize;
+    const Tap *down, *across;  // [height_out], [columns]
+};
+
 // `wide`: accumulate and solve in double. Workspaces are 64-byte aligned.
 struct Level {
     const char* name;
@@ -106,6 +119,10 @@ struct Level {
     int (*saliency_group)(bool wide, const SaliencyPlan& plan);
     int64_t (*saliency_bytes)(bool wide, const SaliencyPlan& plan);
     void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* workspace);
+
+    // map [height, width] and out [height_out, columns] in double when `wide`, else in float
+    int64_t (*finish_bytes)(bool wide, const FinishPlan& plan);
+    void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, char* workspace);
 
     double (*fma_rate)(
         int64_t steps);  // float32 FLOP that `steps` steps of independent FMAs make; returns their number

@@ -1,4 +1,4 @@
-// The five steps on whole batches, threads over the batch. Outputs are contiguous, in double when `wide_out`.
+// The six steps on whole batches, threads over the batch. Outputs are contiguous, in double when `wide_out`.
 #pragma once
 #include "cpu/levels.h"
 
@@ -43,6 +43,10 @@ void hooi(const TensorBatch& x, HooiPlan plan, bool wide, const HooiOutput& out,
 
 // maps: [B, H, W]; finite: [B]
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads);
+
+// maps: [B, height, width] and out: [B, height_out, columns], contiguous, in the same type; resized where the shapes
+// differ, then normalised where asked
+void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out, int threads);
 
 // Fills rank-independent fields of a plan.
 HooiPlan plan_hooi(const TensorBatch& x, const int64_t* rank);

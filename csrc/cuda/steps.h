@@ -106,4 +106,9 @@ void combine_positions(const double* values, const double* vectors, const double
 void combine_channels(const TensorBatch& x, const double* values, const double* vectors, const double* signs, int n,
                       Combine how, const Output& maps, bool* finite, const bool* skip, void* stream);
 
+// maps: [B, height, width] and out: [B, rows, columns], contiguous, in the same type; resized where the shapes differ,
+// then normalised where asked
+void finish(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize,
+            const Output& out, void* stream);
+
 }  // namespace tsm::cuda

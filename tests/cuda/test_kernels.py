@@ -236,6 +236,8 @@ def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
             cuda.truncated_svd(torch.eye(h * w)[None], h * w)
         elif call.startswith("hooi"):
             cuda.hooi(x, cuda_predictions.RANK, n_iter_max=5, tol=1e-4, sign="u")
+        elif call.startswith("finish"):
+            cuda.finish(x[:, 0], (224, 224), normalize=True)
         else:
             cuda.saliency(x, call, None, **OPTIONS)
         assert {name for name, _ in predicted} <= {name.partition("<")[0] for name in kernels(cuda)}

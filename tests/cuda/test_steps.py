@@ -1,4 +1,4 @@
-"""The tests of the five steps once more, on the GPU backends: executed on the CPU, or on a GPU (see conftest.py).
+"""The tests of the six steps once more, on the GPU backends: executed on the CPU, or on a GPU (see conftest.py).
 
 These are the very functions of tests/test_<step>.py; the fixture `backend` of this folder takes the place of theirs.
 """
@@ -9,6 +9,7 @@ import inspect
 
 from .. import (
     test_core_contraction,
+    test_finishing,
     test_hooi,
     test_leading_pair,
     test_mode_gram,
@@ -19,6 +20,7 @@ from .. import (
 
 for _module in (
     test_core_contraction,
+    test_finishing,
     test_hooi,
     test_leading_pair,
     test_mode_gram,

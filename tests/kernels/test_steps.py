@@ -31,11 +31,25 @@ def close(mine: Tensor, exact: Tensor) -> bool:
 
 
 def test_the_functions_of_the_protocol():
-    for step in ("mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency"):
+    for step in ("mode_gram", "truncated_svd", "core_contraction", "hooi", "saliency", "finish"):
         wanted = list(inspect.signature(getattr(Backend, step)).parameters.values())[1:]
         offered = inspect.signature(getattr(kernels, step)).parameters.values()
         assert [(p.name, p.kind, p.default) for p in offered] == [(p.name, p.kind, p.default) for p in wanted]
     assert kernels.name == "triton"
+
+
+@pytest.mark.parametrize("size", [None, (1, 1), (3, 20), (40, 50)])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_finish(dtype, size, normalize):
+    maps = torch.rand(5, 9, 6, dtype=dtype)[:, 1:-1]
+    maps[1], maps[2], maps[4, 2, 3] = 3.7, 0, torch.nan
+    maps[3] *= 1e-30
+    found = kernels.finish(maps, size, normalize=normalize)
+    expected = reference.finish(maps, size, normalize=normalize)
+    error = 1e-6 if dtype == torch.float32 else 1e-13
+    torch.testing.assert_close(found, expected, rtol=error, atol=error, equal_nan=True)
+    assert kernels.finish(maps[:0], size, normalize=normalize).shape == expected[:0].shape
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import plan
-from ..saliency import _finished
+from ..reference import finish
 from .store import About, Block, Store
 
 POLICIES = ("raise", "nan", "skip")
@@ -258,7 +258,7 @@ class SaliencyDataset(Dataset[Item]):
     def _finish(self, maps: np.ndarray) -> np.ndarray:  # [n, h, w] -> [n, h, w] or [n, *size]
         if self.size is None and not self.normalize:
             return maps
-        return _finished(torch.from_numpy(maps), self.size, self.normalize)[0].numpy()
+        return finish(torch.from_numpy(maps), self.size, normalize=self.normalize).numpy()
 
 
 def _array(rows: range | np.ndarray) -> np.ndarray:
