@@ -147,6 +147,10 @@ def hooi_of(module: Any) -> Call:
     return lambda x: module.hooi(x, RANK, n_iter_max=100, tol=1e-4, sign="u")
 
 
+def finish_of(module: Any) -> Call:
+    return lambda maps: module.finish(maps, (224, 224), normalize=True)
+
+
 def checked(call: Callable[[], Any], measure: Callable[[Any], float], allowed: float) -> float:
     """The error of a result made where new memory is full of NaN; AssertionError where it is too large."""
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -205,6 +209,16 @@ class Bench:
             worst = checked(partial(call, few), lambda r: error(r.singular_values[0], expected), 1e-5)
             self.add(f"hooi {RANK}", name, backend, call, inputs, error=worst)
 
+    def finish(self, side: int, batch: int) -> None:
+        inputs = [torch.rand(batch, side, side, device=DEVICE) for _ in range(2)]
+        few = inputs[0][:16]
+        expected = finish_of(self.reference)(few)
+        for backend, module in [*self.backends.items(), ("torch", self.reference)]:
+            call = finish_of(module)
+            worst = checked(partial(call, few), lambda maps: error(maps, expected), 1e-5)
+            size = 4 * (side**2 + 224**2)
+            self.add("finish", f"{side}x{side} to 224x224", backend, call, inputs, error=worst, bytes=size)
+
     def eigenpairs(self, n: int, batch: int) -> None:
         grams = [(f.mT @ f).float() for f in (features((n + 15, n, 1), batch, k).flatten(2).double() for k in (0, 1))]
         few = grams[0][:16]
@@ -231,6 +245,8 @@ class Bench:
                 self.hooi(name, inputs)
             del inputs
             torch.cuda.empty_cache()
+        for side in (7, 14):
+            self.finish(side, 512 if self.quick else 4096)
         for n, batch in ((49, 65536), (64, 32768), (128, 4096), (196, 2048), (256, 1024), (512, 512)):
             self.eigenpairs(n, batch // 8 if self.quick else batch)
 

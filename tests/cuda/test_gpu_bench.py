@@ -27,12 +27,14 @@ def test_the_benchmark_checks_and_reports(cusolver, monkeypatch, tmp_path):
         inputs = gpu_bench.input_sets(shape, 3, 1000)
         bench.maps("x".join(map(str, shape)), shape, inputs)
     bench.hooi("30x7x7", gpu_bench.input_sets((30, 7, 7), 2, 1000))
+    bench.finish(7, 2)
     bench.eigenpairs(17, 2)
     assert {row["work"] for row in bench.rows} == {
         "tsm",
         "eigencam",
         "mtsm",
         "hooi (4, 3, 3)",
+        "finish",
         "svd auto",
         "svd float32",
     }
