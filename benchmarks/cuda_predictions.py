@@ -8,12 +8,13 @@ without one, which leave all others alone, count for nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import cache
 from math import ceil
 
 from benchmarks.cuda_resources import RESULTS
 from benchmarks.h200 import HEAD, Cost, blocks, chain, rounded, row, totals
 
-SHAPES = ((2048, 7, 7), (1280, 7, 7), (1024, 14, 14), (512, 28, 28))
 SHARED_LIMIT = 227 * 1024
 RANK = (16, 4, 4)
 # Features and call, and how many a second are wanted.
@@ -31,11 +32,17 @@ SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 8, 5.1, 5, 1.7
 A_ROTATION, A_STEP_OF_A_SUM, A_BARRIER = 150, 10, 50
 
 
+@cache
 def _resources(kernel: str) -> tuple[int, int]:
     """Registers and shared memory on sm_90."""
     rows = json.loads(RESULTS.read_text())["rows"]
     found = [r for r in rows if r["backend"] == "cuda" and r["kernel"] == kernel and r["arch"] == "sm_90"]
     return found[0]["registers"], found[0]["shared"] or 0
+
+
+def _tiles(s: int) -> int:
+    """Columns of eight that the kernels for up to 64 positions are compiled for."""
+    return 4 if s <= 32 else 7 if s <= 56 else 8
 
 
 def _fragments(tiles: int) -> int:
@@ -44,7 +51,7 @@ def _fragments(tiles: int) -> int:
 
 
 def _gram(c: int, s: int, leading: bool) -> Cost:
-    tiles = 4 if s <= 32 else 7 if s <= 56 else 8
+    tiles = _tiles(s)
     a_row = 2 * 128 * _fragments(tiles)
     operations = a_row * c + (SQUARINGS * a_row * 8 * tiles if leading else 0)
     amounts = {"HBM": 4.0 * c * s + 8 * (s if leading else s * s), "float64 matrix": operations}
@@ -102,7 +109,7 @@ def _svd(n: int) -> Cost:
 
 
 def _extremes_small(c: int, s: int) -> Cost:
-    tiles = 4 if s <= 32 else 7 if s <= 56 else 8
+    tiles = _tiles(s)
     operations = 2 * ceil(c / 16) * 16 * 4 * ceil(s / 4) * 8 * tiles
     return Cost({"HBM": 4.0 * c * s + 8 * s * s, "float64 matrix": operations, "conversions": 4.0 * ceil(s / 4) * c})
 
@@ -169,14 +176,14 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     return found
 
 
-def tables() -> str:
+def tables(shapes: Sequence[tuple[int, int, int]]) -> str:
     """Three Markdown tables: what is wanted, every call on every shape, and its launches."""
     lines = ["| features | call | wanted, a second | predicted |", "| --- | --- | --- | --- |"]
     for (c, h, w), name, wanted in WANTED:
         seconds = sum(cost.limit()[1] for _, cost in launches(c, h * w)[name])
         lines.append(f"| {c}x{h}x{w} | {name} | {rounded(wanted / 1e6)} M | {rounded(1e-6 / seconds)} M |")
     calls, single = [], []
-    for c, h, w in SHAPES:
+    for c, h, w in shapes:
         for name, made in launches(c, h * w).items():
             library = " + XsyevBatched" if name == "mtsm" and h * w > 256 else ""
             calls.append(((c, h, w), name, [cost for _, cost in made], library))

@@ -169,7 +169,7 @@ def _row(label: str, name: str, launch: Launch, each: Cost) -> str:
 def page() -> str:
     """docs/gpu.md with its tables made anew."""
     text = PAGE.read_text()
-    for backend, made in (("cuda", cuda_predictions.tables()), ("triton", tables())):
+    for backend, made in (("cuda", cuda_predictions.tables(SHAPES)), ("triton", tables())):
         begin = f"<!-- predictions of {backend}: written by benchmarks/gpu_predictions.py -->\n"
         before, rest = text.split(begin)
         text = before + begin + "\n" + made + "\n" + END + rest.partition(END)[2]

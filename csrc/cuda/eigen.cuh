@@ -7,9 +7,6 @@
 
 namespace tsm::cuda {
 
-template <class T>
-constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
-
 // What one matrix needs beside its own [n, ld].
 template <class T>
 struct EigenMemory {
@@ -192,13 +189,6 @@ __device__ void eigenpairs(const EigenMemory<T>& m, int n, const Group& group) {
         m.order()[before] = i;
     }
     group.sync();
-}
-
-// The power of two that brings a magnitude into [1/2, 1).
-__device__ __forceinline__ double power_below(double largest) {
-    int exponent;
-    frexp(largest, &exponent);
-    return ldexp(1.0, -exponent);
 }
 
 // Leading `rank` eigenpairs of g(i, j): values(j, lambda_j) and vectors(i, j, entry), each column's entry of largest

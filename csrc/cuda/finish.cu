@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kThreads)
     });
     const T lowest = static_cast<T>(-block.max(-low)), highest = static_cast<T>(block.max(high));
     const bool is_nan = block.max(odd) > 0;
-    const T spread = highest - lowest, epsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
-    const bool constant = spread <= 8 * epsilon * highest;
+    const T spread = highest - lowest;
+    const bool constant = spread <= 8 * kEpsilon<T> * highest;
     resized.each([&](int64_t at, T x) {
         own[at] = is_nan ? static_cast<T>(not_a_number()) : constant ? T(0) : (x - lowest) / spread;
     });

@@ -143,6 +143,17 @@ struct Block {
     }
 };
 
+// ---- numbers ----
+template <class T>
+constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
+
+// The power of two that brings a magnitude into [1/2, 1).
+__device__ __forceinline__ double power_below(double largest) {
+    int exponent;
+    frexp(largest, &exponent);
+    return ldexp(1.0, -exponent);
+}
+
 // ---- memory ----
 // Any float type in double; 16 bits are a bfloat16 or a half.
 __device__ __forceinline__ double widen(float x, bool) {

@@ -22,8 +22,24 @@ constexpr int kRows = sizeof(In) == 8 ? 1 : 2;
 
 // Sums over the features that the first read gathers.
 struct Look {
-    double norm2, mean_part;
-    bool negative;
+    double norm2 = 0, mean_part = 0;
+    bool negative = false;
+
+    __device__ __forceinline__ void see(double x) {
+        norm2 += x * x;
+        negative = negative || x < 0;
+    }
+    // `total`: of a row of n
+    __device__ __forceinline__ void see_row(double total, int64_t n) {
+        mean_part += total * total / static_cast<double>(n);
+    }
+    __device__ Look of(const Block& block) const {
+        Look all;
+        all.norm2 = block.sum(norm2);
+        all.mean_part = block.sum(mean_part);
+        all.negative = block.max(negative ? 1.0 : 0.0) > 0;
+        return all;
+    }
 };
 
 // The Krylov space: its tridiagonal matrix, the leading vector of that, and what a vector has of those before it.
@@ -129,8 +145,8 @@ struct Reads {
             fetch_rows(rows, data, int64_t{c} * chunk, chunk, place(c), block);
         };
         int offset[kEntries];  // of entries own + width j in a row; beyond the row's end that of its last one
-        double of_q[kEntries], sums[kEntries], norm2 = 0, mean_part = 0;
-        bool negative = false;
+        double of_q[kEntries], sums[kEntries];
+        Look look;
 #pragma unroll
         for (int j = 0; j < kEntries; ++j) {
             const int p = own + j * width;
@@ -170,9 +186,8 @@ struct Reads {
                         dots[r] += x[r][j] * of_q[j];
                         if (kFirst) {
                             const double y = own + j * width < n ? x[r][j] : 0.0;
-                            norm2 += y * y;
+                            look.see(y);
                             totals[r] += y;
-                            negative = negative || y < 0;
                         }
                     }
                 }
@@ -181,7 +196,7 @@ struct Reads {
                     sum_rows(totals, width, 2 + spot);
 #pragma unroll
                     for (int r = 0; r < R; ++r)
-                        if (own == 0) mean_part += totals[r] * totals[r] / n;
+                        if (own == 0) look.see_row(totals[r], n);
                 }
                 spot ^= 1;
 #pragma unroll
@@ -212,13 +227,11 @@ struct Reads {
             }
             block.sync();
         }
-        if (!kFirst) return {};
-        return {block.sum(norm2), block.sum(mean_part), block.max(negative ? 1.0 : 0.0) > 0};
+        return kFirst ? look.of(block) : look;
     }
     template <bool kFirst>
     __device__ Look multiply_long(const double* q, double* w) const {
-        double norm2 = 0, mean_part = 0;
-        bool negative = false;
+        Look look;
         for (int64_t c = warp_of_thread(); c < channels(); c += kWarps) {
             const double shift = center ? at(c, 0) : 0.0;
             double dot = 0, total = 0;
@@ -226,16 +239,15 @@ struct Reads {
                 const double x = at(c, p) - shift;
                 dot += x * q[p];
                 if (kFirst) {
-                    norm2 += x * x;
+                    look.see(x);
                     total += x;
-                    negative = negative || x < 0;
                 }
             }
             dot = warp_sum(dot);
             if (kFirst) total = warp_sum(total);
             if (lane_of_thread() == 0) {
                 partial[c] = dot;
-                mean_part += total * total / static_cast<double>(n());
+                look.see_row(total, n());
             }
         }
         block.sync();
@@ -245,8 +257,7 @@ struct Reads {
             w[p] = sum;
         }
         block.sync();
-        if (!kFirst) return {};
-        return {block.sum(norm2), block.sum(mean_part), block.max(negative ? 1.0 : 0.0) > 0};
+        return kFirst ? look.of(block) : look;
     }
 };
 
@@ -304,9 +315,7 @@ __device__ inline double ritz_value(const Krylov& t, int k, int skip, int rounds
         high = end > high ? end : high;
     }
     if (!(high > 0)) return 0;
-    int exponent;
-    frexp(high, &exponent);
-    const double power = ldexp(1.0, -exponent);
+    const double power = power_below(high);
     high *= power;
     for (int round = 0; round < rounds; ++round) {
         const double step = (high - low) / 33, x = low + step * (lane_of_thread() + 1);
@@ -355,14 +364,13 @@ __device__ inline void ritz_vector(Krylov& t, int k, double theta) {
 }
 static_assert(kSteps <= 32, "a lane holds an entry");
 
-// Block b: item b.
+// The search for one item's pair.
 template <class In>
 struct Leading {
     const Reads<In> reads;
     Krylov& krylov;
     double *near, *basis, *w;
     double settled;  // residual over gap
-    double theta = 0;
 
     __device__ double* vector(int k) const {
         return k < reads.l.near ? near + k * Layout::vector(reads.n()) : basis + k * reads.n();
@@ -391,8 +399,8 @@ struct Leading {
             block.sync();
         }
     }
-    // theta, krylov.second and krylov.s for the first k vectors.
-    __device__ void decompose(int k) {
+    // theta, second and s of the Krylov space of the first k vectors.
+    __device__ void decompose(int k) const {
         if (warp_of_thread() == 0) {
             const double largest = ritz_value(krylov, k, 0, 11);
             ritz_vector(krylov, k, largest);
@@ -402,22 +410,21 @@ struct Leading {
             if (lane_of_thread() == 0) krylov.second = second;
         }
         reads.block.sync();
-        theta = krylov.theta;
     }
     // lambda_1 <= max_j (G v)_j / v_j for G >= 0 and v > 0 (Collatz and Wielandt); G v = theta v + tail w.
     __device__ bool bounded(const double* v, double tail) const {
         const Block& block = reads.block;
         double bound = 0;
         for (int64_t p = block.rank(); p < reads.n(); p += block.size()) {
-            const double y = theta * v[p] + tail * w[p];
+            const double y = krylov.theta * v[p] + tail * w[p];
             if (v[p] <= 0 && fabs(y) < 1e-300) continue;
             const double ratio = v[p] > 0 ? y / v[p] : 1e300;
             bound = ratio > bound ? ratio : bound;
         }
-        return block.max(bound) < theta + 0.5 * (theta - krylov.second);
+        return block.max(bound) < krylov.theta + 0.5 * (krylov.theta - krylov.second);
     }
     // sigma_1 v_1 into `map`; whether it is the leading pair.
-    __device__ bool run(double* map, bool* finite) {
+    __device__ bool run(double* map, bool* finite) const {
         const bool center = reads.center;
         const int64_t n = reads.n();
         const Block& block = reads.block;
@@ -438,7 +445,7 @@ struct Leading {
             for (int64_t p = block.rank(); p < n; p += block.size()) map[p] = *finite ? 0.0 : not_a_number();
             return !*finite || look.norm2 == 0;
         }
-        const bool positive = !center && !look.negative, again = !center && !positive;
+        const bool positive = !center && !look.negative, again = !center && look.negative;
         if (again) {  // all ones may be orthogonal to what is sought
             const double length = sqrt(vectors.dot(w, w));
             for (int64_t p = block.rank(); p < n; p += block.size())
@@ -460,7 +467,7 @@ struct Leading {
             const bool invariant = !(beta > 1e-12 * largest);
             if (k > 2 || invariant || k == most) {
                 decompose(k);
-                const double gap = theta - krylov.second, residual = beta * krylov.s[k - 1];
+                const double gap = krylov.theta - krylov.second, residual = beta * krylov.s[k - 1];
                 const bool converged = residual <= settled * gap;
                 if (converged || invariant || k == most) return finish(map, k, converged, trace, positive);
             }
@@ -468,7 +475,7 @@ struct Leading {
         }
         return false;
     }
-    __device__ bool finish(double* map, int k, bool converged, double trace, bool positive) {
+    __device__ bool finish(double* map, int k, bool converged, double trace, bool positive) const {
         const Block& block = reads.block;
         for (int64_t p = block.rank(); p < reads.n(); p += block.size()) {
             double sum = 0;
@@ -477,8 +484,8 @@ struct Leading {
         }
         block.sync();
         if (!converged) return false;
-        const bool proved = 2 * theta > 1.05 * trace || (positive && bounded(map, krylov.s[k - 1]));
-        const double sigma = sqrt(theta);
+        const bool proved = 2 * krylov.theta > 1.05 * trace || (positive && bounded(map, krylov.s[k - 1]));
+        const double sigma = sqrt(krylov.theta);
         for (int64_t p = block.rank(); p < reads.n(); p += block.size()) map[p] *= sigma;
         block.sync();
         return proved;
@@ -490,6 +497,7 @@ __host__ __device__ int64_t item_numbers(int64_t channels, int64_t n) {
     return (kSteps + 2) * n + channels;
 }
 
+// Block b: item b.
 template <class In>
 __global__ void __launch_bounds__(kThreads)
     leading_large_kernel(const __grid_constant__ Rows rows, const __grid_constant__ Layout layout, int64_t batch_stride,
@@ -508,7 +516,7 @@ __global__ void __launch_bounds__(kThreads)
     char* ring = reinterpret_cast<char*>(near) - kRing * layout.chunk_bytes;
     const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
     const Reads<In> reads{rows, center, data, layout, block, ring, held, partial, exchange};
-    Leading<In> leading{reads, krylov, near, own, w, maps.wide ? kSettledWide : kSettled};
+    const Leading<In> leading{reads, krylov, near, own, w, maps.wide ? kSettledWide : kSettled};
     bool is_fine = true;
     const bool proved = leading.run(map, &is_fine);
     block.sync();
