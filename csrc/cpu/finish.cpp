@@ -5,15 +5,9 @@
 
 namespace tsm {
 
-// Bilinear, pixels as areas (align_corners=False of torch.nn.functional.interpolate).
 static std::vector<Tap> taps(int64_t from, int64_t to) {
     std::vector<Tap> found;
-    for (int64_t i = 0; i < to; ++i) {
-        const double scale = static_cast<double>(from) / static_cast<double>(to);
-        const double at = (static_cast<double>(i) + 0.5) * scale - 0.5, inside = at > 0 ? at : 0;
-        const int64_t first = static_cast<int64_t>(inside) < from - 1 ? static_cast<int64_t>(inside) : from - 1;
-        found.push_back({first, first + 1 < from ? first + 1 : first, inside - static_cast<double>(first)});
-    }
+    for (int i = 0; i < to; ++i) found.push_back(tap(i, static_cast<int>(from), static_cast<int>(to)));
     return found;
 }
 

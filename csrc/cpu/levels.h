@@ -81,12 +81,6 @@ struct SaliencyItem {
     bool sure;  // every sign that matters is beyond the rounding of the passes
 };
 
-// Where an entry of a resized row or column comes from: (1 - weight) of the first and weight of the second.
-struct Tap {
-    int64_t first, second;
-    double weight;
-};
-
 struct FinishPlan {
     int64_t height, width;  // of a map
     int64_t height_out, columns;

@@ -7,18 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Where entry i of `to` entries comes from, of `from`: (1 - weight) of the first and weight of the second.
-struct Tap {
-    int first, second;
-    double weight;
-    __device__ __forceinline__ Tap(int i, int from, int to) {
-        const double at = (i + 0.5) * (static_cast<double>(from) / to) - 0.5, inside = at > 0 ? at : 0.0;
-        first = static_cast<int>(inside) < from - 1 ? static_cast<int>(inside) : from - 1;
-        second = first + 1 < from ? first + 1 : first;
-        weight = inside - first;
-    }
-};
-
 template <class T>
 struct Resized {
     const T* map;
@@ -29,7 +17,7 @@ struct Resized {
     template <class Visit>
     __device__ __forceinline__ void each(Visit visit) const {
         for (int y = warp_of_thread(); y < rows; y += kThreads / 32) {
-            const Tap down(y, height, rows);
+            const Tap down = tap(y, height, rows);
             const T *upper = map + down.first * width, *lower = map + down.second * width;
             const T t = static_cast<T>(down.weight);
             for (int x = lane_of_thread(); x < columns; x += 32) {
@@ -38,7 +26,7 @@ struct Resized {
                     visit(offset, upper[x]);
                     continue;
                 }
-                const Tap across(x, width, columns);
+                const Tap across = tap(x, width, columns);
                 const T u = static_cast<T>(across.weight);
                 const T a = upper[across.first] + (upper[across.second] - upper[across.first]) * u;
                 const T b = lower[across.first] + (lower[across.second] - lower[across.first]) * u;

@@ -6,12 +6,6 @@
 
 #include "tensor_batch.h"
 
-#ifdef __CUDACC__
-#define TSM_HOST_DEVICE __host__ __device__
-#else
-#define TSM_HOST_DEVICE
-#endif
-
 namespace tsm::cuda {
 
 struct Output {
