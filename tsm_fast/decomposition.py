@@ -22,6 +22,7 @@ from ._arrays import (
     scaled,
     unit_exponents,
 )
+from ._memory import readable, untraced
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, resolve, result_dtype
 
 # Above this ratio of the last singular value kept to the first, the eigenvectors of a float64 Gram matrix give
@@ -64,6 +65,7 @@ class TuckerResult:
         return multi_mode_dot(self.core, self.factors)
 
 
+@untraced
 def tucker(
     x: Any,  # [B, I_1, ..., I_N]
     rank: plan.Rank = None,
@@ -116,9 +118,9 @@ def tucker(
     tensor, restore = as_tensor("x", x)
     plan.tensor("x", tensor)
     effective = plan.rank(rank, tensor.shape[1:])
-    result = resolve(backend, tensor).hooi(
-        tensor, effective, n_iter_max=limit, tol=tolerance, sign=sign, precision=precision
-    )
+    module = resolve(backend, tensor)
+    readable("x", tensor, module.name)
+    result = module.hooi(tensor, effective, n_iter_max=limit, tol=tolerance, sign=sign, precision=precision)
     plan.finite("x", result.finite)
     return TuckerResult(
         core=restore(result.core),
@@ -131,6 +133,7 @@ def tucker(
     )
 
 
+@untraced
 def hosvd(
     x: Any,  # [B, I_1, ..., I_N]
     rank: plan.Rank = None,
@@ -163,7 +166,9 @@ def hosvd(
     plan.tensor("x", tensor)
     effective = plan.rank(rank, tensor.shape[1:])
     dtype = result_dtype(tensor.dtype, precision)
-    compute = partial(_hosvd, resolve(backend, tensor), effective, sign, dtype)
+    module = resolve(backend, tensor)
+    readable("x", tensor, module.name)
+    compute = partial(_hosvd, module, effective, sign, dtype)
     core, error, *rest = by_parts(compute, _checked("x", tensor), 2 * tensor.shape[1:].numel())
     return TuckerResult(
         core=restore(core),
@@ -176,6 +181,7 @@ def hosvd(
     )
 
 
+@untraced
 def truncated_svd(
     m: Any,  # [B, M, N]
     rank: int | None = None,
@@ -211,7 +217,9 @@ def truncated_svd(
     plan.matrices("m", tensor)
     r = plan.matrix_rank(rank, *tensor.shape[1:])
     dtype = result_dtype(tensor.dtype, precision)
-    compute = partial(_truncated_svd, resolve(backend, tensor), r, sign, dtype)
+    module = resolve(backend, tensor)
+    readable("m", tensor, module.name)
+    compute = partial(_truncated_svd, module, r, sign, dtype)
     u, s, vh = by_parts(compute, _checked("m", tensor), 2 * tensor.shape[1:].numel())
     return restore(u), restore(s), restore(vh)
 
@@ -266,6 +274,7 @@ def fold(unfolded: Any, mode: int, shape: Sequence[int]) -> Any:  # [B, I_n, res
     return restore(tensor.reshape(moved).movedim(1, number + 1))
 
 
+@untraced
 def mode_dot(
     x: Any,  # [B, I_1, ..., I_N]
     matrix: Any,  # [J, I_n] or [B, J, I_n]
@@ -297,6 +306,7 @@ def mode_dot(
     return multi_mode_dot(x, [matrix], [mode], transpose, precision=precision, backend=backend)
 
 
+@untraced
 def multi_mode_dot(
     x: Any,  # [B, I_1, ..., I_N]
     matrices: Iterable[Any],  # [J_n, I_n] or [B, J_n, I_n] each
@@ -333,7 +343,10 @@ def multi_mode_dot(
     matrices = list(matrices)
     numbers = plan.modes(modes, len(matrices), tensor.ndim - 1)
     factors = [_factor(matrix, tensor, n, transpose, precision) for matrix, n in zip(matrices, numbers, strict=True)]
-    module = resolve(backend, next((f for f in factors if f.requires_grad), tensor))
+    module = resolve(backend, tensor, *factors)
+    readable("x", tensor, module.name, looks=False)
+    for factor in factors:
+        readable("matrix", factor, module.name, looks=False)
     return restore(module.core_contraction(tensor, factors, numbers, precision=precision))
 
 
@@ -381,7 +394,7 @@ def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, 
     unit, exponent = _unit_range(x)
     norm = _norm(unit)
     factors = [_hosvd_factor(module, unit, n, r, sign) for n, r in enumerate(rank)]
-    factors = [torch.where(per_item(norm == 0, a), torch.eye(*a.shape[1:]).to(a), a) for a in factors]
+    factors = [torch.where(per_item(norm == 0, a), _identity(a), a) for a in factors]
     core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
     error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
     core = scaled(core, exponent)
@@ -408,6 +421,10 @@ def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str) -
         right = module.core_contraction(x, [vectors], [mode], precision="float64")
         vectors = vectors * column_signs(_unfold(right, mode).mT)
     return vectors
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(*like.shape[1:], dtype=like.dtype, device=like.device)
 
 
 def _singular_triplets(module: Backend, m: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from . import plan
 from ._arrays import as_tensor, scaled, unit_exponents
+from ._memory import readable, untraced
 from .dispatch import Method, Precision, resolve
 
 
+@untraced
 def eigencam(
     features: Any,  # [B, C, H, W]
     *,
@@ -62,6 +64,7 @@ def eigencam(
     return _saliency(features, "eigencam", None, center, "signed", sign, nan, normalize, size, precision, backend)
 
 
+@untraced
 def tsm(
     features: Any,  # [B, C, H, W]
     rank: plan.Rank = None,
@@ -98,6 +101,7 @@ def tsm(
     return _saliency(features, "tsm", rank, False, "signed", "u", nan, normalize, size, precision, backend)
 
 
+@untraced
 def multivec_eigencam(
     features: Any,  # [B, C, H, W]
     *,
@@ -142,6 +146,7 @@ def multivec_eigencam(
     )
 
 
+@untraced
 def mtsm(
     features: Any,  # [B, C, H, W]
     rank: plan.Rank = None,
@@ -205,6 +210,7 @@ def _saliency(
     plan.features(x)
     effective = None if rank is None else plan.rank(rank, x.shape[1:])
     module = resolve(backend, x)
+    readable("features", x, module.name, looks=nan != "propagate" or normalize or rank is not None)
     raw = partial(
         module.saliency,
         method=method,
