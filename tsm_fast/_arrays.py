@@ -66,7 +66,7 @@ def _from_numpy(name: str, array: Any) -> Tensor:
         )
     if isinstance(array, numpy.ma.MaskedArray):
         raise TypeError(f"{name} must not be masked: pass {name}.filled(0), or whatever the masked values count as")
-    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+    if not array.flags.aligned or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy(order="C")
     if not array.flags.writeable:
         # torch warns about read-only memory (a memory-mapped file, say); nothing here writes to it.
