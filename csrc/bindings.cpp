@@ -41,6 +41,7 @@ PYBIND11_MODULE(_cpu, m) {
         for (const char* const* name = supported_levels(); *name; ++name) names.append(*name);
         return names;
     });
+    m.def("guard_workspaces", &guard_workspaces);
     m.def("prefer_large_pages",
           [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
     m.def("fma_peak", [](double seconds, int threads) {
@@ -48,7 +49,7 @@ PYBIND11_MODULE(_cpu, m) {
         const auto start = std::chrono::steady_clock::now();
         std::vector<double> done(static_cast<size_t>(threads));
         auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
-        parallel_chunks(threads, 1, threads, 64, [&](int64_t first, int64_t, char*) {
+        parallel_chunks(threads, 1, threads, [&](int64_t first, int64_t, const ArenaState&) {
             while (elapsed() < seconds) done[static_cast<size_t>(first)] += level().fma_rate(1 << 16);
         });
         double total = 0;

@@ -96,8 +96,8 @@ struct HooiGroup {
 
     // ---- one eigenproblem for every active item ----
     void solve(int size, int rank) {
-        const double* g[64];
-        double *values[64], *vectors[64];
+        const double* g[kMostItems];
+        double *values[kMostItems], *vectors[kMostItems];
         int n = 0;
         const int group = eigh_group<double>(size);
         for (int k = 0; k < count; ++k) {
@@ -194,7 +194,7 @@ struct HooiGroup {
     void by_gram() {
         GramSweeps<V> sweeps(plan, items, count, arena);
         const int64_t s = plan.others_size(plan.big);
-        const double* grams[64];
+        const double* grams[kMostItems];
         const Arena own = arena;
         Arena rest = sweeps.arena;
         for (int k = 0; k < count; ++k) {
@@ -282,6 +282,24 @@ struct HooiGroup {
     }
 };
 
+// How many items are decomposed together: what they keep fits the caches.
+template <class P>
+static int hooi_group_size(const HooiPlan& p) {
+    const auto bytes = [&](int group) {
+        int64_t kept = bytes_taken([&](Arena& arena) {
+            HooiItem items[kMostItems] = {};
+            arena = HooiGroup<P>(p, items, group, arena).arena;
+        });
+        if (p.big < 0) return kept + group * p.elements() * static_cast<int64_t>(sizeof(P));  // own copies of X
+        const int64_t s = p.others_size(p.big), alone = gram_sweeps_bytes<double>(p, group);
+        const int64_t lanes = in_lanes(p) ? gram_sweeps_bytes<Vec<double>>(p, group) : 0;
+        return kept + (lanes > alone ? lanes : alone) + group * s * s * 8;
+    };
+    int group = eigh_group<double>(largest_problem(p));
+    while (group > 1 && bytes(group) > int64_t{8} << 20) group /= 2;
+    return group;
+}
+
 // Whether passes in float leave the item inside the contract of method.md: errors come from 1 - ||core||^2 / ||X||^2,
 // good to 1e-7, and small singular values from differences of large ones.
 static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
@@ -305,8 +323,8 @@ static void hooi_items(bool wide, const HooiPlan& plan, HooiItem* items, int cou
     group.run();
     arena = group.arena;
     if (!plan.guard) return;
-    HooiItem again[64];
-    int where[64], n = 0;
+    HooiItem again[kMostItems];
+    int where[kMostItems], n = 0;
     for (int k = 0; k < count; ++k)
         if (items[k].finite && items[k].norm2 > 0 && !float_suffices(plan, items[k])) {
             again[n].x = items[k].x;

@@ -100,7 +100,7 @@ struct GramItems {
 template <class V>
 struct GramSweeps {
     static constexpr int L = sizeof(V) / 8;
-    static constexpr int kMost = 64;
+    static constexpr int kMost = kMostItems;
     const HooiPlan& plan;
     HooiItem* items;
     int count;
@@ -119,16 +119,7 @@ struct GramSweeps {
             if (m != p.big && s / p.shape[m] * p.rank[m] > columns) columns = s / p.shape[m] * p.rank[m];
         return s * columns;
     }
-    static int64_t bytes(const HooiPlan& p, int count) {
-        const int64_t s = p.others_size(p.big), n = largest_problem(p), parts = (count + L - 1) / L;
-        int64_t sizes = 0;
-        for (int m = 0; m < p.order; ++m) sizes += m == p.big ? 0 : p.shape[m] * p.rank[m];
-        const int64_t of_part = s * (s + p.others_rank(p.big) + 2 * p.rank[p.big]) + product_of(p.rank, p.order) +
-                                sizes + unfolded_size(p) + 2 * n * n + n + (9 + kMaxOrder) * 8;
-        return (parts * of_part + sizes + 2 * spare_size(p) + 24) * L * 8;
-    }
-
-    GramSweeps(const HooiPlan& p, HooiItem* its, int n, Arena from)
+    GramSweeps(const HooiPlan& p, HooiItem* its, int n, const Arena& from)
         : plan(p),
           items(its),
           count(n),
@@ -388,3 +379,12 @@ struct GramSweeps {
         }
     }
 };
+
+template <class V>
+static int64_t gram_sweeps_bytes(const HooiPlan& p, int count) {
+    return bytes_taken([&](Arena& arena) { arena = GramSweeps<V>(p, nullptr, count, arena).arena; });
+}
+// Whether the items of a group go through the sweeps in the lanes of vectors: beyond the caches they had better not.
+static bool in_lanes(const HooiPlan& p) {
+    return largest_problem(p) <= kLockstep && gram_sweeps_bytes<Vec<double>>(p, kLanes<double>) <= int64_t{3} << 20;
+}

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/workspace.h"
 #include "tensor_batch.h"
 
 namespace tsm {
@@ -11,6 +12,9 @@ inline int64_t product_of(const int64_t* n, int order) {
     for (int i = 0; i < order; ++i) p *= n[i];
     return p;
 }
+
+// A group of items is never larger than the lanes of a vector of floats.
+constexpr int kMostItems = 16;
 
 struct HooiPlan {
     int order;
@@ -88,35 +92,29 @@ struct FinishPlan {
     const Tap *down, *across;  // [height_out], [columns]
 };
 
-// `wide`: accumulate and solve in double. Workspaces are 64-byte aligned.
+// `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;
     int vector_bytes;
 
-    int64_t (*mode_gram_bytes)(bool wide, const Tensor& x, int mode, bool center);
-    void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, char* workspace);
+    void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory);
 
     int (*truncated_svd_group)(bool wide, int64_t n);
-    int64_t (*truncated_svd_bytes)(bool wide, int64_t n);
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
-                          double* const* vectors, char* workspace);
+                          double* const* vectors, const ArenaState& memory);
 
-    int64_t (*core_contraction_bytes)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank);
     // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
     void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
-                             char* workspace);
+                             const ArenaState& memory);
 
     int (*hooi_group)(bool wide, const HooiPlan& plan);
-    int64_t (*hooi_bytes)(bool wide, const HooiPlan& plan);
-    void (*hooi)(bool wide, const HooiPlan& plan, HooiItem* items, int count, char* workspace);
+    void (*hooi)(bool wide, const HooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);
 
     int (*saliency_group)(bool wide, const SaliencyPlan& plan);
-    int64_t (*saliency_bytes)(bool wide, const SaliencyPlan& plan);
-    void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* workspace);
+    void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, const ArenaState& memory);
 
     // map [height, width] and out [height_out, columns] in double when `wide`, else in float
-    int64_t (*finish_bytes)(bool wide, const FinishPlan& plan);
-    void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, char* workspace);
+    void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, const ArenaState& memory);
 
     double (*fma_rate)(
         int64_t steps);  // float32 FLOP that `steps` steps of independent FMAs make; returns their number

@@ -117,7 +117,6 @@ struct Panels {
         const int64_t rows = (n <= 64 ? 24576 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
         return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
     }
-    static int64_t bytes(int64_t n) { return rows_per_panel(n) * padded<T>(n) * static_cast<int64_t>(sizeof(T)) + 64; }
 
     Panels(const Fibres& fibres, const Adjust& adjust, Arena& arena) : f(fibres), how(adjust) {
         const DType own = sizeof(T) == 4 ? DType::f32 : DType::f64;
@@ -219,11 +218,6 @@ static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, T* g, i
             i += 1;
         }
     }
-}
-
-template <class T>
-static int64_t gram_bytes(int64_t n) {
-    return Panels<T>::bytes(n) + n * padded<T>(n) * (8 + static_cast<int64_t>(sizeof(T))) + 192;
 }
 
 // The whole symmetric G of one item in double, g: [n, n].

@@ -21,10 +21,10 @@ struct SaliencyGroup {
     int64_t c, s, n;
     bool by_position;
     Arena arena;
-    Tensor matrix[16];  // F as [C, S]
-    double scale[16];
-    const double* means[16];  // of the channels, for centring the channel Gram
-    double *gram[16], *values[16], *vectors[16];
+    Tensor matrix[kMostItems];  // F as [C, S]
+    double scale[kMostItems];
+    const double* means[kMostItems];  // of the channels, for centring the channel Gram
+    double *gram[kMostItems], *values[16], *vectors[16];
 
     static int64_t smaller(const SaliencyPlan& p) {
         return p.channels() < p.positions() ? p.channels() : p.positions();
@@ -41,22 +41,6 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         return (2 * n * n + n + p.channels()) * 8 + 4 * 64;
     }
-    static int64_t bytes(const SaliencyPlan& p) {
-        const int64_t n = smaller(p), longest = p.channels() > p.positions() ? p.channels() : p.positions();
-        const int64_t passes = gram_bytes<T>(n) + Panels<T>::bytes(p.positions()) + Panels<T>::bytes(p.channels()) +
-                               (n * (n + 16) + 2 * 128 * (n + 16) + 8 * (n + 16) + 6 * longest + 64) * 8 + 4096;
-        const int64_t solver = eigh_bytes<double>(n);
-        const int64_t copy = p.copies ? p.channels() * p.positions() * static_cast<int64_t>(sizeof(T)) + 64 : 0;
-        return group_size(p) * (item_bytes(p) + copy) + (passes > solver ? passes : solver) + matrix_free_bytes(p);
-    }
-
-    static int64_t matrix_free_bytes(const SaliencyPlan& p) {
-        const int64_t n = smaller(p), s = p.positions();
-        return sizeof(T) == 4 && p.single()
-                   ? p.channels() * padded<float>(s) * 4 + leading_bytes(s) + (s + n * (n + 2)) * 8 + 512
-                   : 0;
-    }
-
     SaliencyGroup(const SaliencyPlan& p, Arena& from)
         : plan(p), c(p.channels()), s(p.positions()), n(smaller(p)), by_position(s <= c), arena(from) {}
 
@@ -70,13 +54,13 @@ struct SaliencyGroup {
     Fibres positions(int k) const { return fibres_of(matrix[k], 0); }
 
     void run(SaliencyItem* items, int count) {
-        int open[16], left = 0;
+        int open[kMostItems], left = 0;
         for (int k = 0; k < count; ++k) {
             locate(items[k], k);
             if (!(matrix_free() && lead(items, count, k))) open[left++] = k;
         }
-        const double* g[16];
-        double *value[16], *vector[16];
+        const double* g[kMostItems];
+        double *value[kMostItems], *vector[16];
         const int rank = plan.single() ? 1 : static_cast<int>(n);
         for (int i = 0; i < left; ++i) {
             read(items[open[i]], open[i]);

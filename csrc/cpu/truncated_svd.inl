@@ -36,9 +36,6 @@ struct LaneEigen {
     static constexpr int L = kLanes<T>;
     int n, ld;  // an odd leading dimension keeps columns out of one cache set
     V *z, *d, *e, *tau, *work, *rotations, *d_work, *e_work;
-    static int64_t bytes(int64_t n) {
-        return (n * (n | 1) + 9 * n + (kShiftedVectors<T> + 1) * n + kSweepsKept * 2 * n) * TSM_VECTOR_BYTES + 8 * 64;
-    }
     LaneEigen(int size, Arena& arena) : n(size), ld(size | 1) {
         z = arena.take<V>(n * ld);
         d = arena.take<V>(n);
@@ -111,11 +108,6 @@ struct StripEigen {
     int* order;
 
     static int64_t ld_of(int64_t n) { return padded<T>(n) + (padded<T>(n) % 64 == 0 ? L : 0); }
-    static int64_t bytes(int64_t n, int64_t group) {
-        const int64_t vectors = (n + L - 1) / L * n + 5 * n + kSweepsKept * 2 * n + kShiftedVectors<T> * n;
-        return (group * (n + 1) + 5) * ld_of(n) * static_cast<int64_t>(sizeof(T)) + vectors * TSM_VECTOR_BYTES + n * 4 +
-               16 * 64;
-    }
     StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
         matrices = arena.take<T>(group * n * ld);
         taus = arena.take<T>(group * ld);
@@ -278,19 +270,16 @@ static double largest_of(const double* x, int64_t n) {
     return sum == 0 ? largest : __builtin_nan("");
 }
 
-// How many matrices of size n are solved together, and the workspace for that.
+// How many matrices of size n are solved together.
 template <class T>
 static int eigh_group(int64_t n) {
     if (n <= kLockstep) return kLanes<T>;
     int group = kLanes<T>;
-    while (group > 1 && StripEigen<T>::bytes(n, group) > (int64_t{6} << 20)) group /= 2;
+    const auto bytes = [&] {
+        return bytes_taken([&](Arena& arena) { StripEigen<T>(static_cast<int>(n), group, arena); });
+    };
+    while (group > 1 && bytes() > (int64_t{6} << 20)) group /= 2;
     return group;
-}
-
-template <class T>
-static int64_t eigh_bytes(int64_t n) {
-    if (n <= kLockstep) return LaneEigen<T>::bytes(n) + (2 * n * (n | 1) + n) * TSM_VECTOR_BYTES + 4 * 64;
-    return StripEigen<T>::bytes(n, eigh_group<T>(n)) + 3 * n * 8 + 128;
 }
 
 // The same for one matrix, row after row. most, entry: [rank]
