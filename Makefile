@@ -12,6 +12,8 @@ CUDA       ?= OFF
 CUDA_ARCHS ?= native
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
+SECONDS ?= 60
+SEED    ?= 0
 
 # Preloaded, because the interpreter itself is not instrumented; its leaks, and those of torch, are not looked at. Fresh
 # memory is filled with NaN (bytes 255), so that reading it before writing shows.
@@ -20,7 +22,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test lint asan races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test lint asan fuzz races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +46,12 @@ asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level,
 	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
 		tests/cuda/test_kernels.py
+
+fuzz: build/asan/.done  ## random calls of the compiled module under the sanitizers, SECONDS=60 at each SIMD level, SEED=0
+	cp tsm_fast/*.py build/asan/site/tsm_fast/
+	@for level in $$($(BIN)/python -c "from tsm_fast import native; print(*native.simd_levels())"); do \
+		$(SANITIZED):. TSM_FAST_SIMD=$$level $(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
+	done
 
 races: build/races/.done  ## the CUDA kernels on the CPU, every access watched for races between their threads
 	TSM_FAST_EMULATION=$(abspath build/races/emulation) $(BIN)/pytest -q -p no:cacheprovider \

@@ -161,7 +161,10 @@ struct HooiGroup {
         double* a = item.factor[m];
         if (plan.left_side(m)) {
             __builtin_memcpy(a, item.vectors, static_cast<size_t>(size * r) * 8);
-            if (plan.sign_v) point_right_vectors_up(a, size, r, item.unfolded, plan.others_rank(m));
+            if (!plan.sign_v) return;
+            Arena scratch = arena;
+            const int64_t columns = plan.others_rank(m);
+            point_right_vectors_up(a, size, r, item.unfolded, columns, scratch.take<double>(columns * r));
             return;
         }
         product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);

@@ -28,15 +28,16 @@ static void unfold_small(const V* x, int64_t outer, int64_t size, int64_t inner,
             }
 }
 
-// Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size]
+// Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size], dots:
+// [columns, rank]. By `product`, whose sums are the same in lanes and for an item alone: the sign of a column of noise
+// rests on them.
 template <class V>
-static void point_right_vectors_up(V* a, int64_t size, int64_t rank, const V* y, int64_t columns) {
+static void point_right_vectors_up(V* a, int64_t size, int64_t rank, const V* y, int64_t columns, V* dots) {
+    product<V, true>(columns, rank, size, y, size, a, rank, dots, rank);
     for (int64_t k = 0; k < rank; ++k) {
         V most{}, entry{};
         for (int64_t c = 0; c < columns; ++c) {
-            V dot{};
-            for (int64_t i = 0; i < size; ++i) dot += y[c * size + i] * a[i * rank + k];
-            const V length = dot < 0 ? -dot : dot;
+            const V dot = dots[c * rank + k], length = dot < 0 ? -dot : dot;
             entry = length > most ? dot : entry;
             most = length > most ? length : most;
         }
@@ -338,7 +339,7 @@ struct GramSweeps {
             return;
         }
         copy(own.vectors, size * rank, own.factor[m]);
-        if (plan.sign_v) point_right_vectors_up(own.factor[m], size, rank, own.unfolded, plan.others_rank(m));
+        if (plan.sign_v) point_right_vectors_up(own.factor[m], size, rank, own.unfolded, plan.others_rank(m), spare[0]);
     }
     void orthonormal_factors(int m) {
         const int size = static_cast<int>(plan.shape[m]), rank = static_cast<int>(plan.rank[m]);
