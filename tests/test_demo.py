@@ -20,8 +20,8 @@ pytest.importorskip("tensorly", reason="needs the extra demo")
 
 import tsm_fast
 from tsm_fast import demo, models, timings
-from tsm_fast.extractor import METHODS
 from tsm_fast.photos import load_photos
+from tsm_fast.saliency import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_demo_writes_sheet_page_and_maps(tmp_path: Path, features: Tensor) -> No
     assert all(name in page for name in result.photos)
     with np.load(result.files[2]) as arrays:
         assert arrays["names"].tolist() == result.photos
-        for method, function in METHODS.items():
-            expected = function(features, normalize=False).numpy()
+        for method, row in METHODS.items():
+            expected = row.function(features, normalize=False).numpy()
             assert arrays[method].dtype == np.float32
             assert np.abs(arrays[method] - expected).max() <= 2e-5 * expected.max()  # other threads, other rounding
 

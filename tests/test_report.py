@@ -20,6 +20,7 @@ pytest.importorskip("cmap", reason="needs the extra demo")
 pytest.importorskip("jinja2", reason="needs the extra demo")
 
 from tsm_fast import report
+from tsm_fast.saliency import METHODS
 
 HOSTILE = '<script>alert(1)</script> & "it\'s" {{ 7 * 7 }}'
 
@@ -28,7 +29,8 @@ def rows(names: list[str], side: int = 64) -> list[report.Row]:
     """Pictures and maps with a known layout: a horizontal ramp as photo, a vertical one as every map."""
     ramp = np.broadcast_to(np.linspace(0, 255, side).astype(np.uint8), (side, side))
     image = Image.fromarray(ramp).convert("RGB")
-    return [report.Row(name, f"by {name}", image, dict.fromkeys(report.TITLES, ramp.T / 255)) for name in names]
+    maps = {method.title: ramp.T / 255 for method in METHODS.values()}
+    return [report.Row(name, f"by {name}", image, maps) for name in names]
 
 
 class Page(HTMLParser):

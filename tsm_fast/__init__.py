@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
 from .decomposition import TuckerResult, fold, hosvd, mode_dot, multi_mode_dot, truncated_svd, tucker, unfold
 from .dispatch import BackendInfo, backends
 from .extractor import SaliencyExtractor
@@ -11,8 +12,6 @@ from .saliency import eigencam, mtsm, multivec_eigencam, tsm
 
 if TYPE_CHECKING:
     from .pipeline.reader import SaliencyDataset
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendInfo",

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from . import __version__, dispatch, models, report, timings
+from . import dispatch, models, report, timings
 from . import photos as photo_files
-from .extractor import METHODS, SaliencyExtractor
+from ._version import __version__
+from .extractor import SaliencyExtractor
+from .saliency import METHODS
 
 NEEDS = (
     "cmap",
@@ -77,20 +79,22 @@ def run(out: Path, photos: Sequence[Path] = (), *, timing: bool = True, backend:
     layer, reason = None, ""
     maps: dict[str, np.ndarray] = {}
     for method in METHODS:
-        say(f"{report.TITLES[method]} of {len(pictures)} photos")
+        say(f"{METHODS[method].title} of {len(pictures)} photos")
         with SaliencyExtractor(network, layer, method, size="input", backend=backend) as extract:
             maps[method] = extract(inputs).numpy()
             layer, reason = extract.layers[0], reason or extract.reason
     with torch.no_grad():
         features = network.get_submodule(layer or "")(inputs)
-    raw = {method: function(features, normalize=False, backend=backend).numpy() for method, function in METHODS.items()}
+    raw = {
+        name: method.function(features, normalize=False, backend=backend).numpy() for name, method in METHODS.items()
+    }
 
     rows = [
         report.Row(
             photo.name,
             photo.credit,
             models.central_square(photo.image, PHOTO_SIDE),
-            {method: values[number] for method, values in maps.items()},
+            {METHODS[method].title: values[number] for method, values in maps.items()},
         )
         for number, photo in enumerate(pictures)
     ]

@@ -14,12 +14,6 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-TITLES = {
-    "eigencam": "EigenCAM",
-    "tsm": "TSM",
-    "multivec_eigencam": "Multivec-EigenCAM",
-    "mtsm": "MTSM",
-}
 COLORMAP = "inferno"  # perceptually uniform, dark where nothing is salient
 STRENGTH = 0.55  # of the map over the photo
 
@@ -33,7 +27,7 @@ class Row(NamedTuple):
     name: str
     credit: str
     image: Image.Image  # RGB, square
-    maps: Mapping[str, np.ndarray]  # method -> [h, w] in 0..1
+    maps: Mapping[str, np.ndarray]  # title -> [h, w] in 0..1
 
 
 class Table(NamedTuple):
@@ -58,16 +52,16 @@ def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:  # values [h
 
 def contact_sheet(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image:
     """A picture with a row per photo: its name, the photo, and an overlay for each of its maps."""
-    methods = list(rows[0].maps) if rows else []
+    titles = list(rows[0].maps) if rows else []
     left, top = MARGIN + LABEL, MARGIN + 112
-    width = left + (1 + len(methods)) * (TILE + GAP) - GAP + MARGIN
+    width = left + (1 + len(titles)) * (TILE + GAP) - GAP + MARGIN
     height = top + len(rows) * (TILE + GAP) + 72
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     room = width - 2 * MARGIN
     draw.text((MARGIN, MARGIN), _fit(draw, title, _font(30), room), INK, _font(30))
     draw.text((MARGIN, MARGIN + 42), _fit(draw, subtitle, _font(17), room), FAINT, _font(17))
-    for column, text in enumerate(["Photo", *(TITLES.get(method, method) for method in methods)]):
+    for column, text in enumerate(["Photo", *titles]):
         center = left + column * (TILE + GAP) + TILE // 2
         draw.text((center, top - 12), text, INK, _font(20), anchor="ms")
     for number, row in enumerate(rows):
@@ -75,7 +69,7 @@ def contact_sheet(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image
         label = _fit(draw, row.name, _font(18), LABEL - 14)
         draw.text((left - 14, y + TILE // 2), label, INK, _font(18), anchor="rm")
         photo = row.image.resize((TILE, TILE), Image.Resampling.LANCZOS)
-        for column, tile in enumerate([photo, *(overlay(photo, row.maps[method]) for method in methods)]):
+        for column, tile in enumerate([photo, *(overlay(photo, row.maps[title]) for title in titles)]):
             sheet.paste(tile, (left + column * (TILE + GAP), y))
     _color_bar(sheet, draw, left, top + len(rows) * (TILE + GAP) + 12)
     return sheet
@@ -100,7 +94,7 @@ def html_page(
             "name": row.name,
             "credit": row.credit,
             "photo": data_uri(row.image),
-            "maps": [(TITLES.get(name, name), data_uri(Image.fromarray(colorize(m)))) for name, m in row.maps.items()],
+            "maps": [(title, data_uri(Image.fromarray(colorize(m)))) for title, m in row.maps.items()],
         }
         for row in rows
     ]

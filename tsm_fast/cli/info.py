@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from .. import __version__, dispatch
+from .. import dispatch
+from .._version import __version__
 from .common import AsJson, errors, table
 
 PACKAGES = ("torch", "numpy", "pillow", "tensorly", "scikit-image", "scikit-learn", "efficientnet-lite-pytorch")

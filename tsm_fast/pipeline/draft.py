@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import __version__, models, weights
-from ..extractor import METHODS, SaliencyExtractor
+from .. import models, weights
+from .._version import __version__
+from ..extractor import SaliencyExtractor
+from ..saliency import METHODS
 from . import images, plan_file
 from .settings import Settings
 from .shards import FORMAT_VERSION, MapColumn
@@ -137,7 +139,7 @@ def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Ten
 
 def _column(method: str, layer: str, features: Tensor, settings: Settings) -> MapColumn:
     """The column of a method and layer, after trying the method's options (a rank, say) on its features."""
-    METHODS[method](features, nan="propagate", precision=settings.precision, **settings.options(method))
+    METHODS[method].function(features, nan="propagate", precision=settings.precision, **settings.options(method))
     name = f"{method}/{layer}"
     scale = None if settings.dtype == "float32" else f"{name}:scale"
     return MapColumn(name, method, layer, (features.shape[2], features.shape[3]), settings.dtype, scale)

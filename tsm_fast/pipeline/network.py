@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .. import models, weights
-from ..extractor import METHODS, SaliencyExtractor
+from ..extractor import SaliencyExtractor
+from ..saliency import METHODS
 from . import images, sources
 from .errors import FingerprintError
 from .images import ImageError
@@ -123,7 +124,7 @@ class Network:
         maps, errors = {}, {}
         for column in self.run.columns:
             settings, layer = self.run.settings, features[column.layer]
-            made = METHODS[column.method](
+            made = METHODS[column.method].function(
                 layer,
                 nan="propagate",
                 normalize=False,

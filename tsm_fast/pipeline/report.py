@@ -11,6 +11,7 @@ from PIL import Image
 
 from .. import report as look
 from ..preprocessing import CentralCrop
+from ..saliency import METHODS
 from . import plan_file
 from .check import STAGES, Status, status
 from .images import ImageError, Picture, from_value
@@ -78,7 +79,7 @@ def page(run: Run, pictures: int) -> str:
         ],
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
-    subtitle = f"{about.model}, {_list(about.layers)}: {_list([look.TITLES[name] for name in about.methods])}"
+    subtitle = f"{about.model}, {_list(about.layers)}: {_list([METHODS[name].title for name in about.methods])}"
     return look.page(f"Saliency maps of {about.source}", subtitle, STYLE, BODY, _tables(about), _facts(run), values)
 
 
@@ -296,7 +297,7 @@ def _title(dataset: SaliencyDataset, column: str) -> str:
     """The method of a column, and the layer where the run has several."""
     method, _, layer = column.partition("/")
     several = len({name.partition("/")[2] for name in dataset.columns}) > 1
-    return look.TITLES[method] + (f" {layer}" if several else "")
+    return METHODS[method].title + (f" {layer}" if several else "")
 
 
 def _list(names: Sequence[str]) -> str:

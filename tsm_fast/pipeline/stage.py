@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from .. import models
-from ..extractor import METHODS, SaliencyExtractor
+from ..extractor import SaliencyExtractor
+from ..saliency import METHODS
 from . import images
 from .images import ImageError
 from .settings import Settings
@@ -120,7 +121,7 @@ class SaliencyStage:
 
     def _maps(self, method: str, features: Tensor) -> np.ndarray:  # [B, h, w] float32
         settings = self._settings
-        made = METHODS[method](
+        made = METHODS[method].function(
             features,
             nan="propagate",
             normalize=False,
