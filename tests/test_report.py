@@ -19,18 +19,19 @@ from PIL import Image
 pytest.importorskip("cmap", reason="needs the extra demo")
 pytest.importorskip("jinja2", reason="needs the extra demo")
 
-from tsm_fast import report
+from tsm_fast.pictures import drawing
+from tsm_fast.pictures.page import Table, html_page
 from tsm_fast.saliency import METHODS
 
 HOSTILE = '<script>alert(1)</script> & "it\'s" {{ 7 * 7 }}'
 
 
-def rows(names: list[str], side: int = 64) -> list[report.Row]:
+def rows(names: list[str], side: int = 64) -> list[drawing.Row]:
     """Pictures and maps with a known layout: a horizontal ramp as photo, a vertical one as every map."""
     ramp = np.broadcast_to(np.linspace(0, 255, side).astype(np.uint8), (side, side))
     image = Image.fromarray(ramp).convert("RGB")
     maps = {method.title: ramp.T / 255 for method in METHODS.values()}
-    return [report.Row(name, f"by {name}", image, maps) for name in names]
+    return [drawing.Row(name, f"by {name}", image, maps) for name in names]
 
 
 class Page(HTMLParser):
@@ -52,13 +53,13 @@ class Page(HTMLParser):
 
 
 def test_colours_grow_lighter_from_0_to_1() -> None:
-    colors = report.colorize(np.linspace(0, 1, 256)).astype(float)
+    colors = drawing.colorize(np.linspace(0, 1, 256)).astype(float)
     luminance = colors @ [0.2126, 0.7152, 0.0722]
     assert colors.shape == (256, 3)
     assert (np.diff(luminance) > -0.5).all()  # inferno, to within its rounding to 8 bits
     assert luminance[0] < 5
     assert luminance[-1] > 230
-    assert np.array_equal(report.colorize(np.array([np.nan, -1, 2])), report.colorize(np.array([0, 0, 1])))
+    assert np.array_equal(drawing.colorize(np.array([np.nan, -1, 2])), drawing.colorize(np.array([0, 0, 1])))
 
 
 def test_overlay_is_the_map_over_the_grey_picture() -> None:
@@ -66,40 +67,40 @@ def test_overlay_is_the_map_over_the_grey_picture() -> None:
     grey = np.asarray(image.convert("L"))[0, 0]
     values = np.zeros((4, 4))
     values[:2] = 1
-    pixels = np.asarray(report.overlay(image, values)).astype(float)
+    pixels = np.asarray(drawing.overlay(image, values)).astype(float)
     for row, value in ((0, 1.0), (7, 0.0)):
-        expected = (1 - report.STRENGTH) * grey + report.STRENGTH * report.colorize(np.array(value)).astype(float)
+        expected = (1 - drawing.STRENGTH) * grey + drawing.STRENGTH * drawing.colorize(np.array(value)).astype(float)
         np.testing.assert_allclose(pixels[row, 4], expected, atol=1.5)
 
 
 def test_contact_sheet_has_a_row_a_photo_and_a_tile_a_map() -> None:
-    sheet = report.contact_sheet("Title", "sub", rows(["one", "two", "three"]))
+    sheet = drawing.contact_sheet("Title", "sub", rows(["one", "two", "three"]))
     pixels = np.asarray(sheet)
-    left, step = report.MARGIN + report.LABEL, report.TILE + report.GAP
-    top = report.MARGIN + 112
-    assert sheet.width == left + 5 * step - report.GAP + report.MARGIN
+    left, step = drawing.MARGIN + drawing.LABEL, drawing.TILE + drawing.GAP
+    top = drawing.MARGIN + 112
+    assert sheet.width == left + 5 * step - drawing.GAP + drawing.MARGIN
     for number in range(3):
         for column in range(5):
             y, x = top + number * step, left + column * step
-            tile = pixels[y : y + report.TILE, x : x + report.TILE].astype(float)
+            tile = pixels[y : y + drawing.TILE, x : x + drawing.TILE].astype(float)
             across, down = tile[:, -20:].mean() - tile[:, :20].mean(), tile[-20:].mean() - tile[:20].mean()
             assert across > 50  # the photo, also below the map
             assert (down > 50) == (column > 0)
-        assert (pixels[top + number * step : top + number * step + report.TILE, : left - 4] < 128).any()  # its name
-    bar = pixels[top + 3 * step + 12 + 9, left : left + 2 * report.TILE]
-    assert np.array_equal(bar[0], report.colorize(np.array(0.0)))
-    assert np.array_equal(bar[-1], report.colorize(np.array(1.0)))
+        assert (pixels[top + number * step : top + number * step + drawing.TILE, : left - 4] < 128).any()  # its name
+    bar = pixels[top + 3 * step + 12 + 9, left : left + 2 * drawing.TILE]
+    assert np.array_equal(bar[0], drawing.colorize(np.array(0.0)))
+    assert np.array_equal(bar[-1], drawing.colorize(np.array(1.0)))
 
 
 def test_long_names_stay_in_their_column() -> None:
-    short, long = (np.asarray(report.contact_sheet("T", "s", rows([name]))) for name in ("a", "a" * 500))
-    assert np.array_equal(short[:, report.MARGIN + report.LABEL :], long[:, report.MARGIN + report.LABEL :])
-    assert (long[:, : report.MARGIN - 2] == 255).all()
+    short, long = (np.asarray(drawing.contact_sheet("T", "s", rows([name]))) for name in ("a", "a" * 500))
+    assert np.array_equal(short[:, drawing.MARGIN + drawing.LABEL :], long[:, drawing.MARGIN + drawing.LABEL :])
+    assert (long[:, : drawing.MARGIN - 2] == 255).all()
 
 
 def test_page_is_self_contained() -> None:
-    table = report.Table("Times", ("map", "ms"), [("TSM", "1.0")])
-    text = report.html_page("Title", "sub", rows(["one", "two"]), [table], [("fact", "value")])
+    table = Table("Times", ("map", "ms"), [("TSM", "1.0")])
+    text = html_page("Title", "sub", rows(["one", "two"]), [table], [("fact", "value")])
     page = Page(text)
     links = page.links + re.findall(r"url\(\"?([^)\"]*)", text)
     assert len(links) == 2 * 5 + 1
@@ -117,8 +118,8 @@ def test_page_is_self_contained() -> None:
 
 
 def test_page_escapes_what_it_is_given() -> None:
-    table = report.Table(HOSTILE, (HOSTILE,), [(HOSTILE,)])
-    text = report.html_page(HOSTILE, HOSTILE, rows([HOSTILE]), [table], [(HOSTILE, HOSTILE)])
+    table = Table(HOSTILE, (HOSTILE,), [(HOSTILE,)])
+    text = html_page(HOSTILE, HOSTILE, rows([HOSTILE]), [table], [(HOSTILE, HOSTILE)])
     page = Page(text)
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) >= 8
@@ -126,17 +127,17 @@ def test_page_escapes_what_it_is_given() -> None:
 
 
 def test_page_without_pictures() -> None:
-    assert "section" not in Page(report.html_page("Title", "", [], [], [])).tags
+    assert "section" not in Page(html_page("Title", "", [], [], [])).tags
 
 
 def test_files_are_written_whole(tmp_path: Path) -> None:
     arrays = {"maps": np.arange(6.0).reshape(2, 3), "names": np.array(["a", "é"])}
-    paths = report.publish(tmp_path, {"a.npz": report.npz_bytes(arrays), "b.txt": b"text"})
+    paths = drawing.publish(tmp_path, {"a.npz": drawing.npz_bytes(arrays), "b.txt": b"text"})
     assert paths == [tmp_path / "a.npz", tmp_path / "b.txt"]
     with np.load(tmp_path / "a.npz", allow_pickle=False) as loaded:
         assert np.array_equal(loaded["maps"], arrays["maps"])
         assert loaded["names"].tolist() == ["a", "é"]
-    assert report.publish(tmp_path, {"b.txt": b"new"}) == [tmp_path / "b.txt"]
+    assert drawing.publish(tmp_path, {"b.txt": b"new"}) == [tmp_path / "b.txt"]
     assert (tmp_path / "b.txt").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.txt"]
     assert (tmp_path / "b.txt").stat().st_mode & 0o777 == 0o666 & ~_umask()
@@ -152,7 +153,7 @@ def test_nothing_is_replaced_when_one_file_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "first").write_text("old")
     (tmp_path / "second").mkdir()
     with pytest.raises(IsADirectoryError, match="second"):
-        report.publish(tmp_path, {"first": b"new", "second": b"new"})
+        drawing.publish(tmp_path, {"first": b"new", "second": b"new"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
     assert (tmp_path / "first").read_text() == "old"
 
@@ -161,12 +162,12 @@ def test_nothing_is_replaced_when_the_disk_is_full(tmp_path: Path) -> None:
     """A real write error, from a process that may write no file over 4 kB."""
     (tmp_path / "small").write_text("old")
     program = (
-        "import sys; from pathlib import Path; from tsm_fast import report\n"
-        "report.publish(Path(sys.argv[1]), {'small': b'new', 'large': bytes(100_000)})"
+        "import sys; from pathlib import Path; from tsm_fast.pictures import drawing\n"
+        "drawing.publish(Path(sys.argv[1]), {'small': b'new', 'large': bytes(100_000)})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
-        cwd=Path(report.__file__).parents[1],
+        cwd=Path(drawing.__file__).parents[2],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
         capture_output=True,
         text=True,
@@ -179,13 +180,13 @@ def test_nothing_is_replaced_when_the_disk_is_full(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
-    report.make_folder(tmp_path / "a" / "b")
-    report.make_folder(tmp_path / "a" / "b")
+    drawing.make_folder(tmp_path / "a" / "b")
+    drawing.make_folder(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        report.make_folder(tmp_path / "file")
+        drawing.make_folder(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
-        report.make_folder(tmp_path / "file" / "below")
+        drawing.make_folder(tmp_path / "file" / "below")
     with pytest.raises(OSError, match="/proc"):
-        report.make_folder(Path("/proc/tsm_fast_demo"))
+        drawing.make_folder(Path("/proc/tsm_fast_demo"))

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from . import dispatch, models, report, timings
-from . import photos as photo_files
+from . import dispatch, models, timings
 from ._version import __version__
 from .extractor import SaliencyExtractor
+from .pictures import drawing
+from .pictures import photos as photo_files
+from .pictures.page import Table, html_page
 from .saliency import METHODS
 
 NEEDS = (
@@ -70,7 +72,7 @@ def run(out: Path, photos: Sequence[Path] = (), *, timing: bool = True, backend:
         pictures = [photo_files.Photo(path.name, "", photo_files.open_photo(path)) for path in photos]
     else:
         pictures = photo_files.load_photos()
-    report.make_folder(out)
+    drawing.make_folder(out)
 
     say("loading EfficientNet-lite0")
     network = models.lite0()
@@ -90,7 +92,7 @@ def run(out: Path, photos: Sequence[Path] = (), *, timing: bool = True, backend:
     }
 
     rows = [
-        report.Row(
+        drawing.Row(
             photo.name,
             photo.credit,
             models.central_square(photo.image, PHOTO_SIDE),
@@ -105,19 +107,19 @@ def run(out: Path, photos: Sequence[Path] = (), *, timing: bool = True, backend:
     say("drawing and writing")
     title = "tsm_fast: saliency maps of EfficientNet-lite0"
     subtitle = f"layer {result.layer!r}, {' x '.join(map(str, features.shape[1:]))}, no labels and no gradients"
-    sheet = report.contact_sheet(title, subtitle, rows)
+    sheet = drawing.contact_sheet(title, subtitle, rows)
     tables = [timing_table(result)] if measured else []
-    page = report.html_page(title, subtitle, rows, tables, _facts(result))
+    page = html_page(title, subtitle, rows, tables, _facts(result))
     arrays = {**raw, "names": np.array(result.photos)}
     files = {
-        "contact_sheet.png": report.png_bytes(sheet),
+        "contact_sheet.png": drawing.png_bytes(sheet),
         "index.html": page.encode(),
-        "maps.npz": report.npz_bytes(arrays),
+        "maps.npz": drawing.npz_bytes(arrays),
     }
-    return result._replace(files=report.publish(out, files))
+    return result._replace(files=drawing.publish(out, files))
 
 
-def timing_table(result: Result) -> report.Table:
+def timing_table(result: Result) -> Table:
     """The timings as texts."""
 
     def peer(ms: float | None, own: float) -> str:
@@ -132,7 +134,7 @@ def timing_table(result: Result) -> report.Table:
         )
         for timing in result.timings
     ]
-    return report.Table("Time of the decomposition, per image", ("map", "tsm_fast", "plain PyTorch", "TensorLy"), rows)
+    return Table("Time of the decomposition, per image", ("map", "tsm_fast", "plain PyTorch", "TensorLy"), rows)
 
 
 def _number(value: float) -> str:

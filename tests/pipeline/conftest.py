@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any of the tests imports 
 import pytest
 from PIL import Image
 
-from tsm_fast.photos import load_photos
+from tsm_fast.pictures import load_photos
 
 
 @pytest.fixture(scope="session")

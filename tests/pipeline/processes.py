@@ -39,7 +39,7 @@ def needs_photos() -> None:
 @cache
 def photos() -> Path:
     """A folder with 64 tiles of real photos, one folder for each photo."""
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     folder = Path(tempfile.mkdtemp(prefix="tsm-fast-photos-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

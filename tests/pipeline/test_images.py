@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsm_fast.pipeline.images import POLICY, ImageError, Picture, decode, quiet_decoders, unreadable
+from tsm_fast.pictures.decode import FLAGS, POLICY, ImageError, Picture, decode, quiet_decoders, unreadable
 from tsm_fast.pipeline.settings import MAX_PIXELS
-from tsm_fast.pipeline.shards import FLAGS
 
 Photos = dict[str, Image.Image]
 Make = Callable[[Image.Image], bytes]

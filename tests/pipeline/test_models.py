@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from tsm_fast import models
+from tsm_fast.models.preprocessing import CentralCrop
+from tsm_fast.models.weights import digest, load_weights
 from tsm_fast.pipeline import Settings, prepare, run_shard
-from tsm_fast.preprocessing import CentralCrop
-from tsm_fast.weights import digest, load_weights
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

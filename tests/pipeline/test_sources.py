@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tsm_fast.pipeline import images
+from tsm_fast.pictures.decode import ImageError, Picture, from_value
 from tsm_fast.pipeline.datasets import DatasetSource, picture_of
 from tsm_fast.pipeline.keys import encode_key
 from tsm_fast.pipeline.sources import Item, Source, SourceError, listing, open_source, reopen
@@ -226,7 +226,7 @@ def test_broken_tars(tmp_path: Path, photos: Photos) -> None:
     source = open_source(str(tmp_path / "part-000.tar"))
     last = max(listing(source), key=lambda item: item.offset)
     (tmp_path / "part-000.tar").write_bytes(whole[: last.offset + 100])
-    with pytest.raises(images.ImageError, match="the tar file ends after 100 of its"):
+    with pytest.raises(ImageError, match="the tar file ends after 100 of its"):
         source.read(last)
     with pytest.raises(SourceError, match="no whole tar file"):
         keys(open_source(str(tmp_path / "part-000.tar")))
@@ -285,12 +285,12 @@ def test_torch_dataset(photos: Photos) -> None:
     source = DatasetSource(Photographs(photos["cat"]))
     items = listing(source)
     assert [item.key for item in items] == list("01234567")
-    pictures = [images.from_value(source.read(item), 10**6) for item in items]
+    pictures = [from_value(source.read(item), 10**6) for item in items]
     for picture in pictures[:-1]:
-        assert isinstance(picture, images.Picture)
+        assert isinstance(picture, Picture)
         np.testing.assert_array_equal(np.asarray(picture.image), np.asarray(photos["cat"]))
     grey = pictures[-1]
-    assert isinstance(grey, images.Picture)
+    assert isinstance(grey, Picture)
     np.testing.assert_array_equal(np.asarray(grey.image)[..., 2], np.asarray(photos["cat"])[..., 0])
     named = DatasetSource(Photographs(photos["cat"]), [f"k{9 - i}" for i in range(8)])
     assert listing(named)[0] == Item("k2", None, 7)
@@ -305,11 +305,11 @@ def test_what_is_no_dataset_or_no_picture() -> None:
         DatasetSource([]).items()
     with pytest.raises(SourceError, match="got 'a' twice"):
         listing(DatasetSource([1, 2], ["a", "a"]))
-    with pytest.raises(images.ImageError, match=r"holds none of image, .* but x, y"):
+    with pytest.raises(ImageError, match=r"holds none of image, .* but x, y"):
         picture_of({"x": 1, "y": 2})
     with pytest.raises(SourceError, match="lives in the program that made it"):
         reopen("dataset", "Photographs")
     for value in (3, np.zeros((2, 2)), torch.zeros(2, 2), np.zeros((2, 2, 7), np.uint8)):
-        with pytest.raises(images.ImageError) as caught:
-            images.from_value(value, 100)
+        with pytest.raises(ImageError) as caught:
+            from_value(value, 100)
         assert caught.value.kind == "item"

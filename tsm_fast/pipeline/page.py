@@ -1,4 +1,4 @@
-"""The templates of report.html, in the look of the demo's page (`tsm_fast.report.page`)."""
+"""The templates of report.html, in the look of the demo's page (`pictures.page`)."""
 
 STYLE = """\
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 18px 0 0; }

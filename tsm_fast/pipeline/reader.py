@@ -29,7 +29,7 @@ class Item(NamedTuple):
     error: str  # what went wrong; "" for "ok"
     height: int  # of the picture in pixels; 0 where that is not known
     width: int
-    flags: int  # bits of `shards.FLAGS`
+    flags: int  # bits of `pictures.decode.FLAGS`
     maps: dict[str, Any]  # column -> [h, w] float32, NaN where there is no map
 
     @property
@@ -68,7 +68,7 @@ class SaliencyDataset(Dataset[Item]):
 
     >>> import tempfile, tsm_fast
     >>> from pathlib import Path
-    >>> from tsm_fast.photos import load_photos
+    >>> from tsm_fast.pictures import load_photos
     >>> from tsm_fast.pipeline import Settings, prepare, run_shard
     >>> folder = Path(tempfile.mkdtemp())
     >>> for photo in load_photos()[:3]:

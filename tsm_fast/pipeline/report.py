@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .. import report as look
-from ..preprocessing import CentralCrop
+from ..models.preprocessing import CentralCrop
+from ..pictures.decode import FLAGS, ImageError, Picture, from_value
+from ..pictures.drawing import colorize
+from ..pictures.page import Table, data_uri, render
 from ..saliency import METHODS
 from . import plan_file
 from .check import STAGES, Status, status
-from .images import ImageError, Picture, from_value
 from .page import BODY, STYLE
 from .publish import publish_bytes
 from .reader import Item, SaliencyDataset
 from .run import Run
-from .shards import FLAGS, OK
+from .shards import OK
 from .sources import SourceError, reopen
 
 PART = 1024  # rows in memory at once
@@ -80,7 +81,7 @@ def page(run: Run, pictures: int) -> str:
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
     subtitle = f"{about.model}, {_list(about.layers)}: {_list([METHODS[name].title for name in about.methods])}"
-    return look.page(f"Saliency maps of {about.source}", subtitle, STYLE, BODY, _tables(about), _facts(run), values)
+    return render(f"Saliency maps of {about.source}", subtitle, STYLE, BODY, _tables(about), _facts(run), values)
 
 
 def _survey(dataset: SaliencyDataset) -> tuple[np.ndarray, np.ndarray, dict[str, list[tuple[str, str]]]]:
@@ -134,7 +135,7 @@ def _numbers(about: Status) -> list[tuple[str, str]]:
     return [*numbers, (_size(about.bytes), f"in {about.shards_done} of {about.shards} shards")]
 
 
-def _tables(about: Status) -> list[look.Table]:
+def _tables(about: Status) -> list[Table]:
     total = sum(about.seconds.get(stage, 0) for stage in STAGES)
     if not total:
         return []
@@ -148,9 +149,7 @@ def _tables(about: Status) -> list[look.Table]:
         for stage in STAGES
         if stage in about.rates
     ]
-    return [
-        look.Table("Throughput by stage, all workers together", ("stage", "time", "images a second", "share"), rows)
-    ]
+    return [Table("Throughput by stage, all workers together", ("stage", "time", "images a second", "share"), rows)]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -210,12 +209,12 @@ def _card(
     name: str, dataset: SaliencyDataset, item: Item, photo: Image.Image | None, concentrated: float
 ) -> dict[str, Any]:
     """One picture of a contact sheet, with its maps scaled to 0..1 each."""
-    maps = [(_title(dataset, column), look.data_uri(_heat(values))) for column, values in item.maps.items()]
+    maps = [(_title(dataset, column), data_uri(_heat(values))) for column, values in item.maps.items()]
     flags = [flag for flag, bit in FLAGS.items() if item.flags & bit]
     note = ", ".join(
         [f"row {item.index}", f"{item.width} x {item.height}", f"concentration {_number(concentrated)}", *flags]
     )
-    return {"id": name, "key": item.key, "note": note, "maps": maps, "photo": photo and look.data_uri(photo)}
+    return {"id": name, "key": item.key, "note": note, "maps": maps, "photo": photo and data_uri(photo)}
 
 
 def _heat(values: np.ndarray) -> Image.Image:
@@ -223,7 +222,7 @@ def _heat(values: np.ndarray) -> Image.Image:
     low, high = values.min(), values.max()
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
     grey = Image.fromarray(scaled.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return Image.fromarray(look.colorize(np.asarray(grey)))
+    return Image.fromarray(colorize(np.asarray(grey)))
 
 
 def _opener(run: Run) -> Show:
@@ -277,7 +276,7 @@ def _graphs(column: str, figures: Figures, shape: tuple[int, int]) -> dict[str, 
     counts = np.bincount(figures.position[figures.position >= 0], minlength=h * w).reshape(h, w)
     most = counts.max() / counts.sum()
     note = f"share of the images; the brightest of {h} x {w} has {most:.1%}"
-    peaks = look.data_uri(Image.fromarray(look.colorize(counts / counts.max())), "PNG")
+    peaks = data_uri(Image.fromarray(colorize(counts / counts.max())), "PNG")
     return {"title": column, "graphs": graphs, "peaks": peaks, "peaks_note": note}
 
 

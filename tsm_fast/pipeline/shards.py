@@ -15,15 +15,6 @@ import pyarrow.parquet as pq
 FORMAT_VERSION = 1
 ROW_GROUP = 256
 OK = "ok"  # the status of a row without an error; other statuses are kinds of errors
-
-# Bits of the column "flags": what a reader of the maps may want to know about an image.
-FLAGS = {
-    "constant": 1,  # a map has the same value everywhere, so it says nothing
-    "turned": 2,  # by its EXIF orientation
-    "first_frame": 4,  # of several
-    "alpha": 8,  # not opaque everywhere, laid on white
-    "reduced": 16,  # from 16 to 8 bits a channel
-}
 _FLOAT16_TOP = 14  # the largest value of a float16 map lies in 2^14..2^15
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from .. import models
 from ..extractor import SaliencyExtractor
+from ..pictures.decode import ImageError, Picture, from_value, quiet_decoders
 from ..saliency import METHODS
-from . import images
-from .images import ImageError
 from .settings import Settings
 from .shards import OK
 
@@ -98,7 +97,7 @@ class SaliencyStage:
         """Inputs [B, C, H, W], blank where an image cannot be used, and the kind and text of these errors by row."""
         inputs = self._blank.repeat(len(values), 1, 1, 1)
         errors = {}
-        with images.quiet_decoders():
+        with quiet_decoders():
             for row, value in enumerate(values):
                 try:
                     inputs[row] = self._input(value)
@@ -107,8 +106,8 @@ class SaliencyStage:
         return inputs, errors
 
     def _input(self, value: Any) -> Tensor:  # [C, H, W]
-        found = images.from_value(value, self._settings.max_pixels)
-        if isinstance(found, images.Picture):
+        found = from_value(value, self._settings.max_pixels)
+        if isinstance(found, Picture):
             try:
                 found = self._model.preprocess(found.image)
             except MemoryError:

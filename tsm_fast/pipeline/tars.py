@@ -6,7 +6,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 
-from .images import ImageError
+from ..pictures.decode import ImageError
 from .keys import decode_key, encode_key
 from .sources import EXTENSIONS, MAX_BYTES, Item, SourceError
 

@@ -14,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from . import images, plan_file, publish, sources
+from ..pictures.decode import FLAGS, quiet_decoders
+from . import plan_file, publish, sources
 from .draft import versions
 from .errors import FingerprintError, ShardFailed, Stopped
 from .flow import Ahead, Behind
 from .network import Network, Slot, network, torch_state
 from .run import Marker, Run, ShardSpec
 from .settings import Resources
-from .shards import FLAGS, OK, Rows, ShardWriter, marker_path, shard_path
+from .shards import OK, Rows, ShardWriter, marker_path, shard_path
 
 # Seconds of each: "read" is that of the decoding threads together, "wait" that of the model for images, "write" that
 # of the writing thread.
@@ -74,7 +75,7 @@ def run_shard(
         return present
     path = shard_path(spec.out, spec.index)
     publish.clean(path.parent, path.name)
-    with torch_state(resources) as device, images.quiet_decoders():
+    with torch_state(resources) as device, quiet_decoders():
         shard = _Shard(run, spec, network(run, device, resources, source), resources, report, stop)
         marker = shard.publish(path)
     publish.publish_json(marker_path(spec.out, spec.index), marker.to_json())

@@ -14,9 +14,16 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..photos import FORMATS
-from .shards import FLAGS
+from .photos import FORMATS
 
+# Bits of the column "flags": what a reader of the maps may want to know about an image.
+FLAGS = {
+    "constant": 1,  # a map has the same value everywhere, so it says nothing
+    "turned": 2,  # by its EXIF orientation
+    "first_frame": 4,  # of several
+    "alpha": 8,  # not opaque everywhere, laid on white
+    "reduced": 16,  # from 16 to 8 bits a channel
+}
 # What is said of this in run.json, and what is in the fingerprint.
 POLICY = {
     "formats": list(FORMATS),
@@ -54,7 +61,7 @@ class Picture(NamedTuple):
     """A decoded picture."""
 
     image: Image.Image  # RGB, upright
-    flags: int  # of `shards.FLAGS`
+    flags: int  # of `FLAGS`
 
 
 def unreadable(error: OSError) -> ImageError:
