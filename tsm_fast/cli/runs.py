@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..pipeline import check
-from ..pipeline import export as exports
-from ..pipeline.progress import shares
+from ..pipeline.engines.progress import shares
+from ..pipeline.results import check
+from ..pipeline.results import export as exports
 from .common import AsJson, complain, errors, parse_size, table
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
@@ -74,7 +74,7 @@ def verify(out: Out, as_json: AsJson = False) -> None:
 
 def report(out: Out) -> None:
     """Write report.html into the folder of a run: one page that works offline."""
-    from ..pipeline.report import write_report
+    from ..pipeline.results.report import write_report
 
     with errors():
         path = write_report(out)
