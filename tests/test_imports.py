@@ -9,7 +9,7 @@ from .imports import ROOT, circles, floors, graph
 
 # From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
 FLOORS = (
-    ("_cpu", "_cuda", "_lazy", "_version", "layers"),
+    ("_cpu", "_cuda", "_lazy", "_version", "layers", "readable"),
     ("_arrays", "dispatch", "plan"),
     ("_cusolver", "native", "reference"),
     ("kernels", "native_cuda"),

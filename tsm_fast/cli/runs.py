@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .. import readable
 from ..pipeline.engines.progress import shares
 from ..pipeline.results import check
 from ..pipeline.results import export as exports
@@ -34,7 +35,7 @@ def status(out: Out, as_json: AsJson = False) -> None:
         ("model", f"{found.model}, layers {', '.join(found.layers)}"),
         ("columns", ", ".join(f"{name} {h}x{w}" for name, (h, w) in found.columns.items())),
         ("images", f"{found.images_done:,} of {found.images:,}"),
-        ("shards", f"{found.shards_done:,} of {found.shards:,}, {_bytes(found.bytes)}"),
+        ("shards", f"{found.shards_done:,} of {found.shards:,}, {readable.size(found.bytes)}"),
         ("maps", f"{found.ok:,}"),
         ("error rows", _kinds(found.errors)),
         ("flags", _kinds(found.flags)),
@@ -128,11 +129,3 @@ def _bar(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 def _kinds(counts: dict[str, int]) -> str:
     return ", ".join(f"{kind} {number:,}" for kind, number in sorted(counts.items())) or "none"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}" if unit != "bytes" else f"{number:.0f} bytes"
-        number /= 1000
-    return f"{number:.3g} TB"

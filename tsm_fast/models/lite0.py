@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-LITE0_SIZE = 224  # pixels, both sides of the input
-LITE0_MEAN, LITE0_STD = (0.498,) * 3, (0.502,) * 3
+from .preprocessing import CentralCrop
+
+LITE0 = CentralCrop((224, 224), (0.498,) * 3, (0.502,) * 3, 1.0)
 
 
 class _Features(nn.Module):
@@ -54,15 +54,5 @@ def lite0() -> nn.Sequential:
 
 
 def lite0_inputs(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures as the network wants them: [B, 3, 224, 224] float32, the central square, `(x - 0.498) / 0.502`."""
-    squares = [np.asarray(central_square(image, LITE0_SIZE)) for image in images]
-    pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255  # [B, 3, 224, 224] in 0..1
-    return (pixels - 0.498) / 0.502
-
-
-def central_square(image: Image.Image, side: int) -> Image.Image:
-    """The largest central square of a picture, resized to `side` pixels (bicubic)."""
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    box = (left, top, left + short, top + short)
-    return image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box=box)
+    """Pictures as the network wants them: [B, 3, 224, 224] float32, the central square, `(x - 0.498) / 0.502`."""
+    return torch.stack([LITE0(image) for image in images])

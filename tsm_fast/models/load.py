@@ -7,14 +7,14 @@ import importlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from . import weights as weight_files
-from .lite0 import LITE0_MEAN, LITE0_SIZE, LITE0_STD, lite0
+from .lite0 import LITE0, lite0
 from .preprocessing import CentralCrop, Preprocess, Transform, resized
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
@@ -55,8 +55,7 @@ def load(
     """
     source, _, rest = name.partition(":")
     if name == "lite0":
-        crop = CentralCrop(size or (LITE0_SIZE, LITE0_SIZE), LITE0_MEAN, LITE0_STD, 1.0)
-        module, preprocess = lite0(), crop
+        module, preprocess = lite0(), replace(LITE0, size=size or LITE0.size)
     elif source in _SOURCES and rest:
         module, preprocess = _SOURCES[source](rest, weights is None, trust_model_code, size)
     elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):

@@ -28,15 +28,18 @@ class CentralCrop:
     fraction: float = 0.875  # of the largest central rectangle of this aspect
     interpolation: str = "bicubic"
 
-    def __call__(self, image: Image.Image) -> Tensor:  # RGB -> [3, h, w] float32
+    def picture(self, image: Image.Image) -> Image.Image:
+        """That part of a picture in RGB, `size` pixels large."""
         h, w = self.size
         scale = min(image.height / h, image.width / w) * self.fraction
         height = min(max(round(h * scale), 1), image.height)
         width = min(max(round(w * scale), 1), image.width)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         box = (left, top, left + width, top + height)
-        resized = image.convert("RGB").resize((w, h), Image.Resampling(RESAMPLING[self.interpolation]), box=box)
-        pixels = np.asarray(resized).transpose(2, 0, 1).astype(np.float32)  # [3, h, w]
+        return image.convert("RGB").resize((w, h), Image.Resampling(RESAMPLING[self.interpolation]), box=box)
+
+    def __call__(self, image: Image.Image) -> Tensor:  # -> [3, h, w] float32
+        pixels = np.asarray(self.picture(image)).transpose(2, 0, 1).astype(np.float32)  # [3, h, w]
         pixels /= np.float32(255)
         pixels -= np.asarray(self.mean, np.float32)[:, None, None]
         pixels /= np.asarray(self.std, np.float32)[:, None, None]

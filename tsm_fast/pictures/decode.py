@@ -14,8 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .photos import FORMATS
-
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # Bits of the column "flags": what a reader of the maps may want to know about an image.
 FLAGS = {
     "constant": 1,  # a map has the same value everywhere, so it says nothing

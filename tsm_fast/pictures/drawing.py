@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -81,44 +78,6 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
-    """Arrays as the bytes of a compressed .npz file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that files can be written to; OSError says why where that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = _temporary(folder / "probe")
-    probe.touch(exist_ok=False)
-    probe.unlink()
-
-
-def publish(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write files so that each is whole or not there: all under temporary names first, then renamed."""
-    written = {folder / name: _temporary(folder / name) for name in files}
-    try:
-        for (path, temporary), content in zip(written.items(), files.values(), strict=True):
-            if path.is_dir():
-                raise IsADirectoryError(21, "is a directory", str(path))
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in written.items():
-            temporary.replace(path)
-    finally:
-        for temporary in written.values():
-            temporary.unlink(missing_ok=True)
-    return list(written)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 
 @lru_cache(maxsize=1)

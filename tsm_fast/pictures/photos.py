@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+from .decode import FORMATS, ImageError, decode
 
 
 class Photo(NamedTuple):
@@ -52,23 +53,19 @@ def load_photos() -> list[Photo]:
 
 
 def open_photo(path: str | Path) -> Image.Image:
-    """A picture file in RGB, turned upright by its EXIF orientation.
+    """A picture file in RGB, upright, by the policy of `decode`.
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: as `open` does.
         ValueError: no readable picture of a known format, or more pixels than Pillow's safety limit.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a readable picture: need one of {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has too many pixels: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path} cannot be decoded: {error}") from None
+        return decode(Path(path).read_bytes(), max_pixels=sys.maxsize).image  # Pillow has a limit of its own
+    except ImageError as error:
+        if error.kind in ("empty", "format"):
+            raise ValueError(f"{path} is not a readable picture: need one of {', '.join(FORMATS)}") from None
+        what = "has too many pixels" if error.kind == "too_large" else "cannot be decoded"
+        raise ValueError(f"{path} {what}: {error}") from None
 
 
 def _path(source: _Source) -> Path:

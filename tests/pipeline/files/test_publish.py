@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -171,3 +172,65 @@ def test_a_full_disk_has_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(OutOfSpace, match="the disk is full: nothing half-written is left"):
         fill()
     assert names(tmp_path) == []
+
+
+# Several files, and folders
+
+
+def test_files_are_written_whole(tmp_path: Path) -> None:
+    paths = publish.publish_all(tmp_path, {"a.bin": bytes(9), "b.txt": b"text"})
+    assert paths == [tmp_path / "a.bin", tmp_path / "b.txt"]
+    assert [path.read_bytes() for path in paths] == [bytes(9), b"text"]
+    assert publish.publish_all(tmp_path, {"b.txt": b"new"}) == [tmp_path / "b.txt"]
+    assert (tmp_path / "b.txt").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.txt"]
+    assert (tmp_path / "b.txt").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_nothing_is_replaced_when_one_file_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("old")
+    (tmp_path / "second").mkdir()
+    with pytest.raises(IsADirectoryError, match="second"):
+        publish.publish_all(tmp_path, {"first": b"new", "second": b"new"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert (tmp_path / "first").read_text() == "old"
+
+
+def test_nothing_is_replaced_when_the_disk_is_full(tmp_path: Path) -> None:
+    """A real write error, from a process that may write no file over 4 kB."""
+    (tmp_path / "small").write_text("old")
+    program = (
+        "import sys; from pathlib import Path; from tsm_fast.pipeline.files import publish\n"
+        "publish.publish_all(Path(sys.argv[1]), {'small': b'new', 'large': bytes(100_000)})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=Path(publish.__file__).parents[3],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    assert (tmp_path / "small").read_text() == "old"
+
+
+def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
+    publish.make_folder(tmp_path / "a" / "b")
+    publish.make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        publish.make_folder(tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        publish.make_folder(tmp_path / "file" / "below")
+    with pytest.raises(OSError, match="/proc"):
+        publish.make_folder(Path("/proc/tsm_fast_demo"))

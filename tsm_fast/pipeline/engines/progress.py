@@ -10,10 +10,11 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ...readable import duration
+from ..files.run import BUSY
 from .tally import Tally
 
 EVERY = 5.0  # seconds between plain lines
-STAGES = {"read": "decode", "forward": "forward", "decomposition": "decomposition", "write": "write"}
 
 
 class Reporter(Protocol):
@@ -110,21 +111,10 @@ def _state(tally: Tally) -> str:
 
 def shares(seconds: Mapping[str, float]) -> str:
     """How the busy time divides over the stages: "decode 11%, forward 83%, decomposition 3%, write 3%"."""
-    total = sum(seconds.get(stage, 0.0) for stage in STAGES)
-    return ", ".join(f"{text} {seconds.get(stage, 0.0) / total if total else 0:.0%}" for stage, text in STAGES.items())
+    busy = {stage: seconds.get(stage, 0.0) for stage in BUSY}
+    total = sum(busy.values()) or 1.0
+    return ", ".join(f"{'decode' if stage == 'read' else stage} {own / total:.0%}" for stage, own in busy.items())
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 8s, 7m37s, 2h05m, 3d04h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"

@@ -14,9 +14,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,14 +78,50 @@ def publish_bytes(path: Path, data: bytes, *, replace: bool = True) -> None:
         file.write(data)
 
 
+def publish_all(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files by name; none takes its name before the bytes of all are on the disk."""
+    for name in files:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory", str(folder / name))
+    with ExitStack() as names:
+        for name, data in files.items():
+            file = names.enter_context(publishing(folder / name))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    return [folder / name for name in files]
+
+
+@contextmanager
+def replacing(path: Path, *, replace: bool) -> Iterator[Path]:
+    """A name beside `path` for a file or folder that somebody else writes; it becomes `path` at the end of the block.
+
+    After an exception in the block nothing is left.
+    """
+    if not replace and (path.exists() or path.is_symlink()):
+        raise FileExistsError(errno.EEXIST, "exists already; give another name, or overwrite=True", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = _beside(path), _beside(path)
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rename(old)
+        temporary.rename(path)
+        _remove(old)
+    finally:
+        _remove(temporary)
+
+
 def publish_json(path: Path, value: Any, *, replace: bool = True) -> None:
     """Write a JSON file; its text depends on the value alone."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     publish_bytes(path, text.encode() + b"\n", replace=replace)
 
 
-def check_writable(folder: Path) -> None:
-    """OSError where no file can be made in a folder."""
+def make_folder(folder: Path) -> None:
+    """Make a folder, without what killed writers left in it; OSError where no file can be made there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
     temporary, file = _open_temporary(folder / "check")
     with file:  # locked until it is gone: another process would clean it away
         os.unlink(temporary)
@@ -121,10 +158,22 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _beside(path: Path) -> Path:
+    """A new name for a temporary file."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{SUFFIX}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """A new file beside `path`, locked."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{SUFFIX}")
+        temporary = _beside(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             locked = _lock(descriptor)

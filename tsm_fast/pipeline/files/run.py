@@ -17,6 +17,11 @@ from .shards import FORMAT_VERSION, MapColumn, marker_path, shard_path
 NAME = "run.json"
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "timm", "torchvision", "transformers", "datasets")  # on record
 
+# Seconds of each are in a marker: "read" that of the decoding threads together, "wait" that of the model for images,
+# "write" that of the writing thread. All but "wait" keep a processor busy.
+STAGES = ("read", "wait", "forward", "decomposition", "write")
+BUSY = tuple(stage for stage in STAGES if stage != "wait")
+
 
 @dataclass(frozen=True)
 class ShardSpec:
@@ -40,7 +45,7 @@ class Marker:
     flags: dict[str, int]  # rows by flag name
     sha256: str  # of the shard file
     bytes: int
-    seconds: dict[str, float]  # by stage, see `worker.STAGES`, and "total"
+    seconds: dict[str, float]  # by stage of `STAGES`, and "total"
     fingerprint: str
     host: str
     device: str

@@ -76,11 +76,8 @@ def _claim(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make_folders(folder: Path) -> None:
-    """The folders of a run, without what killed writers left in them."""
     for part in (folder, folder / "shards", folder / "markers"):
-        part.mkdir(parents=True, exist_ok=True)
-        publish.clean(part)
-    publish.check_writable(folder / "shards")
+        publish.make_folder(part)
 
 
 def _check_space(folder: Path, needed: int) -> None:

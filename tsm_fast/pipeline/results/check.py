@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 
 from ..files import plan_file
 from ..files.publish import sha256
-from ..files.run import Marker, Run, ShardSpec
+from ..files.run import BUSY, Marker, Run, ShardSpec
 from ..files.shards import OK, marker_path, shard_path
 from .row_groups import maps_of
 
 KNOWN = re.compile(r"run\.json|plan\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
-STAGES = ("read", "forward", "decomposition", "write")  # of `Marker.seconds`, those that keep a processor busy
 AGAIN = "run the same `tsm-fast extract` command again"
 
 
@@ -155,7 +154,7 @@ def status(out: str | Path) -> Status:
         flags=_sum(marker.flags for marker in done.values()),
         bytes=sum(marker.bytes for marker in done.values()),
         seconds=seconds,
-        rates={stage: images_done / seconds[stage] for stage in (*STAGES, "total") if seconds.get(stage)},
+        rates={stage: images_done / seconds[stage] for stage in (*BUSY, "total") if seconds.get(stage)},
         pending=tuple(spec.index for spec in run.shards if spec.index not in done),
         damaged=tuple(found for found in damaged if found is not None),
         leftovers=tuple(finding.path for finding in _leftovers(run)),

@@ -6,18 +6,17 @@ import csv
 import io
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
 from ... import plan
+from ..files.publish import replacing
 from .reader import SaliencyDataset
 from .row_groups import About
 
@@ -88,7 +87,7 @@ def export(
     dest = Path(dest)
     if missing == "raise":
         dataset.require_finished()
-    with _replacing(dest, overwrite) as temporary:
+    with replacing(dest, replace=overwrite) as temporary:
         write(dataset, temporary, progress or (lambda _done, _rows: None))
     return dest
 
@@ -253,28 +252,3 @@ def _rows(folder: Path, dataset: SaliencyDataset, *more: str) -> Iterator[Any]:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextmanager
-def _replacing(dest: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary name beside `dest`, which becomes `dest` at the end, and is gone after an error."""
-    if not overwrite and (dest.exists() or dest.is_symlink()):
-        raise FileExistsError(17, "exists already; give another name, or overwrite=True", str(dest))
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    temporary = dest.with_name(f".{dest.name}.{uuid4().hex}.tmp")
-    try:
-        yield temporary
-        old = dest.with_name(f".{dest.name}.{uuid4().hex}.old")
-        if dest.is_dir():
-            dest.rename(old)
-        temporary.rename(dest)
-        _remove(old)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -13,15 +13,15 @@ from ...models.preprocessing import CentralCrop
 from ...pictures.decode import FLAGS, ImageError, Picture, from_value
 from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
+from ...readable import digits, size
 from ...saliency import METHODS
 from ..files import plan_file
 from ..files.publish import publish_bytes
-from ..files.run import Run
+from ..files.run import BUSY, Run
 from ..files.shards import OK
 from ..sources.open import reopen
 from ..sources.source import SourceError
-from .check import STAGES, Status, status
-from .page import BODY, STYLE
+from .check import Status, status
 from .reader import Item, SaliencyDataset
 
 PART = 1024  # rows in memory at once
@@ -82,7 +82,8 @@ def page(run: Run, pictures: int) -> str:
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
     subtitle = f"{about.model}, {_list(about.layers)}: {_list([METHODS[name].title for name in about.methods])}"
-    return render(f"Saliency maps of {about.source}", subtitle, STYLE, BODY, _tables(about), _facts(run), values)
+    title = f"Saliency maps of {about.source}"
+    return render("tsm_fast.pipeline.results", "run.html", title, subtitle, _tables(about), _facts(run), values)
 
 
 def _survey(dataset: SaliencyDataset) -> tuple[np.ndarray, np.ndarray, dict[str, list[tuple[str, str]]]]:
@@ -132,22 +133,22 @@ def _numbers(about: Status) -> list[tuple[str, str]]:
         (f"{errors:,}", f"without a map ({errors / max(about.images_done, 1):.2%})"),
     ]
     if "total" in about.rates:
-        numbers.append((_number(about.rates["total"]), "images a second and worker"))
-    return [*numbers, (_size(about.bytes), f"in {about.shards_done} of {about.shards} shards")]
+        numbers.append((digits(about.rates["total"]), "images a second and worker"))
+    return [*numbers, (size(about.bytes), f"in {about.shards_done} of {about.shards} shards")]
 
 
 def _tables(about: Status) -> list[Table]:
-    total = sum(about.seconds.get(stage, 0) for stage in STAGES)
+    total = sum(about.seconds.get(stage, 0) for stage in BUSY)
     if not total:
         return []
     rows = [
         (
             stage,
-            f"{_number(about.seconds[stage])} s",
-            f"{_number(about.rates[stage])}",
+            f"{digits(about.seconds[stage])} s",
+            f"{digits(about.rates[stage])}",
             f"{about.seconds[stage] / total:.1%}",
         )
-        for stage in STAGES
+        for stage in BUSY
         if stage in about.rates
     ]
     return [Table("Throughput by stage, all workers together", ("stage", "time", "images a second", "share"), rows)]
@@ -213,7 +214,7 @@ def _card(
     maps = [(_title(dataset, column), data_uri(_heat(values))) for column, values in item.maps.items()]
     flags = [flag for flag, bit in FLAGS.items() if item.flags & bit]
     note = ", ".join(
-        [f"row {item.index}", f"{item.width} x {item.height}", f"concentration {_number(concentrated)}", *flags]
+        [f"row {item.index}", f"{item.width} x {item.height}", f"concentration {digits(concentrated)}", *flags]
     )
     return {"id": name, "key": item.key, "note": note, "maps": maps, "photo": photo and data_uri(photo)}
 
@@ -241,24 +242,20 @@ def _opener(run: Run) -> Show:
             picture = from_value(source.read(planned), run.settings.max_pixels)
         except (ImageError, OSError, ValueError):
             return None
-        return _seen(picture.image, crop) if isinstance(picture, Picture) else None
+        if not isinstance(picture, Picture):
+            return None
+        return crop.picture(picture.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
     return show
 
 
 def _crop(preprocessing: dict[str, Any]) -> CentralCrop:
     """The central part of a picture that the preprocessing takes: exact where it is ours or timm's, else all of it."""
-    plain = {"mean": (0.0,), "std": (1.0,), "interpolation": "bicubic"}
     if preprocessing["kind"] == "central crop":
-        return CentralCrop(tuple(preprocessing["size"]), fraction=preprocessing["fraction"], **plain)
+        return CentralCrop(tuple(preprocessing["size"]), fraction=preprocessing["fraction"])
     if preprocessing["kind"] == "timm":
-        return CentralCrop(tuple(preprocessing["input_size"][1:]), fraction=preprocessing["crop_pct"], **plain)
-    return CentralCrop((SIDE, SIDE), fraction=1.0, **plain)
-
-
-def _seen(image: Image.Image, crop: CentralCrop) -> Image.Image:
-    pixels = (crop(image).permute(1, 2, 0) * 255).round().byte().numpy()  # [h, w, 3]
-    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        return CentralCrop(tuple(preprocessing["input_size"][1:]), fraction=preprocessing["crop_pct"])
+    return CentralCrop((SIDE, SIDE), fraction=1.0)
 
 
 def _flag_counts(flags: np.ndarray) -> list[tuple[str, int]]:
@@ -289,7 +286,7 @@ def _histogram(title: str, note: str, values: np.ndarray) -> dict[str, Any]:
     bars = [f"M{bin * 8} 100V{top:.4g}h7V100z" for bin, top in enumerate(tops) if top < 100]
     names = {"low": low, "median": float(np.median(values)), "high": high}
     return {"title": title, "note": note, "path": "".join(bars), "width": 8 * BINS} | {
-        name: _number(value) for name, value in names.items()
+        name: digits(value) for name, value in names.items()
     }
 
 
@@ -302,18 +299,3 @@ def _title(dataset: SaliencyDataset, column: str) -> str:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names)
-
-
-def _number(value: float) -> str:
-    """Three digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _size(count: int) -> str:
-    """Bytes in a unit that fits."""
-    size, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"

@@ -18,16 +18,13 @@ from ..._version import versions
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.run import PACKAGES, Marker, Run, ShardSpec
+from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec
 from ..files.shards import OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
 from ..sources.source import Item, Source
 from .network import Network, Slot, network, torch_state
 from .threads import Ahead, Behind
 
-# Seconds of each: "read" is that of the decoding threads together, "wait" that of the model for images, "write" that
-# of the writing thread.
-STAGES = ("read", "wait", "forward", "decomposition", "write")
 WRITES_BEHIND = 2  # micro-batches of maps that wait for the writing thread
 
 
