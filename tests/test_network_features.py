@@ -40,7 +40,7 @@ MAPS = [
 @cache
 def features() -> dict[str, Tensor]:
     from tsm_fast.models import lite0, lite0_inputs
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     network: Any = lite0().get_submodule("features.network")
     found: dict[str, Tensor] = {}

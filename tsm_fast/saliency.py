@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -242,3 +243,27 @@ def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Ten
         return maps
     items = _zeroed(x[lost]).to(torch.promote_types(x.dtype, torch.float32))
     return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
+
+
+class MapMethod(NamedTuple):
+    """What is known of a map by its name."""
+
+    function: Callable[..., Any]
+    title: str
+    options: dict[str, Any]  # those of `OPTIONS` that it has, with their defaults
+
+
+OPTIONS = ("rank", "center", "combine", "sign")  # that decide what is computed; the others say how
+
+
+def _method(function: Callable[..., Any], title: str) -> MapMethod:
+    has = signature(function).parameters
+    return MapMethod(function, title, {name: has[name].default for name in OPTIONS if name in has})
+
+
+METHODS = {
+    "eigencam": _method(eigencam, "EigenCAM"),
+    "tsm": _method(tsm, "TSM"),
+    "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
+    "mtsm": _method(mtsm, "MTSM"),
+}
