@@ -11,16 +11,15 @@ import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
+from benchmarks.cuda_build import use_in_place
 from tsm_fast import _cusolver, dispatch
 
 from .cusolver_stand_in import StandIn, build
 from .emulation.load import emulated
-from .on_gpu import OnGpu, require_gpu, use_in_place
+from .on_gpu import OnGpu, require_gpu
 
 ON_GPU = os.environ.get("TSM_FAST_TEST_DEVICE") == "cuda"
 if ON_GPU:
@@ -32,16 +31,15 @@ ONLY_ON_GPU = ("test_network_features_hooi", "test_leading_pair_many_items_of_sp
 
 
 @pytest.fixture(params=["cuda", "triton"] if ON_GPU else ["cuda"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     """Instead of the built backends; also what its name means to the public functions."""
     name = request.param
     if ON_GPU:
         require_gpu()
-        module: ModuleType | OnGpu = OnGpu(dispatch.load(name))
+        module = OnGpu(dispatch.load(name))
     else:
-        module = emulated()
+        module = OnGpu(emulated(), "cpu")
     monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr(module, "__spec__", None)
     entry = dispatch._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
     monkeypatch.setitem(dispatch._ENTRIES, name, entry)
     return module
