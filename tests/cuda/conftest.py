@@ -17,6 +17,7 @@ import pytest
 from benchmarks.cuda_build import use_in_place
 from tsm_fast import _cusolver, dispatch
 
+from .counting import BACKENDS, Counting, mark
 from .cusolver_stand_in import StandIn, build
 from .emulation.load import emulated
 from .on_gpu import OnGpu, require_gpu
@@ -30,10 +31,11 @@ MOST = 16
 ONLY_ON_GPU = ("test_network_features_hooi", "test_leading_pair_many_items_of_sparse_noise")
 
 
-@pytest.fixture(params=["cuda", "triton"] if ON_GPU else ["cuda"])
+@pytest.fixture(params=BACKENDS if ON_GPU else ["cuda"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     """Instead of the built backends; also what its name means to the public functions."""
     name = request.param
+    mark(request, name)
     if ON_GPU:
         require_gpu()
         module = OnGpu(dispatch.load(name))
@@ -57,6 +59,15 @@ def cusolver(_stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     solver = _cusolver.Solver(stand_in.functions)
     monkeypatch.setattr(_cusolver, "library", lambda device: solver)
     return stand_in
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="fail where few tests of the steps passed on a GPU backend")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--whole", False) and not hasattr(config, "workerinput"):  # not in processes of pytest-xdist
+        config.pluginmanager.register(Counting())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
