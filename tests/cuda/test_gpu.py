@@ -58,6 +58,13 @@ def test_small_finish(built):
     assert (finished - reference.finish(x, (20, 31), normalize=True)).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("method", ["tsm", "eigencam"])
+def test_leading_pairs_above_256(built, method):
+    x = feature_maps(3, 260, 17, 17)
+    x[1] = 0
+    assert agree(maps(built, x.cuda(), method, None), x, method, None)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("method", "rank"), CALLS)
 def test_graphs(cuda, shape, method, rank):
