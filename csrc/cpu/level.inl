@@ -153,8 +153,8 @@ const Level kLevel = {
     [](bool wide, const Tensor& x, int mode, bool center, double* g, char* ws) { TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena{ws}); },
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_bytes)(n); },
-    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, char* ws) {
-        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena{ws});
+    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, double loss, char* ws) {
+        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena{ws}, loss);
     },
     [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank) {
         return (x.size() + 2 * largest_intermediate(x, factors, rank)) * (wide ? 8 : 4) + 4096;

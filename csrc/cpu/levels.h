@@ -12,6 +12,12 @@ inline int64_t product_of(const int64_t* n, int order) {
     return p;
 }
 
+// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of method.md, 1e-12 and
+// 1e-5.
+inline double most_loss(bool wide) {
+    return wide ? 3e-13 : 1e-7;
+}
+
 struct HooiPlan {
     int order;
     int64_t shape[kMaxOrder], rank[kMaxOrder];
@@ -21,6 +27,7 @@ struct HooiPlan {
     bool refine;   // core from one more pass over X, good to eps instead of sqrt(eps)
     bool factors;  // A_big is wanted
     bool guard;    // items that float passes cannot vouch for are computed again in double
+    double loss;   // how much of their orthonormality vectors may lack (most_loss)
     int big;       // the mode larger than the product of the others; -1: none
 
     int64_t elements() const { return product_of(shape, order); }
@@ -99,7 +106,7 @@ struct Level {
     int (*truncated_svd_group)(bool wide, int64_t n);
     int64_t (*truncated_svd_bytes)(bool wide, int64_t n);
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
-                          double* const* vectors, char* workspace);
+                          double* const* vectors, double loss, char* workspace);
 
     int64_t (*core_contraction_bytes)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank);
     // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
