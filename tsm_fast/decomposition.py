@@ -24,8 +24,10 @@ from ._arrays import (
 )
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, resolve, result_dtype
 
-# Above this ratio of the last singular value kept to the first, the eigenvectors of a float64 Gram matrix give
-# orthonormal singular vectors to 1e-16 / ratio**2 = 1e-10 without more work.
+# The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
+# the ratio of the last singular value kept to the first: enough for float64 results above _STRAIGHT, and to be
+# straightened above _WELL_CONDITIONED.
+_STRAIGHT = 3e-2
 _WELL_CONDITIONED = 1e-3
 
 
@@ -380,7 +382,7 @@ def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, 
     """The core, the errors [B, 1], the factors and the singular values."""
     unit, exponent = _unit_range(x)
     norm = _norm(unit)
-    factors = [_hosvd_factor(module, unit, n, r, sign) for n, r in enumerate(rank)]
+    factors = [_hosvd_factor(module, unit, n, r, sign, dtype) for n, r in enumerate(rank)]
     factors = [torch.where(per_item(norm == 0, a), torch.eye(*a.shape[1:]).to(a), a) for a in factors]
     core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
     error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
@@ -392,15 +394,15 @@ def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, 
 def _truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: Tensor) -> tuple[Tensor, ...]:
     """U [B, M, R], S [B, R] and Vh [B, R, N]."""
     unit, exponent = _unit_range(m)
-    u, s, v = _singular_triplets(module, unit, rank)
+    u, s, v = _singular_triplets(module, unit, rank, dtype)
     signs = column_signs(u if sign == "u" else v)
     return (u * signs).to(dtype), scaled(s, exponent).to(dtype), (v * signs).mT.to(dtype)
 
 
-def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str) -> Tensor:
-    """Leading left singular vectors [B, I_n, R] of the mode-n unfolding, float64."""
+def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str, dtype: torch.dtype) -> Tensor:
+    """Leading left singular vectors [B, I_n, R] of the mode-n unfolding in float64, fit for results in dtype."""
     if x.shape[mode + 1] ** 2 > x.shape[1:].numel():
-        u, _, v = _singular_triplets(module, _unfold(x, mode), rank)
+        u, _, v = _singular_triplets(module, _unfold(x, mode), rank, dtype)
         return u * column_signs(u if sign == "u" else v)
     gram = module.mode_gram(x, mode, precision="float64")
     _, vectors = module.truncated_svd(gram, rank, precision="float64")
@@ -410,14 +412,17 @@ def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str) -
     return vectors
 
 
-def _singular_triplets(module: Backend, m: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U [B, M, R], S [B, R], V [B, N, R] of [B, M, N] in float64, signs free."""
+def _singular_triplets(module: Backend, m: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """U [B, M, R], S [B, R], V [B, N, R] of [B, M, N] in float64, fit for results in dtype, signs free."""
     if m.shape[1] < m.shape[2]:
-        v, s, u = _singular_triplets(module, m.mT, rank)
+        v, s, u = _singular_triplets(module, m.mT, rank, dtype)
         return u, s, v
     gram = module.mode_gram(m, 1, precision="float64")
     values, v = module.truncated_svd(gram, rank, precision="float64")
     u, s = _columns(module.core_contraction(m, [v], [1], precision="float64"))
+    if dtype == torch.float64:
+        bent = (~(values[:, -1] > _STRAIGHT * values[:, 0])).nonzero().flatten()
+        u = u.index_copy(0, bent, _straightened(u[bent]))
     weak = (~(values[:, -1] > _WELL_CONDITIONED * values[:, 0])).nonzero().flatten()
     if not len(weak):
         return u, s, v
@@ -437,6 +442,12 @@ def _columns(w: Tensor) -> tuple[Tensor, Tensor]:
     """The columns of [B, M, R] with length 1, and their lengths [B, R]."""
     length = torch.linalg.vector_norm(w, dim=1)
     return w / torch.where(length == 0, 1.0, length)[:, None], length
+
+
+def _straightened(u: Tensor) -> Tensor:
+    """Nearly orthonormal columns [B, M, R] made orthonormal up to the square of what they lacked."""
+    lacking = u.mT @ u - torch.eye(u.shape[2]).to(u)
+    return u - u @ (lacking.triu() - torch.diag_embed(lacking.diagonal(dim1=1, dim2=2) / 2))
 
 
 def _norm(x: Tensor) -> Tensor:  # [B] float64

@@ -108,7 +108,7 @@ struct HooiGroup {
         }
         for (int first = 0; first < n; first += group)
             eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first,
-                               vectors + first, arena);
+                               vectors + first, arena, plan.loss);
     }
 
     // ---- the start, in hooi_start.inl ----

@@ -212,7 +212,7 @@ struct GramSweeps {
                 const V of_zero = V{} + (i == j ? 1 - i / (2.0 * n) : 0);  // its vectors: columns of the identity
                 a[i * solver.ld + j] = largest > 0 ? own.matrix[i * n + j] * power : of_zero;
             }
-        solver.solve(a, rank, own.values, own.vectors);
+        solver.solve(a, rank, own.values, own.vectors, plan.loss);
         for (int j = 0; j < rank; ++j) own.values[j] = largest > 0 ? own.values[j] / power : V{};
     }
     void solve_one_by_one(int n, int rank) {
@@ -227,7 +227,7 @@ struct GramSweeps {
         const int group = eigh_group<double>(n);
         for (int first = 0; first < open; first += group)
             eigh_items<double>(g + first, open - first < group ? open - first : group, n, rank, value + first,
-                               vector + first, arena);
+                               vector + first, arena, plan.loss);
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----

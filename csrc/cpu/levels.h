@@ -16,6 +16,12 @@ inline int64_t product_of(const int64_t* n, int order) {
 // A group of items is never larger than the lanes of a vector of floats.
 constexpr int kMostItems = 16;
 
+// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of method.md, 1e-12 and
+// 1e-5.
+inline double most_loss(bool wide) {
+    return wide ? 3e-13 : 1e-7;
+}
+
 struct HooiPlan {
     int order;
     int64_t shape[kMaxOrder], rank[kMaxOrder];
@@ -25,6 +31,7 @@ struct HooiPlan {
     bool refine;   // core from one more pass over X, good to eps instead of sqrt(eps)
     bool factors;  // A_big is wanted
     bool guard;    // items that float passes cannot vouch for are computed again in double
+    double loss;   // how much of their orthonormality vectors may lack (most_loss)
     int big;       // the mode larger than the product of the others; -1: none
 
     int64_t elements() const { return product_of(shape, order); }
@@ -101,7 +108,7 @@ struct Level {
 
     int (*truncated_svd_group)(bool wide, int64_t n);
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
-                          double* const* vectors, const ArenaState& memory);
+                          double* const* vectors, double loss, const ArenaState& memory);
 
     // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
     void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,

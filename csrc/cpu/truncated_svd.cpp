@@ -34,7 +34,8 @@ void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& v
                                 }
                             g[k] = matrix;
                         }
-                        level().truncated_svd(wide, g, count, static_cast<int>(n), rank, value, vector, arena);
+                        level().truncated_svd(wide, g, count, static_cast<int>(n), rank, value, vector,
+                                              most_loss(vectors.wide), arena);
                         for (int k = 0; k < count; ++k) {
                             for (int j = 0; j < rank; ++j) value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
                             values.put((first + k) * rank, value[k], rank);
