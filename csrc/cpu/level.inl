@@ -35,7 +35,7 @@ template <class T>
 int64_t mode_gram_bytes_as(const Tensor& x, int mode, bool center) {
     const Fibres f = fibres_of(x, mode);
     const int64_t means =
-        center && mode != x.order - 1 ? f.count / x.shape[x.order - 1] * f.n * 8 + 128 + Panels<double>::bytes(f.n) : 0;
+        center && mode != x.order - 1 ? (f.count / x.shape[x.order - 1] + 1) * f.n * 8 + 192 + Panels<double>::bytes(f.n) : 0;
     return gram_bytes<T>(f.n) + means;
 }
 
@@ -45,7 +45,9 @@ void mode_gram_as(const Tensor& x, int mode, bool center, double* g, Arena arena
     Adjust how{center && mode == x.order - 1, nullptr, 1, 1};
     if (center && mode != x.order - 1) {
         how.period = x.shape[x.order - 1];
-        how.means = last_mode_means(f, how.period, arena);
+        double* means = arena.take<double>(f.count / how.period * f.n);
+        last_mode_means(f, how.period, 1, means, arena);
+        how.means = means;
     }
     gram_item<T>(f, how, g, arena);
 }
@@ -115,10 +117,7 @@ void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena
         return;
     }
     HooiItem tucker[64];
-    for (int k = 0; k < count; ++k) {
-        tucker[k].x = items[k].x;
-        tucker[k].target = nullptr;
-    }
+    for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
     hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
     for (int k = 0; k < count; ++k) {
         items[k].finite = tucker[k].finite;
