@@ -107,9 +107,9 @@ PYBIND11_MODULE(_cpu, m) {
         saliency(batch, plan, wide, output(maps, wide_out), reinterpret_cast<bool*>(finite), threads);
     });
     m.def("finish", [](uintptr_t maps, uintptr_t out, int64_t batch, int64_t height, int64_t width, int64_t height_out,
-                       int64_t columns, bool normalize, bool wide, int threads) {
+                       int64_t columns, bool normalize, double noise, bool wide, int threads) {
         py::gil_scoped_release release;
-        const FinishPlan plan{height, width, height_out, columns, false, normalize, nullptr, nullptr};
+        const FinishPlan plan{height, width, height_out, columns, false, normalize, noise, nullptr, nullptr};
         finish(reinterpret_cast<const void*>(maps), batch, plan, output(out, wide), threads);
     });
 }

@@ -336,7 +336,8 @@ def multi_mode_dot(
     numbers = plan.modes(modes, len(matrices), tensor.ndim - 1)
     factors = [_factor(matrix, tensor, n, transpose, precision) for matrix, n in zip(matrices, numbers, strict=True)]
     module = resolve(backend, next((f for f in factors if f.requires_grad), tensor))
-    return restore(module.core_contraction(tensor, factors, numbers, precision=precision))
+    product = module.core_contraction(tensor, factors, numbers, precision=precision)
+    return restore(_in_range(product, module, tensor, factors, numbers))
 
 
 def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Precision) -> Tensor:
@@ -359,6 +360,26 @@ def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Preci
             f"matrix must be [{need}] or [{x.shape[0]}, {need}] for mode {mode}, got shape {tuple(matrix.shape)}"
         )
     return factor.to(dtype).expand(x.shape[0], -1, -1)
+
+
+def _in_range(product: Tensor, module: Backend, x: Tensor, factors: Sequence[Tensor], modes: Sequence[int]) -> Tensor:
+    """The products, with those that a sum on the way may have lost to overflow or underflow computed again in float64
+    from x and factors of magnitude about 1.
+    """
+    limits = torch.finfo(product.dtype)
+    peak = peaks(product)
+    lost = (~((peak >= limits.tiny / limits.eps) & (peak <= limits.max))).nonzero().flatten()
+    sources = [x[lost], *(factor[lost] for factor in factors)]
+    usable = torch.stack([peaks(source) for source in sources]).isfinite().all(0)
+    if not usable.any():
+        return product
+    sources = [source[usable].double() for source in sources]
+    exponents = [unit_exponents(source) for source in sources]
+    units = [scaled(source, -exponent) for source, exponent in zip(sources, exponents, strict=True)]
+    again = module.core_contraction(units[0], units[1:], modes, precision="float64")
+    # Beyond these bounds all is 0 or Inf: entries lie between 2**-1074 and 2**60.
+    exponent = torch.stack(exponents).sum(0).clamp(-1200, 2044)
+    return product.index_copy(0, lost[usable], scaled(again, exponent).to(product.dtype))
 
 
 def _checked(name: str, x: Tensor) -> Tensor:
@@ -386,8 +407,8 @@ def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, 
     factors = [torch.where(per_item(norm == 0, a), torch.eye(*a.shape[1:]).to(a), a) for a in factors]
     core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
     error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
+    values = [scaled(torch.linalg.vector_norm(_unfold(core, n), dim=2), exponent) for n in range(len(rank))]
     core = scaled(core, exponent)
-    values = [torch.linalg.vector_norm(_unfold(core, n), dim=2) for n in range(len(rank))]
     return core.to(dtype), error[:, None], *(a.to(dtype) for a in factors), *(v.to(dtype) for v in values)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import _cuda  # pyright: ignore[reportMissingModuleSource]
 from ._arrays import scaled, unit_exponents
 from ._cusolver import library_eigenpairs
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "cuda"
 
@@ -169,9 +169,10 @@ def finish(
     if len(maps):
         maps = maps.contiguous()
         batch, height, width = maps.shape
-        pointers, wide = (maps.data_ptr(), out.data_ptr()), maps.dtype == torch.float64
+        pointers, sizes = (maps.data_ptr(), out.data_ptr()), (batch, height, width, *out.shape[1:])
+        how = normalize, map_noise(maps), maps.dtype == torch.float64
         with _on(maps):
-            _cuda.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, wide, _stream(maps))
+            _cuda.finish(*pointers, *sizes, *how, _stream(maps))
     return out
 
 
@@ -204,7 +205,7 @@ def _saliency(
     if method == "tsm":
         maps.abs_()
     if exponent is not None:
-        maps.copy_(scaled(maps.double(), (1 if single else 2) * exponent))  # a factor may be no float32
+        maps.copy_(scaled(maps.double(), exponent, 1 if single else 2))  # a factor may be no float32
 
 
 def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, finite: Tensor) -> None:

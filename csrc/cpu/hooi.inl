@@ -239,9 +239,12 @@ struct HooiGroup {
             return;
         }
         if (plan.big >= 0 && (plan.factors || plan.refine)) explicit_factor(item);
+        slice_norms(item);
+        if (plan.keeps_scale) return;
         const int64_t n = product_of(plan.rank, plan.order);
         for (int64_t i = 0; i < n; ++i) item.core[i] /= item.scale;
-        slice_norms(item);
+        for (int m = 0; m < plan.order; ++m)
+            for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] /= item.scale;
     }
     // ---- A_big, in hooi_factor.inl ----
     void explicit_factor(HooiItem& item);
@@ -255,10 +258,10 @@ struct HooiGroup {
                 double sum = 0;
                 for (int64_t o = 0; o < outer; ++o)
                     for (int64_t i = 0; i < inner; ++i) {
-                        const double x = item.core[(o * plan.rank[m] + k) * inner + i] * item.scale;
+                        const double x = item.core[(o * plan.rank[m] + k) * inner + i];
                         sum += x * x;
                     }
-                item.sigma[m][k] = __builtin_sqrt(sum) / item.scale;
+                item.sigma[m][k] = __builtin_sqrt(sum);
             }
         }
     }

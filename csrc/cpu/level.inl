@@ -37,7 +37,9 @@ void mode_gram_as(const Tensor& x, int mode, bool center, double* g, Arena arena
     Adjust how{center && mode == x.order - 1, nullptr, 1, 1};
     if (center && mode != x.order - 1) {
         how.period = x.shape[x.order - 1];
-        how.means = last_mode_means(f, how.period, arena);
+        double* means = arena.take<double>(f.count / how.period * f.n);
+        last_mode_means(f, how.period, 1, means, arena);
+        how.means = means;
     }
     gram_item<T>(f, how, g, arena);
 }
@@ -96,10 +98,7 @@ void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena
         return;
     }
     HooiItem tucker[kMostItems];
-    for (int k = 0; k < count; ++k) {
-        tucker[k].x = items[k].x;
-        tucker[k].target = nullptr;
-    }
+    for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
     hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
     for (int k = 0; k < count; ++k) {
         items[k].finite = tucker[k].finite;

@@ -9,6 +9,7 @@ namespace {
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads) {
     const int64_t size = plan.positions();
     plan.copies = fibres_of(x.first, 0).others != 1;
+    plan.hooi.keeps_scale = true;
     // Signs of the factor columns matter to the signed combination alone.
     plan.hooi.factors = plan.truncated && plan.method == Method::mtsm && !plan.absolute && plan.sign == Sign::u;
     const int group = level().saliency_group(wide, plan);
@@ -17,8 +18,10 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
                         Arena arena(memory);
                         SaliencyItem items[kMostItems];
                         const int count = static_cast<int>(last - first);
-                        for (int k = 0; k < count; ++k)
-                            items[k] = {x.item(first + k), arena.take<double>(size), true, true};
+                        for (int k = 0; k < count; ++k) {
+                            items[k].x = x.item(first + k);
+                            items[k].map = arena.take<double>(size);
+                        }
                         level().saliency(wide, plan, items, count, arena);
                         for (int k = 0; k < count; ++k) {
                             maps.put((first + k) * size, items[k].map, size);
