@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 # The Python that has a GPU build of torch; nothing is installed into it, nothing is fetched.
 PYTHON_GPU ?= $(BIN)/python
+# Twelve processes test one GPU where pytest-xdist is there: most of the time goes to the CPU's definitions.
+GPU_WORKERS = $(shell $(PYTHON_GPU) -c "import xdist" 2>/dev/null && echo "-n 12")
 JOBS   := $(shell nproc 2>/dev/null || echo 2)
 CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 # Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
@@ -12,6 +14,8 @@ CUDA       ?= OFF
 CUDA_ARCHS ?= native
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
+SECONDS ?= 60
+SEED    ?= 0
 
 # Preloaded, because the interpreter itself is not instrumented; its leaks, and those of torch, are not looked at. Fresh
 # memory is filled with NaN (bytes 255), so that reading it before writing shows.
@@ -20,7 +24,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test lint asan races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test lint asan fuzz races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,6 +49,12 @@ asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level,
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
 		tests/cuda/test_kernels.py
 
+fuzz: build/asan/.done  ## random calls of the compiled module under the sanitizers, SECONDS=60 at each SIMD level, SEED=0
+	cp tsm_fast/*.py build/asan/site/tsm_fast/
+	@for level in $$($(BIN)/python -c "from tsm_fast import native; print(*native.simd_levels())"); do \
+		$(SANITIZED):. TSM_FAST_SIMD=$$level $(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
+	done
+
 races: build/races/.done  ## the CUDA kernels on the CPU, every access watched for races between their threads
 	TSM_FAST_EMULATION=$(abspath build/races/emulation) $(BIN)/pytest -q -p no:cacheprovider \
 		tests/cuda/races.py tests/cuda/test_kernels.py tests/cuda/test_steps.py -k "not many_items"
@@ -55,13 +65,9 @@ bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from
 
 gpu-test:  ## the tests of the steps on this machine's GPU, and its own; then under compute-sanitizer, where there is one
 	$(PYTHON_GPU) -m benchmarks.cuda_build
-	FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda $(PYTHON_GPU) -m pytest -q -p no:cacheprovider tests/cuda
-	@for tool in memcheck racecheck; do \
-		if command -v compute-sanitizer >/dev/null; then \
-			FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 120 \
-				compute-sanitizer --tool $$tool --error-exitcode 9 --kernel-regex kns=tsm \
-				$(PYTHON_GPU) -m pytest -q -p no:cacheprovider tests/cuda/test_gpu.py -k test_small || exit 1; \
-		else echo "no compute-sanitizer on PATH: $$tool left out"; fi; done
+	FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda $(PYTHON_GPU) -m pytest -q -p no:cacheprovider --whole \
+		-o faulthandler_timeout=120 $(GPU_WORKERS) tests/cuda
+	$(PYTHON_GPU) -m tests.cuda.sanitize
 
 gpu-bench:  ## times on this machine's GPU beside plain PyTorch: $(RESULTS)/gpu.json, gpu.md, gpu.svg
 	$(PYTHON_GPU) -m benchmarks.cuda_build

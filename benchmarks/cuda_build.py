@@ -84,6 +84,14 @@ def build(architecture: str) -> Path:
     return target
 
 
+def use_in_place() -> None:
+    """Makes `tsm_fast.kernels` importable where the package is not installed: its folder lies beside tsm_fast."""
+    if importlib.util.find_spec("tsm_fast.kernels") is None:
+        import tsm_fast
+
+        tsm_fast.__path__.append(str(ROOT))
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         architecture = sys.argv[1]

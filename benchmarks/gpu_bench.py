@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.cuda_build import ROOT, use_in_place
 from tsm_fast import _cusolver, dispatch, reference
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BACKENDS = ("cuda", "triton")
 SHAPES = {  # C, H, W, batch
@@ -320,8 +320,6 @@ def main() -> None:
         parser.error("quick measurements are not recorded: give --out")
     if not torch.cuda.is_available():
         parser.error("needs an NVIDIA GPU, and torch finds none")
-    from tests.cuda.on_gpu import use_in_place
-
     use_in_place()
     bench = Bench(arguments.quick, built(), torch.cuda.get_device_properties(0).L2_cache_size)
     machine = {

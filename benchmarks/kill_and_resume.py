@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from tsm_fast import cli
-from tsm_fast.photos import load_photos
+from tsm_fast.pictures import load_photos
 
 PHOTOS, TILES, SIDE = 4, 6, 160  # photos, tiles of each, pixels
 SHARD, BATCH = 3, 3

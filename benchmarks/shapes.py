@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tsm_fast.models import lite0, lite0_inputs
-from tsm_fast.photos import load_photos
+from tsm_fast.pictures import load_photos
 
 
 class Shape(NamedTuple):

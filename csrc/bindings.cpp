@@ -41,6 +41,7 @@ PYBIND11_MODULE(_cpu, m) {
         for (const char* const* name = supported_levels(); *name; ++name) names.append(*name);
         return names;
     });
+    m.def("guard_workspaces", &guard_workspaces);
     m.def("prefer_large_pages",
           [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
     m.def("fma_peak", [](double seconds, int threads) {
@@ -48,7 +49,7 @@ PYBIND11_MODULE(_cpu, m) {
         const auto start = std::chrono::steady_clock::now();
         std::vector<double> done(static_cast<size_t>(threads));
         auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
-        parallel_chunks(threads, 1, threads, 64, [&](int64_t first, int64_t, char*) {
+        parallel_chunks(threads, 1, threads, [&](int64_t first, int64_t, const ArenaState&) {
             while (elapsed() < seconds) done[static_cast<size_t>(first)] += level().fma_rate(1 << 16);
         });
         double total = 0;
@@ -106,9 +107,9 @@ PYBIND11_MODULE(_cpu, m) {
         saliency(batch, plan, wide, output(maps, wide_out), reinterpret_cast<bool*>(finite), threads);
     });
     m.def("finish", [](uintptr_t maps, uintptr_t out, int64_t batch, int64_t height, int64_t width, int64_t height_out,
-                       int64_t columns, bool normalize, bool wide, int threads) {
+                       int64_t columns, bool normalize, double noise, bool wide, int threads) {
         py::gil_scoped_release release;
-        const FinishPlan plan{height, width, height_out, columns, false, normalize, nullptr, nullptr};
+        const FinishPlan plan{height, width, height_out, columns, false, normalize, noise, nullptr, nullptr};
         finish(reinterpret_cast<const void*>(maps), batch, plan, output(out, wide), threads);
     });
 }

@@ -138,8 +138,9 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
     m.def(
         "finish",
         [](uintptr_t maps, uintptr_t out, int64_t batch, int height, int width, int rows, int columns, bool normalize,
-           bool wide, uintptr_t stream) {
-            finish(at<void>(maps), batch, height, width, rows, columns, normalize, output(out, wide), at<void>(stream));
+           double noise, bool wide, uintptr_t stream) {
+            finish(at<void>(maps), batch, height, width, rows, columns, normalize, noise, output(out, wide),
+                   at<void>(stream));
         },
         release);
     m.def(

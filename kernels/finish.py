@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..dispatch import map_noise
 from .launch import on_device
 
 TILE = 1024  # entries of the result at a time
@@ -25,9 +25,9 @@ def finish(
     out = maps.new_empty(len(maps), rows, columns)
     if len(maps):
         resize = (height, width) != (rows, columns)
-        epsilon = torch.finfo(maps.dtype).eps
+        noise = map_noise(maps)
         finish_kernel[(len(maps),)](
-            maps, out, height, width, rows, columns, epsilon, NORMALIZE=normalize, RESIZE=resize, TILE=TILE, num_warps=4
+            maps, out, height, width, rows, columns, noise, NORMALIZE=normalize, RESIZE=resize, TILE=TILE, num_warps=4
         )
     return out
 
@@ -64,7 +64,7 @@ def finish_kernel(
     width,
     rows,
     columns,
-    epsilon,
+    noise,
     NORMALIZE: tl.constexpr,
     RESIZE: tl.constexpr,
     TILE: tl.constexpr,
@@ -87,7 +87,13 @@ def finish_kernel(
         highest = tl.max(high, 0)
         spread = highest - lowest
         is_nan = tl.max(odd, 0) > 0
-        constant = spread <= 8 * epsilon * highest
+        peak = highest
+        if RESIZE:
+            largest = tl.load(own + tl.minimum(lane, height * width - 1))
+            for start in range(TILE, height * width, TILE):
+                largest = tl.maximum(largest, tl.load(own + tl.minimum(start + lane, height * width - 1)))
+            peak = tl.max(largest, 0)
+        constant = spread <= noise * peak
         for start in range(0, rows * columns, TILE):
             i = start + lane
             x = _resized(own, i, height, width, rows, columns, RESIZE)

@@ -48,7 +48,7 @@ def saliency(
     else:
         maps = _truncated(unit, method, rank, combine, sign)
     if exponent is not None:
-        maps = scaled(maps, power * exponent)
+        maps = scaled(maps, exponent, power)
     finite = ~maps.isnan().any(1)
     return maps.view(len(x), *x.shape[2:]).to(dtype), finite
 

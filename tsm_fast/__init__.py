@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ._lazy import lazy
+from ._version import __version__ as __version__
 from .decomposition import TuckerResult, fold, hosvd, mode_dot, multi_mode_dot, truncated_svd, tucker, unfold
 from .dispatch import BackendInfo, backends
-from .extractor import SaliencyExtractor
 from .saliency import eigencam, mtsm, multivec_eigencam, tsm
 
 if TYPE_CHECKING:
-    from .pipeline.reader import SaliencyDataset
-
-__version__ = "0.1.0"
+    from .extractor import SaliencyExtractor
+    from .pipeline.results.reader import SaliencyDataset
 
 __all__ = [
     "BackendInfo",
@@ -33,15 +33,7 @@ __all__ = [
     "unfold",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """`SaliencyDataset` is imported when it is first asked for: it brings pyarrow."""
-    if name == "SaliencyDataset":
-        from .pipeline.reader import SaliencyDataset
-
-        return SaliencyDataset
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# The one brings the hooks, the other pyarrow.
+__getattr__, __dir__ = lazy(
+    __name__, {"SaliencyDataset": ".pipeline.results.reader", "SaliencyExtractor": ".extractor"}
+)

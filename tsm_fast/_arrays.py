@@ -116,10 +116,10 @@ def per_item(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def scaled(x: Tensor, exponent: Tensor) -> Tensor:
-    """`x * 2 ** exponent` item by item, exact; in two steps because 2 ** 1074 is no float64."""
+def scaled(x: Tensor, exponent: Tensor, power: int = 1) -> Tensor:
+    """`x * 2 ** (power * exponent)` item by item, exact; in steps because 2 ** 1074 is no float64."""
     half = exponent.div(2, rounding_mode="floor")
-    for part in (half, exponent - half):
+    for part in (half, exponent - half) * power:
         power = ((part + 1023) << 52).view(torch.float64)
         x = x * per_item(power.to(x.dtype), x)
     return x

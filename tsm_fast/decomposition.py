@@ -25,8 +25,10 @@ from ._arrays import (
 from ._memory import readable, untraced
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, resolve, result_dtype
 
-# Above this ratio of the last singular value kept to the first, the eigenvectors of a float64 Gram matrix give
-# orthonormal singular vectors to 1e-16 / ratio**2 = 1e-10 without more work.
+# The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
+# the ratio of the last singular value kept to the first: enough for float64 results above _STRAIGHT, and to be
+# straightened above _WELL_CONDITIONED.
+_STRAIGHT = 3e-2
 _WELL_CONDITIONED = 1e-3
 
 
@@ -344,10 +346,11 @@ def multi_mode_dot(
     numbers = plan.modes(modes, len(matrices), tensor.ndim - 1)
     factors = [_factor(matrix, tensor, n, transpose, precision) for matrix, n in zip(matrices, numbers, strict=True)]
     module = resolve(backend, tensor, *factors)
-    readable("x", tensor, module.name, looks=False)
+    readable("x", tensor, module.name)
     for factor in factors:
-        readable("matrix", factor, module.name, looks=False)
-    return restore(module.core_contraction(tensor, factors, numbers, precision=precision))
+        readable("matrix", factor, module.name)
+    product = module.core_contraction(tensor, factors, numbers, precision=precision)
+    return restore(_in_range(product, module, tensor, factors, numbers))
 
 
 def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Precision) -> Tensor:
@@ -372,6 +375,26 @@ def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Preci
     return factor.to(dtype).expand(x.shape[0], -1, -1)
 
 
+def _in_range(product: Tensor, module: Backend, x: Tensor, factors: Sequence[Tensor], modes: Sequence[int]) -> Tensor:
+    """The products, with those that a sum on the way may have lost to overflow or underflow computed again in float64
+    from x and factors of magnitude about 1.
+    """
+    limits = torch.finfo(product.dtype)
+    peak = peaks(product)
+    lost = (~((peak >= limits.tiny / limits.eps) & (peak <= limits.max))).nonzero().flatten()
+    sources = [x[lost], *(factor[lost] for factor in factors)]
+    usable = torch.stack([peaks(source) for source in sources]).isfinite().all(0)
+    if not usable.any():
+        return product
+    sources = [source[usable].double() for source in sources]
+    exponents = [unit_exponents(source) for source in sources]
+    units = [scaled(source, -exponent) for source, exponent in zip(sources, exponents, strict=True)]
+    again = module.core_contraction(units[0], units[1:], modes, precision="float64")
+    # Beyond these bounds all is 0 or Inf: entries lie between 2**-1074 and 2**60.
+    exponent = torch.stack(exponents).sum(0).clamp(-1200, 2044)
+    return product.index_copy(0, lost[usable], scaled(again, exponent).to(product.dtype))
+
+
 def _checked(name: str, x: Tensor) -> Tensor:
     """x itself; ValueError for items with NaN or Inf."""
     plan.finite(name, peaks(x).isfinite())
@@ -393,27 +416,27 @@ def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, 
     """The core, the errors [B, 1], the factors and the singular values."""
     unit, exponent = _unit_range(x)
     norm = _norm(unit)
-    factors = [_hosvd_factor(module, unit, n, r, sign) for n, r in enumerate(rank)]
+    factors = [_hosvd_factor(module, unit, n, r, sign, dtype) for n, r in enumerate(rank)]
     factors = [torch.where(per_item(norm == 0, a), _identity(a), a) for a in factors]
     core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
     error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
+    values = [scaled(torch.linalg.vector_norm(_unfold(core, n), dim=2), exponent) for n in range(len(rank))]
     core = scaled(core, exponent)
-    values = [torch.linalg.vector_norm(_unfold(core, n), dim=2) for n in range(len(rank))]
     return core.to(dtype), error[:, None], *(a.to(dtype) for a in factors), *(v.to(dtype) for v in values)
 
 
 def _truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: Tensor) -> tuple[Tensor, ...]:
     """U [B, M, R], S [B, R] and Vh [B, R, N]."""
     unit, exponent = _unit_range(m)
-    u, s, v = _singular_triplets(module, unit, rank)
+    u, s, v = _singular_triplets(module, unit, rank, dtype)
     signs = column_signs(u if sign == "u" else v)
     return (u * signs).to(dtype), scaled(s, exponent).to(dtype), (v * signs).mT.to(dtype)
 
 
-def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str) -> Tensor:
-    """Leading left singular vectors [B, I_n, R] of the mode-n unfolding, float64."""
+def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str, dtype: torch.dtype) -> Tensor:
+    """Leading left singular vectors [B, I_n, R] of the mode-n unfolding in float64, fit for results in dtype."""
     if x.shape[mode + 1] ** 2 > x.shape[1:].numel():
-        u, _, v = _singular_triplets(module, _unfold(x, mode), rank)
+        u, _, v = _singular_triplets(module, _unfold(x, mode), rank, dtype)
         return u * column_signs(u if sign == "u" else v)
     gram = module.mode_gram(x, mode, precision="float64")
     _, vectors = module.truncated_svd(gram, rank, precision="float64")
@@ -427,14 +450,17 @@ def _identity(like: Tensor) -> Tensor:
     return torch.eye(*like.shape[1:], dtype=like.dtype, device=like.device)
 
 
-def _singular_triplets(module: Backend, m: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U [B, M, R], S [B, R], V [B, N, R] of [B, M, N] in float64, signs free."""
+def _singular_triplets(module: Backend, m: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """U [B, M, R], S [B, R], V [B, N, R] of [B, M, N] in float64, fit for results in dtype, signs free."""
     if m.shape[1] < m.shape[2]:
-        v, s, u = _singular_triplets(module, m.mT, rank)
+        v, s, u = _singular_triplets(module, m.mT, rank, dtype)
         return u, s, v
     gram = module.mode_gram(m, 1, precision="float64")
     values, v = module.truncated_svd(gram, rank, precision="float64")
     u, s = _columns(module.core_contraction(m, [v], [1], precision="float64"))
+    if dtype == torch.float64:
+        bent = (~(values[:, -1] > _STRAIGHT * values[:, 0])).nonzero().flatten()
+        u = u.index_copy(0, bent, _straightened(u[bent]))
     weak = (~(values[:, -1] > _WELL_CONDITIONED * values[:, 0])).nonzero().flatten()
     if not len(weak):
         return u, s, v
@@ -454,6 +480,12 @@ def _columns(w: Tensor) -> tuple[Tensor, Tensor]:
     """The columns of [B, M, R] with length 1, and their lengths [B, R]."""
     length = torch.linalg.vector_norm(w, dim=1)
     return w / torch.where(length == 0, 1.0, length)[:, None], length
+
+
+def _straightened(u: Tensor) -> Tensor:
+    """Nearly orthonormal columns [B, M, R] made orthonormal up to the square of what they lacked."""
+    lacking = u.mT @ u - torch.eye(u.shape[2], dtype=u.dtype, device=u.device)
+    return u - u @ (lacking.triu() - torch.diag_embed(lacking.diagonal(dim1=1, dim2=2) / 2))
 
 
 def _norm(x: Tensor) -> Tensor:  # [B] float64

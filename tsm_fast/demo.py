@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from . import __version__, dispatch, models, report, timings
-from . import photos as photo_files
-from .extractor import METHODS, SaliencyExtractor
+from . import dispatch, models, timings
+from ._version import __version__
+from .extractor import SaliencyExtractor
+from .models.preprocessing import CentralCrop
+from .pictures.drawing import Row, contact_sheet, png_bytes
+from .pictures.page import Table, html_page
+from .pictures.photos import Photo, load_photos, open_photo
+from .pipeline.files.publish import make_folder, publish_all
+from .readable import digits
+from .saliency import METHODS
 
 NEEDS = (
     "cmap",
@@ -64,81 +73,81 @@ def run(out: Path, photos: Sequence[Path] = (), *, timing: bool = True, backend:
     if backend is not None:
         dispatch.load(backend)
     say("reading the photos")
-    if photos:
-        pictures = [photo_files.Photo(path.name, "", photo_files.open_photo(path)) for path in photos]
-    else:
-        pictures = photo_files.load_photos()
-    report.make_folder(out)
+    pictures = [Photo(path.name, "", open_photo(path)) for path in photos] or load_photos()
+    make_folder(out)
 
     say("loading EfficientNet-lite0")
-    network = models.lite0()
-    inputs = models.lite0_inputs([photo.image for photo in pictures])
-
-    layer, reason = None, ""
-    maps: dict[str, np.ndarray] = {}
-    for method in METHODS:
-        say(f"{report.TITLES[method]} of {len(pictures)} photos")
-        with SaliencyExtractor(network, layer, method, size="input", backend=backend) as extract:
-            maps[method] = extract(inputs).numpy()
-            layer, reason = extract.layers[0], reason or extract.reason
-    with torch.no_grad():
-        features = network.get_submodule(layer or "")(inputs)
-    raw = {method: function(features, normalize=False, backend=backend).numpy() for method, function in METHODS.items()}
-
-    rows = [
-        report.Row(
-            photo.name,
-            photo.credit,
-            models.central_square(photo.image, PHOTO_SIDE),
-            {method: values[number] for method, values in maps.items()},
-        )
-        for number, photo in enumerate(pictures)
-    ]
+    layer, reason, features = _features(models.lite0_inputs([photo.image for photo in pictures]))
+    maps, raw = _maps(features, backend, say)
     measured = timings.measure(features, backend, say) if timing else []
     setting = _setting(features, backend) if timing else ""
-    result = Result([], [photo.name for photo in pictures], str(layer), reason, setting, measured)
+    result = Result([], [photo.name for photo in pictures], layer, reason, setting, measured)
 
     say("drawing and writing")
     title = "tsm_fast: saliency maps of EfficientNet-lite0"
-    subtitle = f"layer {result.layer!r}, {' x '.join(map(str, features.shape[1:]))}, no labels and no gradients"
-    sheet = report.contact_sheet(title, subtitle, rows)
+    subtitle = f"layer {layer!r}, {' x '.join(map(str, features.shape[1:]))}, no labels and no gradients"
+    rows = _rows(pictures, maps)
     tables = [timing_table(result)] if measured else []
-    page = report.html_page(title, subtitle, rows, tables, _facts(result))
-    arrays = {**raw, "names": np.array(result.photos)}
     files = {
-        "contact_sheet.png": report.png_bytes(sheet),
-        "index.html": page.encode(),
-        "maps.npz": report.npz_bytes(arrays),
+        "contact_sheet.png": png_bytes(contact_sheet(title, subtitle, rows)),
+        "index.html": html_page(title, subtitle, rows, tables, _facts(result)).encode(),
+        "maps.npz": npz_bytes({**raw, "names": np.array(result.photos)}),
     }
-    return result._replace(files=report.publish(out, files))
+    return result._replace(files=publish_all(out, files))
 
 
-def timing_table(result: Result) -> report.Table:
+def _features(inputs: Tensor) -> tuple[str, str, Tensor]:  # [B, 3, 224, 224] -> [B, C, H, W]
+    """The layer that is chosen (from the first photo), why, and what it gives for all photos."""
+    with SaliencyExtractor(models.lite0()) as extract:
+        extract.features(inputs[:1])
+        ((layer, features),) = extract.features(inputs).items()
+        return layer, extract.reason, features
+
+
+def _maps(features: Tensor, backend: str | None, say: Say) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The maps [B, 224, 224] in 0..1 by title, and the raw ones [B, H, W] by name."""
+    maps, raw = {}, {}
+    for name, method in METHODS.items():
+        say(f"{method.title} of {len(features)} photos")
+        maps[method.title] = method.function(features, size=models.LITE0.size, backend=backend).numpy()
+        raw[name] = method.function(features, normalize=False, backend=backend).numpy()
+    return maps, raw
+
+
+def _rows(photos: Sequence[Photo], maps: Mapping[str, np.ndarray]) -> list[Row]:
+    square = CentralCrop((PHOTO_SIDE, PHOTO_SIDE), fraction=1.0)
+    return [
+        Row(photo.name, photo.credit, square.picture(photo.image), {name: own[number] for name, own in maps.items()})
+        for number, photo in enumerate(photos)
+    ]
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes of a compressed .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
+
+
+def timing_table(result: Result) -> Table:
     """The timings as texts."""
 
     def peer(ms: float | None, own: float) -> str:
-        return "-" if ms is None else f"{_number(ms)} ms ({_number(ms / own)}x)"
+        return "-" if ms is None else f"{digits(ms)} ms ({digits(ms / own)}x)"
 
     rows = [
         (
             timings.label(timing.method, timing.rank),
-            f"{_number(timing.tsm_fast)} ms",
+            f"{digits(timing.tsm_fast)} ms",
             peer(timing.pytorch, timing.tsm_fast),
             peer(timing.tensorly, timing.tsm_fast),
         )
         for timing in result.timings
     ]
-    return report.Table("Time of the decomposition, per image", ("map", "tsm_fast", "plain PyTorch", "TensorLy"), rows)
+    return Table("Time of the decomposition, per image", ("map", "tsm_fast", "plain PyTorch", "TensorLy"), rows)
 
 
-def _number(value: float) -> str:
-    """Three digits, without an exponent."""
-    if value >= 100:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:#.3g}"
-
-
-def _setting(features: torch.Tensor, backend: str | None) -> str:
+def _setting(features: Tensor, backend: str | None) -> str:
     chosen = dispatch.resolve(backend, features).name
     return (
         f"medians of one run on {torch.get_num_threads()} threads, float32; tsm_fast (backend {chosen}) and plain "

@@ -89,6 +89,14 @@ def result_dtype(dtype: torch.dtype, precision: Precision) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
+def map_noise(maps: Tensor) -> float:
+    """The spread, as a part of the largest entry, up to which raw maps [B, H, W], or what they are resized to, count as
+    constant: that of some roundings of their entries, and of a float64 eigenvalue problem of size `H * W` at most.
+    """
+    wide, own = torch.finfo(torch.float64).eps, torch.finfo(maps.dtype).eps
+    return 8 * (own + maps.shape[1] * maps.shape[2] * wide)
+
+
 class _Entry(NamedTuple):
     module: str  # what is loaded
     needs: tuple[str, ...]  # modules that exist only where the backend is part of the install

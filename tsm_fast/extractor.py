@@ -13,16 +13,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from . import dispatch, plan, saliency
+from . import dispatch, plan
 from ._arrays import FLOAT_DTYPES
 from .layers import Layers, choose_layer, describe, find_layers, first_tensor, is_glob
-
-METHODS: dict[str, Callable[..., Any]] = {
-    "eigencam": saliency.eigencam,
-    "tsm": saliency.tsm,
-    "multivec_eigencam": saliency.multivec_eigencam,
-    "mtsm": saliency.mtsm,
-}
+from .saliency import METHODS
 
 Size = Literal["input"] | tuple[int, int] | None
 
@@ -179,7 +173,7 @@ class SaliencyExtractor:
         # The decomposition keeps its own precision contract: autocast would round its products.
         device = features.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            return METHODS[self.method](features, size=size, **self._options)
+            return METHODS[self.method].function(features, size=size, **self._options)
 
 
 class _Stop(Exception):
@@ -209,7 +203,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _checked_options(method: str, rank: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The method's own options, tried on an empty batch so that a wrong value fails before any forward pass."""
     plan.choice("method", method, METHODS)
-    allowed = [name for name, p in signature(METHODS[method]).parameters.items() if p.default is not Parameter.empty]
+    function = METHODS[method].function
+    allowed = [name for name, p in signature(function).parameters.items() if p.default is not Parameter.empty]
     for name in {**rank, **options}:
         if name not in allowed or name == "size":
             names = ", ".join(option for option in allowed if option not in ("size", "rank"))
@@ -217,7 +212,7 @@ def _checked_options(method: str, rank: dict[str, Any], options: dict[str, Any])
     if options.get("backend") is not None:
         plan.choice("backend", options["backend"], dispatch.backends())
         dispatch.load(options["backend"])
-    METHODS[method](torch.zeros(0, 1, 1, 1, device="cpu"), **{**options, "backend": "reference"})
+    function(torch.zeros(0, 1, 1, 1, device="cpu"), **{**options, "backend": "reference"})
     return {**rank, **options}
 
 

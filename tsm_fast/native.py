@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _cpu
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "cpu"
 
@@ -192,8 +192,8 @@ def finish(
         maps = maps.contiguous()
         batch, height, width = maps.shape
         wide, threads = maps.dtype == torch.float64, torch.get_num_threads()
-        pointers = maps.data_ptr(), out.data_ptr()
-        _cpu.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, wide, threads)
+        pointers, noise = (maps.data_ptr(), out.data_ptr()), map_noise(maps)
+        _cpu.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, noise, wide, threads)
     return out
 
 

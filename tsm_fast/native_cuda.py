@@ -1,8 +1,9 @@
 """The compiled CUDA backend: the six steps of `dispatch.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
-Everything is launched on the current stream, nothing waits for the device except `hooi`, whose result is as long as its
-longest item took (`hooi(..., trim=False)` does not wait either). Sums are in float64 on every path; the eigensolver is
-in float64 too, but for `precision="float32"`. Batches are cut so that the workspace stays near `WORKSPACE_BYTES`.
+Everything is launched on the current stream, and nothing waits for the device except `hooi`, whose result is as long as
+its longest item took (`hooi(..., trim=False)` does not wait either), and what needs a library, above n = 256. Sums are
+in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches are cut so that the
+workspace stays near `WORKSPACE_BYTES`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from . import _cuda  # pyright: ignore[reportMissingModuleSource]
 from ._arrays import scaled, unit_exponents
 from ._cusolver import library_eigenpairs
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "cuda"
 
@@ -142,7 +143,10 @@ def saliency(
     sign: str,
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`); waits for nothing."""
+    """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`).
+
+    Waits for nothing, except above n = 256: for all pairs, and for which items are without proof of their leading pair.
+    """
     _check(x)
     dtype = torch.float64 if precision == "float64" else torch.float32
     maps = x.new_empty(len(x), x.shape[2] * x.shape[3], dtype=dtype)
@@ -165,9 +169,10 @@ def finish(
     if len(maps):
         maps = maps.contiguous()
         batch, height, width = maps.shape
-        pointers, wide = (maps.data_ptr(), out.data_ptr()), maps.dtype == torch.float64
+        pointers, sizes = (maps.data_ptr(), out.data_ptr()), (batch, height, width, *out.shape[1:])
+        how = normalize, map_noise(maps), maps.dtype == torch.float64
         with _on(maps):
-            _cuda.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, wide, _stream(maps))
+            _cuda.finish(*pointers, *sizes, *how, _stream(maps))
     return out
 
 
@@ -200,7 +205,7 @@ def _saliency(
     if method == "tsm":
         maps.abs_()
     if exponent is not None:
-        maps.copy_(scaled(maps.double(), (1 if single else 2) * exponent))  # a factor may be no float32
+        maps.copy_(scaled(maps.double(), exponent, 1 if single else 2))  # a factor may be no float32
 
 
 def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, finite: Tensor) -> None:
@@ -218,7 +223,23 @@ def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, f
             pointers = maps[part].data_ptr(), wide, settled[part].data_ptr(), finite[part].data_ptr()
             room = workspace.data_ptr(), workspace.numel()
             _cuda.leading_large(_array(items), center, *pointers, *room, _stream(x))
-    _combined_maps(x, center, _LEADING, "v", precision, maps, finite, settled)
+    if _smaller_side(x)[1] <= _cuda.largest:
+        _combined_maps(x, center, _LEADING, "v", precision, maps, finite, settled)
+        return
+    # A library cannot leave items alone: those without proof are gathered.
+    left = (~settled).nonzero().flatten()
+    for part in _parts(len(left), x[0].numel() * x.element_size()):
+        items = left[part]
+        found, fine = maps[items], finite[items]
+        _combined_maps(x[items], center, _LEADING, "v", precision, found, fine, None)
+        maps[items], finite[items] = found, fine
+
+
+def _smaller_side(x: Tensor) -> tuple[bool, int]:
+    """Whether the Gram matrix of features [B, C, S] that is decomposed is that of the positions, and its side."""
+    channels, positions = x.shape[1:]
+    by_position = positions <= max(channels, _cuda.small)
+    return by_position, positions if by_position else channels
 
 
 def _combined_maps(
@@ -229,12 +250,11 @@ def _combined_maps(
     precision: Precision,
     maps: Tensor,
     finite: Tensor,
-    settled: Tensor | None,  # [B], items to leave alone
+    settled: Tensor | None,  # [B], items to leave alone; None above n = 256
 ) -> None:
     """Maps from the eigenpairs of the smaller Gram matrix, and one pass over the features where signs need it."""
     channels, positions = x.shape[1:]
-    by_position = positions <= max(channels, _cuda.small)
-    n = positions if by_position else channels
+    by_position, n = _smaller_side(x)
     columns = 1 if how == _LEADING else n
     needs_signs = how == _SIGNED and by_position == (sign == "u")
     wide = maps.dtype == torch.float64
@@ -341,6 +361,7 @@ def _mode_gram(x: Tensor, mode: int, gram: Tensor, center: bool, skip: int = 0) 
 def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, skip: int = 0) -> None:
     n, rank = vectors.shape[1:]
     if n > _cuda.largest:
+        assert not skip, "a library leaves no items alone"
         _library_svd(gram, values, vectors, wide)
         return
     workspace = _workspace(gram, _cuda.truncated_svd_workspace(n, len(gram), wide))

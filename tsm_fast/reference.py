@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._arrays import by_parts, column_signs, per_item, scaled, unit_exponents
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, result_dtype
+from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "reference"
 
@@ -147,7 +147,10 @@ def saliency(
     unit, exponent, finite = _unit_items(x)
     uncentered = unit.flatten(2)  # [B, C, S]
     centers = center and method in ("eigencam", "multivec_eigencam")
-    unfolded = _centered(uncentered) if centers else uncentered
+    unfolded = uncentered
+    if centers:
+        unfolded, left, _ = _unit_items(_centered(uncentered))
+        exponent = exponent + left
     if rank is None:
         vectors, values, _ = torch.linalg.svd(unfolded, full_matrices=False)
     else:
@@ -167,7 +170,7 @@ def saliency(
         maps = ((signs * projections) @ values[:, :, None]).abs()
 
     power = 1 if method in ("eigencam", "tsm") else 2
-    maps = scaled(maps.view(len(x), *x.shape[2:]), power * exponent)
+    maps = scaled(maps.view(len(x), *x.shape[2:]), exponent, power)
     return _or_nan(maps, finite).to(torch.float64 if precision == "float64" else torch.float32), finite
 
 
@@ -217,16 +220,17 @@ def finish(
 
 
 def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
+    noise = map_noise(maps) * maps.amax((1, 2), keepdim=True)
     if size is not None:
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return (_normalized(maps) if normalize else maps,)
+    return (_normalized(maps, noise) if normalize else maps,)
 
 
-def _normalized(maps: Tensor) -> Tensor:
-    """Zeros where the spread is below the rounding error of the largest value."""
+def _normalized(maps: Tensor, noise: Tensor) -> Tensor:
+    """Zeros where the spread is below the noise [B, 1, 1]."""
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     spread = highest - lowest
-    constant = spread <= 8 * torch.finfo(maps.dtype).eps * highest
+    constant = spread <= noise
     return torch.where(constant, 0.0, (maps - lowest) / torch.where(constant, 1.0, spread))
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import plan
-from ._arrays import as_tensor, scaled, unit_exponents
+from ._arrays import as_tensor, peaks, scaled, unit_exponents
 from ._memory import readable, untraced
 from .dispatch import Method, Precision, resolve
+
+_POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the features' scale, in that of the map
 
 
 @untraced
@@ -210,7 +213,7 @@ def _saliency(
     plan.features(x)
     effective = None if rank is None else plan.rank(rank, x.shape[1:])
     module = resolve(backend, x)
-    readable("features", x, module.name, looks=nan != "propagate" or normalize or rank is not None)
+    readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     raw = partial(
         module.saliency,
         method=method,
@@ -226,10 +229,12 @@ def _saliency(
     elif nan == "zero" and not finite.all():
         bad = (~finite).nonzero().flatten()
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
-    if normalize:
-        maps = _in_range(maps, x, raw)
-    if normalize or size is not None:
-        maps = module.finish(maps, size, normalize=normalize)
+    if not normalize and size is None:
+        return restore(maps)
+    maps, exponent = _in_range(maps, x, raw, method, center)
+    maps = module.finish(maps, size, normalize=normalize)
+    if exponent is not None and not normalize:
+        maps = scaled(maps.double(), exponent, _POWER[method]).to(maps.dtype)
     return restore(maps)
 
 
@@ -237,14 +242,48 @@ def _zeroed(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, 0)
 
 
-def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+def _in_range(
+    maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Tensor]], method: Method, center: bool
+) -> tuple[Tensor, Tensor | None]:
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
-    times a power of two, which normalising undoes.
+    times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
     limits = torch.finfo(maps.dtype)
-    peak = maps.detach().flatten(1).amax(1)
+    peak = peaks(maps)
     lost = ((peak < limits.tiny / limits.eps) | (peak > limits.max)).nonzero().flatten()
     if not len(lost):
-        return maps
+        return maps, None
     items = _zeroed(x[lost]).to(torch.promote_types(x.dtype, torch.float32))
-    return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
+    exponent = unit_exponents(items)
+    if center and method in ("eigencam", "multivec_eigencam"):
+        # What the mean leaves decides, and may be so little that what it takes is no float32 then.
+        unit = scaled(items.double(), -exponent)
+        left = exponent + unit_exponents(unit - unit[:, :, :1, :1])
+        items = items.double() if (exponent - left).max() > 60 else items
+        exponent = torch.maximum(left, exponent - 1000)
+    again = raw(scaled(items, -exponent))[0]
+    return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
+
+
+class MapMethod(NamedTuple):
+    """What is known of a map by its name."""
+
+    function: Callable[..., Any]
+    title: str
+    options: dict[str, Any]  # those of `OPTIONS` that it has, with their defaults
+
+
+OPTIONS = ("rank", "center", "combine", "sign")  # that decide what is computed; the others say how
+
+
+def _method(function: Callable[..., Any], title: str) -> MapMethod:
+    has = signature(function).parameters
+    return MapMethod(function, title, {name: has[name].default for name in OPTIONS if name in has})
+
+
+METHODS = {
+    "eigencam": _method(eigencam, "EigenCAM"),
+    "tsm": _method(tsm, "TSM"),
+    "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
+    "mtsm": _method(mtsm, "MTSM"),
+}

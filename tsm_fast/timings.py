@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .extractor import METHODS
-from .report import TITLES
+from .saliency import METHODS
 
 SECONDS = 0.5  # of measuring, for each time
 PATIENCE = 10  # seconds after which slow runs are measured no more often
@@ -61,7 +60,7 @@ def _timing(
 ) -> Timing:
     say(f"timing {label(method, rank)}")
     options: dict[str, Any] = {"normalize": False, "backend": backend, **({"rank": rank} if rank else {})}
-    runs = [partial(METHODS[method], features, **options)]
+    runs = [partial(METHODS[method].function, features, **options)]
     maps, batch = runs[0](), len(features)  # these calls are the warm-up too
     if rank is None:
         peer = partial(_PYTORCH[method], features)
@@ -73,7 +72,7 @@ def _timing(
 
 def label(method: str, rank: Sequence[int] | None) -> str:
     """What a row of the table is called."""
-    return TITLES[method] + (f" rank {tuple(rank)}" if rank else "")
+    return METHODS[method].title + (f" rank {tuple(rank)}" if rank else "")
 
 
 def _agree(ours: Tensor, peer: Tensor, say: Callable[[str], None]) -> bool:

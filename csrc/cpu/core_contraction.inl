@@ -238,12 +238,11 @@ static inline Tensor dense_tensor(const void* data, DType dtype, int order, cons
 }
 
 // The largest magnitude of an item; NaN or Inf where it holds one.
-static inline double largest_magnitude(const Tensor& x, Arena arena) {
-    const Fibres f = fibres_of(x, x.order - 1);
+static inline double largest_magnitude(const Fibres& f, const Adjust& how, Arena arena) {
     double* row = arena.take<double>(f.n);
     double largest = 0;
     for (int64_t k = 0; k < f.count; ++k) {
-        pack_panel<double>(f, Adjust{false, nullptr, 1, 1}, k, 1, row, f.n);
+        pack_panel<double>(f, how, k, 1, row, f.n);
         for (int64_t j = 0; j < f.n; ++j) {
             const double size = __builtin_fabs(row[j]);
             if (!(size <= 1.7976931348623157e308)) return size;
@@ -251,6 +250,9 @@ static inline double largest_magnitude(const Tensor& x, Arena arena) {
         }
     }
     return largest;
+}
+static inline double largest_magnitude(const Tensor& x, Arena arena) {
+    return largest_magnitude(fibres_of(x, x.order - 1), Adjust{false, nullptr, 1, 1}, arena);
 }
 
 // The power of two to multiply an item with before squaring, so that the squares keep their digits in T.

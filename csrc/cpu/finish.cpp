@@ -18,11 +18,11 @@ void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out,
     plan.resize = plan.height != plan.height_out || plan.width != plan.columns;
     const int64_t from = plan.height * plan.width, to = plan.height_out * plan.columns, bytes = out.wide ? 8 : 4;
     const int64_t group = to < 4096 ? 4096 / to : 1;
-    parallel_chunks(batch, balanced_chunk(batch, group, threads), threads, level().finish_bytes(out.wide, plan),
-                    [&](int64_t first, int64_t last, char* workspace) {
+    parallel_chunks(batch, balanced_chunk(batch, group, threads), threads,
+                    [&](int64_t first, int64_t last, const ArenaState& memory) {
                         for (int64_t b = first; b < last; ++b)
                             level().finish(out.wide, plan, static_cast<const char*>(maps) + b * from * bytes,
-                                           out.at(b * to), workspace);
+                                           out.at(b * to), memory);
                     });
 }
 

@@ -1,3 +1,10 @@
+template <class T>
+static T largest_of_map(const T* map, int64_t size) {
+    T largest = map[0];
+    for (int64_t i = 1; i < size; ++i) largest = map[i] > largest ? map[i] : largest;
+    return largest;
+}
+
 // A map resized (bilinear, corners not aligned) and normalised: one pass that looks for the extremes, and one that
 // writes, over rows of the map that were made as wide as the result.
 template <class T>
@@ -37,7 +44,7 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
             is_nan = is_nan || odd[i];
         }
         spread = highest - lowest;
-        constant = spread <= 8 * (sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07)) * highest;
+        constant = spread <= static_cast<T>(p.noise) * (p.resize ? largest_of_map(map, p.height * p.width) : highest);
     }
     const T fill = is_nan ? static_cast<T>(__builtin_nan("")) : T(0);
     for (int64_t y = 0; y < p.height_out; ++y)

@@ -7,6 +7,7 @@ HooiPlan plan_hooi(const TensorBatch& x, const int64_t* rank) {
     HooiPlan plan{};
     plan.order = x.first.order;
     plan.big = -1;
+    plan.loss = most_loss(false);
     for (int i = 0; i < plan.order; ++i) {
         plan.shape[i] = x.first.shape[i];
         plan.rank[i] = rank[i];
@@ -18,20 +19,20 @@ HooiPlan plan_hooi(const TensorBatch& x, const int64_t* rank) {
 
 void hooi(const TensorBatch& x, HooiPlan plan, bool wide, const HooiOutput& out, int threads) {
     plan.factors = true;
+    plan.loss = most_loss(out.core.wide);
     const int64_t core = product_of(plan.rank, plan.order);
     const int64_t big = plan.big < 0 ? 0 : plan.shape[plan.big] * plan.rank[plan.big];
     const int group = level().hooi_group(wide, plan);
-    const int64_t bytes = level().hooi_bytes(wide, plan);
-    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads, bytes,
-                    [&](int64_t first, int64_t last, char* workspace) {
-                        HooiItem items[64];
+    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads,
+                    [&](int64_t first, int64_t last, const ArenaState& memory) {
+                        HooiItem items[kMostItems];
                         const int count = static_cast<int>(last - first);
                         for (int k = 0; k < count; ++k) {
                             items[k].x = x.item(first + k);
                             items[k].target = plan.big < 0 ? nullptr : out.factors[plan.big].at((first + k) * big);
                             items[k].target_wide = plan.big >= 0 && out.factors[plan.big].wide;
                         }
-                        level().hooi(wide, plan, items, count, workspace);
+                        level().hooi(wide, plan, items, count, memory);
                         for (int k = 0; k < count; ++k) {
                             const HooiItem& item = items[k];
                             const int64_t b = first + k;

@@ -96,8 +96,8 @@ struct HooiGroup {
 
     // ---- one eigenproblem for every active item ----
     void solve(int size, int rank) {
-        const double* g[64];
-        double *values[64], *vectors[64];
+        const double* g[kMostItems];
+        double *values[kMostItems], *vectors[kMostItems];
         int n = 0;
         const int group = eigh_group<double>(size);
         for (int k = 0; k < count; ++k) {
@@ -108,7 +108,7 @@ struct HooiGroup {
         }
         for (int first = 0; first < n; first += group)
             eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first,
-                               vectors + first, arena);
+                               vectors + first, arena, plan.loss);
     }
 
     // ---- the start, in hooi_start.inl ----
@@ -161,7 +161,10 @@ struct HooiGroup {
         double* a = item.factor[m];
         if (plan.left_side(m)) {
             __builtin_memcpy(a, item.vectors, static_cast<size_t>(size * r) * 8);
-            if (plan.sign_v) point_right_vectors_up(a, size, r, item.unfolded, plan.others_rank(m));
+            if (!plan.sign_v) return;
+            Arena scratch = arena;
+            const int64_t columns = plan.others_rank(m);
+            point_right_vectors_up(a, size, r, item.unfolded, columns, scratch.take<double>(columns * r));
             return;
         }
         product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);
@@ -194,7 +197,7 @@ struct HooiGroup {
     void by_gram() {
         GramSweeps<V> sweeps(plan, items, count, arena);
         const int64_t s = plan.others_size(plan.big);
-        const double* grams[64];
+        const double* grams[kMostItems];
         const Arena own = arena;
         Arena rest = sweeps.arena;
         for (int k = 0; k < count; ++k) {
@@ -236,9 +239,12 @@ struct HooiGroup {
             return;
         }
         if (plan.big >= 0 && (plan.factors || plan.refine)) explicit_factor(item);
+        slice_norms(item);
+        if (plan.keeps_scale) return;
         const int64_t n = product_of(plan.rank, plan.order);
         for (int64_t i = 0; i < n; ++i) item.core[i] /= item.scale;
-        slice_norms(item);
+        for (int m = 0; m < plan.order; ++m)
+            for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] /= item.scale;
     }
     // ---- A_big, in hooi_factor.inl ----
     void explicit_factor(HooiItem& item);
@@ -252,10 +258,10 @@ struct HooiGroup {
                 double sum = 0;
                 for (int64_t o = 0; o < outer; ++o)
                     for (int64_t i = 0; i < inner; ++i) {
-                        const double x = item.core[(o * plan.rank[m] + k) * inner + i] * item.scale;
+                        const double x = item.core[(o * plan.rank[m] + k) * inner + i];
                         sum += x * x;
                     }
-                item.sigma[m][k] = __builtin_sqrt(sum) / item.scale;
+                item.sigma[m][k] = __builtin_sqrt(sum);
             }
         }
     }
@@ -282,6 +288,24 @@ struct HooiGroup {
     }
 };
 
+// How many items are decomposed together: what they keep fits the caches.
+template <class P>
+static int hooi_group_size(const HooiPlan& p) {
+    const auto bytes = [&](int group) {
+        int64_t kept = bytes_taken([&](Arena& arena) {
+            HooiItem items[kMostItems] = {};
+            arena = HooiGroup<P>(p, items, group, arena).arena;
+        });
+        if (p.big < 0) return kept + group * p.elements() * static_cast<int64_t>(sizeof(P));  // own copies of X
+        const int64_t s = p.others_size(p.big), alone = gram_sweeps_bytes<double>(p, group);
+        const int64_t lanes = in_lanes(p) ? gram_sweeps_bytes<Vec<double>>(p, group) : 0;
+        return kept + (lanes > alone ? lanes : alone) + group * s * s * 8;
+    };
+    int group = eigh_group<double>(largest_problem(p));
+    while (group > 1 && bytes(group) > int64_t{8} << 20) group /= 2;
+    return group;
+}
+
 // Whether passes in float leave the item inside the contract of method.md: errors come from 1 - ||core||^2 / ||X||^2,
 // good to 1e-7, and small singular values from differences of large ones.
 static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
@@ -305,8 +329,8 @@ static void hooi_items(bool wide, const HooiPlan& plan, HooiItem* items, int cou
     group.run();
     arena = group.arena;
     if (!plan.guard) return;
-    HooiItem again[64];
-    int where[64], n = 0;
+    HooiItem again[kMostItems];
+    int where[kMostItems], n = 0;
     for (int k = 0; k < count; ++k)
         if (items[k].finite && items[k].norm2 > 0 && !float_suffices(plan, items[k])) {
             again[n].x = items[k].x;

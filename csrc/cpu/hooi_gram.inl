@@ -28,15 +28,16 @@ static void unfold_small(const V* x, int64_t outer, int64_t size, int64_t inner,
             }
 }
 
-// Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size]
+// Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size], dots:
+// [columns, rank]. By `product`, whose sums are the same in lanes and for an item alone: the sign of a column of noise
+// rests on them.
 template <class V>
-static void point_right_vectors_up(V* a, int64_t size, int64_t rank, const V* y, int64_t columns) {
+static void point_right_vectors_up(V* a, int64_t size, int64_t rank, const V* y, int64_t columns, V* dots) {
+    product<V, true>(columns, rank, size, y, size, a, rank, dots, rank);
     for (int64_t k = 0; k < rank; ++k) {
         V most{}, entry{};
         for (int64_t c = 0; c < columns; ++c) {
-            V dot{};
-            for (int64_t i = 0; i < size; ++i) dot += y[c * size + i] * a[i * rank + k];
-            const V length = dot < 0 ? -dot : dot;
+            const V dot = dots[c * rank + k], length = dot < 0 ? -dot : dot;
             entry = length > most ? dot : entry;
             most = length > most ? length : most;
         }
@@ -100,7 +101,7 @@ struct GramItems {
 template <class V>
 struct GramSweeps {
     static constexpr int L = sizeof(V) / 8;
-    static constexpr int kMost = 64;
+    static constexpr int kMost = kMostItems;
     const HooiPlan& plan;
     HooiItem* items;
     int count;
@@ -119,16 +120,7 @@ struct GramSweeps {
             if (m != p.big && s / p.shape[m] * p.rank[m] > columns) columns = s / p.shape[m] * p.rank[m];
         return s * columns;
     }
-    static int64_t bytes(const HooiPlan& p, int count) {
-        const int64_t s = p.others_size(p.big), n = largest_problem(p), parts = (count + L - 1) / L;
-        int64_t sizes = 0;
-        for (int m = 0; m < p.order; ++m) sizes += m == p.big ? 0 : p.shape[m] * p.rank[m];
-        const int64_t of_part = s * (s + p.others_rank(p.big) + 2 * p.rank[p.big]) + product_of(p.rank, p.order) +
-                                sizes + unfolded_size(p) + 2 * n * n + n + (9 + kMaxOrder) * 8;
-        return (parts * of_part + sizes + 2 * spare_size(p) + 24) * L * 8;
-    }
-
-    GramSweeps(const HooiPlan& p, HooiItem* its, int n, Arena from)
+    GramSweeps(const HooiPlan& p, HooiItem* its, int n, const Arena& from)
         : plan(p),
           items(its),
           count(n),
@@ -220,7 +212,7 @@ struct GramSweeps {
                 const V of_zero = V{} + (i == j ? 1 - i / (2.0 * n) : 0);  // its vectors: columns of the identity
                 a[i * solver.ld + j] = largest > 0 ? own.matrix[i * n + j] * power : of_zero;
             }
-        solver.solve(a, rank, own.values, own.vectors);
+        solver.solve(a, rank, own.values, own.vectors, plan.loss);
         for (int j = 0; j < rank; ++j) own.values[j] = largest > 0 ? own.values[j] / power : V{};
     }
     void solve_one_by_one(int n, int rank) {
@@ -235,7 +227,7 @@ struct GramSweeps {
         const int group = eigh_group<double>(n);
         for (int first = 0; first < open; first += group)
             eigh_items<double>(g + first, open - first < group ? open - first : group, n, rank, value + first,
-                               vector + first, arena);
+                               vector + first, arena, plan.loss);
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
@@ -347,7 +339,7 @@ struct GramSweeps {
             return;
         }
         copy(own.vectors, size * rank, own.factor[m]);
-        if (plan.sign_v) point_right_vectors_up(own.factor[m], size, rank, own.unfolded, plan.others_rank(m));
+        if (plan.sign_v) point_right_vectors_up(own.factor[m], size, rank, own.unfolded, plan.others_rank(m), spare[0]);
     }
     void orthonormal_factors(int m) {
         const int size = static_cast<int>(plan.shape[m]), rank = static_cast<int>(plan.rank[m]);
@@ -388,3 +380,12 @@ struct GramSweeps {
         }
     }
 };
+
+template <class V>
+static int64_t gram_sweeps_bytes(const HooiPlan& p, int count) {
+    return bytes_taken([&](Arena& arena) { arena = GramSweeps<V>(p, nullptr, count, arena).arena; });
+}
+// Whether the items of a group go through the sweeps in the lanes of vectors: beyond the caches they had better not.
+static bool in_lanes(const HooiPlan& p) {
+    return largest_problem(p) <= kLockstep && gram_sweeps_bytes<Vec<double>>(p, kLanes<double>) <= int64_t{3} << 20;
+}

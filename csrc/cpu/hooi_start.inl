@@ -29,8 +29,8 @@ void HooiGroup<P>::point_start_up(HooiItem& item, int m) {
     int64_t outer = 1, inner = 1;
     for (int i = 0; i < m; ++i) outer *= i == plan.big ? 1 : plan.shape[i];
     for (int i = m + 1; i < plan.order; ++i) inner *= i == plan.big ? 1 : plan.shape[i];
+    P* y = plan.big < 0 ? spare[0] : scratch.take<P>(outer * r * inner);
     auto see = [&](const P* x) {
-        P* y = plan.big < 0 ? spare[0] : scratch.take<P>(0);
         mode_product<P>(x, outer, size, inner, a, r, y);
         for (int64_t o = 0; o < outer; ++o)
             for (int64_t k = 0; k < r; ++k)

@@ -2,6 +2,14 @@
 //   lockstep  one matrix per SIMD lane: each scalar operation of the textbook is one vector operation
 //   one       one matrix, vectors along its rows; eigenvectors in strips of kLanes, [strips, n] vectors
 
+template <class T>
+constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
+
+// A sum of squares below this has lost digits to underflow, and what it makes is no reflector and no rotation. Beside a
+// matrix with entries about 1 it is nothing: its root is far below kEpsilon.
+template <class T>
+constexpr T kNoSquare = (sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.1754944e-38)) / kEpsilon<T>;
+
 // Rows [i, i + RB) of the pass below, from column k + 1.
 template <class V, int RB>
 static inline void update_and_multiply(V* a, int ld, int first, int i, const V* v0, const V* w0, const V* v, V* p) {
@@ -51,9 +59,10 @@ static void tridiagonalize(Vec<T>* a, int n, int ld, Vec<T>* d, Vec<T>* e, Vec<T
         for (int i = k + 2; i < n; ++i) rest += a[i * ld + k] * a[i * ld + k];
         const V norm = vsqrt<T>(alpha * alpha + rest);
         const V beta = alpha < 0 ? norm : -norm;
-        e[k] = rest == 0 ? alpha : beta;
-        tau[k] = rest == 0 ? V{} : (beta - alpha) / beta;
-        const V scale = rest == 0 ? V{} : T(1) / (alpha - beta);
+        const auto none = rest < kNoSquare<T>;
+        e[k] = none ? alpha : beta;
+        tau[k] = none ? V{} : (beta - alpha) / beta;
+        const V scale = none ? V{} : T(1) / (alpha - beta);
         v[k + 1] = splat<T>(1);
         for (int i = k + 2; i < n; ++i) v[i] = a[i * ld + k] * scale;
         for (int i = k + 1; i < n; ++i) {
@@ -148,9 +157,10 @@ static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T
         for (int i = k + 2; i < n; ++i) rest += v[i] * v[i];
         const T norm = static_cast<T>(__builtin_sqrt(static_cast<double>(alpha * alpha + rest)));
         const T beta = alpha < 0 ? norm : -norm;
-        e[k * lanes] = rest == 0 ? alpha : beta;
-        tau[k] = rest == 0 ? 0 : (beta - alpha) / beta;
-        const T scale = rest == 0 ? 0 : 1 / (alpha - beta);
+        const bool none = rest < kNoSquare<T>;
+        e[k * lanes] = none ? alpha : beta;
+        tau[k] = none ? 0 : (beta - alpha) / beta;
+        const T scale = none ? 0 : 1 / (alpha - beta);
         v[k + 1] = 1;
         for (int i = k + 2; i < n; ++i) v[i] *= scale;
         for (int64_t i = 0; i < ld; ++i) p[i] = 0;

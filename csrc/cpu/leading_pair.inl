@@ -277,10 +277,6 @@ static inline double rounding(double largest) {
     return 1e-6 * largest < 1e-7 ? 1e-6 * largest : 1e-7;
 }
 
-static inline int64_t leading_bytes(int64_t length) {
-    return (kMaxSteps + 5) * (padded<float>(length) * 4 + 64);
-}
-
 // v: [length], unit norm. `center` takes J F^T F J, J = I - 1 1^T / length. Pairs in whose map the rounding of the
 // float sums would show are left to the caller.
 static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena arena) {

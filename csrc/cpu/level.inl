@@ -14,6 +14,7 @@ namespace {
 
 // Later files use earlier ones.
 // clang-format off
+#include "cpu/arena.inl"
 #include "cpu/simd.inl"
 #include "cpu/mode_gram.inl"
 #include "cpu/orthonormalize.inl"
@@ -22,7 +23,6 @@ namespace {
 #include "cpu/truncated_svd.inl"
 #include "cpu/core_contraction.inl"
 #include "cpu/hooi_gram.inl"
-#include "cpu/hooi_memory.inl"
 #include "cpu/hooi.inl"
 #include "cpu/hooi_start.inl"
 #include "cpu/hooi_factor.inl"
@@ -32,20 +32,14 @@ namespace {
 // clang-format on
 
 template <class T>
-int64_t mode_gram_bytes_as(const Tensor& x, int mode, bool center) {
-    const Fibres f = fibres_of(x, mode);
-    const int64_t means =
-        center && mode != x.order - 1 ? f.count / x.shape[x.order - 1] * f.n * 8 + 128 + Panels<double>::bytes(f.n) : 0;
-    return gram_bytes<T>(f.n) + means;
-}
-
-template <class T>
 void mode_gram_as(const Tensor& x, int mode, bool center, double* g, Arena arena) {
     const Fibres f = fibres_of(x, mode);
     Adjust how{center && mode == x.order - 1, nullptr, 1, 1};
     if (center && mode != x.order - 1) {
         how.period = x.shape[x.order - 1];
-        how.means = last_mode_means(f, how.period, arena);
+        double* means = arena.take<double>(f.count / how.period * f.n);
+        last_mode_means(f, how.period, 1, means, arena);
+        how.means = means;
     }
     gram_item<T>(f, how, g, arena);
 }
@@ -82,24 +76,13 @@ int saliency_group_as(const SaliencyPlan& plan) {
     return plan.truncated ? hooi_group_size<T>(plan.hooi) : SaliencyGroup<T>::group_size(plan);
 }
 
-template <class T>
-int64_t saliency_bytes_as(const SaliencyPlan& plan) {
-    if (!plan.truncated) {
-        const int64_t own = SaliencyGroup<T>::bytes(plan), again = SaliencyGroup<double>::bytes(plan);
-        return plan.hooi.guard && again > own ? again : own;
-    }
-    return hooi_bytes(sizeof(T) == 8, plan.hooi) + Panels<double>::bytes(plan.positions()) +
-           (plan.channels() + 3 * plan.positions() + 256) * plan.hooi.rank[0] * 8 +
-           (plan.copies ? plan.hooi.elements() * 8 : 0) + 1024;
-}
-
 // Full-rank maps; items whose signs float could not settle are computed again in double.
 template <class T>
 void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     SaliencyGroup<T> group(plan, arena);
     group.run(items, count);
     if (sizeof(T) == 8 || !plan.hooi.guard) return;
-    SaliencyItem again[64];
+    SaliencyItem again[kMostItems];
     int n = 0;
     for (int k = 0; k < count; ++k)
         if (!items[k].sure) again[n++] = items[k];
@@ -114,11 +97,8 @@ void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena
         saliency_full<T>(plan, items, count, arena);
         return;
     }
-    HooiItem tucker[64];
-    for (int k = 0; k < count; ++k) {
-        tucker[k].x = items[k].x;
-        tucker[k].target = nullptr;
-    }
+    HooiItem tucker[kMostItems];
+    for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
     hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
     for (int k = 0; k < count; ++k) {
         items[k].finite = tucker[k].finite;
@@ -149,36 +129,28 @@ double fma_rate(int64_t steps) {
 extern const Level kLevel;
 const Level kLevel = {
     TSM_NAME, TSM_VECTOR_BYTES,
-    [](bool wide, const Tensor& x, int mode, bool center) { return TSM_BOTH(mode_gram_bytes_as)(x, mode, center); },
-    [](bool wide, const Tensor& x, int mode, bool center, double* g, char* ws) { TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena{ws}); },
+    [](bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory) {
+        TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena(memory));
+    },
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
-    [](bool wide, int64_t n) { return TSM_BOTH(eigh_bytes)(n); },
-    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, char* ws) {
-        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena{ws});
+    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, double loss, const ArenaState& memory) {
+        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), loss);
     },
-    [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank) {
-        return (x.size() + 2 * largest_intermediate(x, factors, rank)) * (wide ? 8 : 4) + 4096;
+    [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, const ArenaState& memory) {
+        TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena(memory));
     },
-    [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, char* ws) {
-        TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena{ws});
-    },
-    [](bool wide, const HooiPlan& plan) { return wide ? hooi_group_size<double>(plan) : hooi_group_size<float>(plan); },
-    hooi_bytes,
-    [](bool wide, const HooiPlan& plan, HooiItem* items, int count, char* ws) {
-        Arena arena{ws};
+    [](bool wide, const HooiPlan& plan) { return TSM_BOTH(hooi_group_size)(plan); },
+    [](bool wide, const HooiPlan& plan, HooiItem* items, int count, const ArenaState& memory) {
+        Arena arena(memory);
         hooi_items(wide, plan, items, count, arena);
     },
     [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_group_as)(plan); },
-    [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_bytes_as)(plan); },
-    [](bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* ws) {
-        TSM_BOTH(saliency_as)(plan, items, count, Arena{ws});
+    [](bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, const ArenaState& memory) {
+        TSM_BOTH(saliency_as)(plan, items, count, Arena(memory));
     },
-    [](bool wide, const FinishPlan& p) {
-        return p.height * (wide ? padded<double>(p.columns) * 8 : padded<float>(p.columns) * 4) + 64;
-    },
-    [](bool wide, const FinishPlan& p, const void* map, void* out, char* ws) {
-        wide ? finish_item(p, static_cast<const double*>(map), static_cast<double*>(out), Arena{ws})
-             : finish_item(p, static_cast<const float*>(map), static_cast<float*>(out), Arena{ws});
+    [](bool wide, const FinishPlan& p, const void* map, void* out, const ArenaState& memory) {
+        wide ? finish_item(p, static_cast<const double*>(map), static_cast<double*>(out), Arena(memory))
+             : finish_item(p, static_cast<const float*>(map), static_cast<float*>(out), Arena(memory));
     },
     fma_rate,
 };

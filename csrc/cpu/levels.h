@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/workspace.h"
 #include "tensor_batch.h"
 
 namespace tsm {
@@ -12,16 +13,27 @@ inline int64_t product_of(const int64_t* n, int order) {
     return p;
 }
 
+// A group of items is never larger than the lanes of a vector of floats.
+constexpr int kMostItems = 16;
+
+// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of method.md, 1e-12 and
+// 1e-5.
+inline double most_loss(bool wide) {
+    return wide ? 3e-13 : 1e-7;
+}
+
 struct HooiPlan {
     int order;
     int64_t shape[kMaxOrder], rank[kMaxOrder];
     int n_iter_max;
     double tol;
-    bool sign_v;   // columns signed by the right singular vector
-    bool refine;   // core from one more pass over X, good to eps instead of sqrt(eps)
-    bool factors;  // A_big is wanted
-    bool guard;    // items that float passes cannot vouch for are computed again in double
-    int big;       // the mode larger than the product of the others; -1: none
+    bool sign_v;       // columns signed by the right singular vector
+    bool refine;       // core from one more pass over X, good to eps instead of sqrt(eps)
+    bool factors;      // A_big is wanted
+    bool guard;        // items that float passes cannot vouch for are computed again in double
+    double loss;       // how much of their orthonormality vectors may lack (most_loss)
+    bool keeps_scale;  // core and singular values stay those of X times the item's scale
+    int big;           // the mode larger than the product of the others; -1: none
 
     int64_t elements() const { return product_of(shape, order); }
     int64_t others_size(int m) const { return elements() / shape[m]; }
@@ -37,25 +49,25 @@ struct HooiPlan {
 };
 
 struct HooiItem {
-    Tensor x;
-    double scale;  // x is used times this power of two
-    double norm2;
-    bool finite, active, converged;
-    int n_sweeps;
-    double* errors;             // [n_iter_max]
-    double* factor[kMaxOrder];  // [I_n, R_n], the big mode's left out
-    void* target;               // where A_big is wanted, in double when `target_wide`, else in float; or null
-    bool target_wide;
-    void* big_factor;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
-    bool big_wide;
-    double* core;                       // [R_1, ..., R_N]
-    double* sigma[kMaxOrder];           // [R_n]
-    const void* dense;                  // X as contiguous P (no big mode): the input itself, or own
-    void* own;                          // where a converted or scaled copy of X goes
-    double* responses;                  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
-    double* weights;                    // A_big = X_(big) weights, [S, R_big]
-    double* unfolded;                   // projected unfolding of the mode being updated (no big mode)
-    double *matrix, *values, *vectors;  // its eigenproblem
+    Tensor x{};
+    double scale = 1;  // x is used times this power of two
+    double norm2 = 0;
+    bool finite = true, active = false, converged = false;
+    int n_sweeps = 0;
+    double* errors = nullptr;     // [n_iter_max]
+    double* factor[kMaxOrder]{};  // [I_n, R_n], the big mode's left out
+    void* target = nullptr;       // where A_big is wanted, in double when `target_wide`, else in float; or null
+    bool target_wide = false;
+    void* big_factor = nullptr;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
+    bool big_wide = false;
+    double* core = nullptr;       // [R_1, ..., R_N]
+    double* sigma[kMaxOrder]{};   // [R_n]
+    const void* dense = nullptr;  // X as contiguous P (no big mode): the input itself, or own
+    void* own = nullptr;          // where a converted or scaled copy of X goes
+    double* responses = nullptr;  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
+    double* weights = nullptr;    // A_big = X_(big) weights, [S, R_big]
+    double* unfolded = nullptr;   // projected unfolding of the mode being updated (no big mode)
+    double *matrix = nullptr, *values = nullptr, *vectors = nullptr;  // its eigenproblem
 };
 
 enum class Method : int { eigencam = 0, tsm = 1, multivec_eigencam = 2, mtsm = 3 };
@@ -75,48 +87,43 @@ struct SaliencyPlan {
 };
 
 struct SaliencyItem {
-    Tensor x;
-    double* map;  // [S]
-    bool finite;
-    bool sure;  // every sign that matters is beyond the rounding of the passes
+    Tensor x{};
+    double* map = nullptr;  // [S]
+    bool finite = true;
+    bool sure = true;  // the map is beyond the rounding of the passes, and so is every sign that matters
 };
 
 struct FinishPlan {
     int64_t height, width;  // of a map
     int64_t height_out, columns;
     bool resize, normalize;
+    double noise;  // a result is constant where it spreads by no more than this part of the map's largest entry
     const Tap *down, *across;  // [height_out], [columns]
 };
 
-// `wide`: accumulate and solve in double. Workspaces are 64-byte aligned.
+// `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;
     int vector_bytes;
 
-    int64_t (*mode_gram_bytes)(bool wide, const Tensor& x, int mode, bool center);
-    void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, char* workspace);
+    void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory);
 
     int (*truncated_svd_group)(bool wide, int64_t n);
-    int64_t (*truncated_svd_bytes)(bool wide, int64_t n);
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
-                          double* const* vectors, char* workspace);
+                          double* const* vectors, double loss, const ArenaState& memory);
 
-    int64_t (*core_contraction_bytes)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank);
     // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
     void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
-                             char* workspace);
+                             const ArenaState& memory);
 
     int (*hooi_group)(bool wide, const HooiPlan& plan);
-    int64_t (*hooi_bytes)(bool wide, const HooiPlan& plan);
-    void (*hooi)(bool wide, const HooiPlan& plan, HooiItem* items, int count, char* workspace);
+    void (*hooi)(bool wide, const HooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);
 
     int (*saliency_group)(bool wide, const SaliencyPlan& plan);
-    int64_t (*saliency_bytes)(bool wide, const SaliencyPlan& plan);
-    void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, char* workspace);
+    void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, const ArenaState& memory);
 
     // map [height, width] and out [height_out, columns] in double when `wide`, else in float
-    int64_t (*finish_bytes)(bool wide, const FinishPlan& plan);
-    void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, char* workspace);
+    void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, const ArenaState& memory);
 
     double (*fma_rate)(
         int64_t steps);  // float32 FLOP that `steps` steps of independent FMAs make; returns their number

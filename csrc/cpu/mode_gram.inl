@@ -6,15 +6,17 @@ constexpr int kPanelsPerSum = 4;
 // What is subtracted from (`mean`) and multiplied into (`scale`) the elements while a panel is read.
 struct Adjust {
     bool center_fibres;   // every fibre minus its own mean
-    const double* means;  // or means[(k / period) * n + j] for element j of fibre k; null: none
+    const double* means;  // or, of what was scaled, means[(k / period) * n + j] for element j of fibre k; null: none
     int64_t period;
-    double scale;  // a power of two
+    double scale;     // a power of two
+    double gain = 1;  // another one, for what is left after the mean
 };
 
 template <class T, class S>
 static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
     const S* data = static_cast<const S*>(f.data);
-    const auto factor = static_cast<decltype(to_float(S{}))>(scale);
+    using Wide = decltype(T{} * to_float(S{}));
+    const auto factor = static_cast<Wide>(scale);
     int64_t index[kMaxOrder];
     int64_t rest = k0, offset = 0;
     for (int d = f.others - 1; d >= 0; --d) {
@@ -32,15 +34,16 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         T* to = out + k * ld;
         if (f.step == 1) {
             for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j]) * factor);
+                for (int64_t j = 0; j < f.n; ++j)
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j])) * factor);
         } else if (gap != 1) {
             for (int64_t r = 0; r < run; ++r)
                 for (int64_t j = 0; j < f.n; ++j)
-                    to[r * ld + j] = static_cast<T>(to_float(from[r * gap + j * f.step]) * factor);
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j * f.step])) * factor);
         } else {
             for (int64_t j = 0; j < f.n; ++j)
                 for (int64_t r = 0; r < run; ++r)
-                    to[r * ld + j] = static_cast<T>(to_float(from[j * f.step + r]) * factor);
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * f.step + r])) * factor);
         }
         for (int64_t r = 0; r < run; ++r)
             for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;
@@ -73,19 +76,21 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
             break;
     }
     if (!how.center_fibres && !how.means) return;
+    const T gain = static_cast<T>(how.gain);
     for (int64_t k = 0; k < kc; ++k) {
         T* row = rows + k * ld;
         if (how.center_fibres) {
+            const T first = row[0];  // less which a constant fibre is exactly 0
             Vec<T> sums{};
             int64_t j = 0;
-            for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j);
+            for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j) - first;
             T sum = sum_lanes<T>(sums);
-            for (int64_t i = j; i < f.n; ++i) sum += row[i];
+            for (int64_t i = j; i < f.n; ++i) sum += row[i] - first;
             const T mean = sum / static_cast<T>(f.n);
-            for (j = 0; j < f.n; ++j) row[j] -= mean;
+            for (j = 0; j < f.n; ++j) row[j] = (row[j] - first - mean) * gain;
         } else {
             const double* mean = how.means + (k0 + k) / how.period * f.n;
-            for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>(row[j] - mean[j] * how.scale);
+            for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>((row[j] - mean[j]) * how.gain);
         }
     }
 }
@@ -117,7 +122,6 @@ struct Panels {
         const int64_t rows = (n <= 64 ? 24576 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
         return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
     }
-    static int64_t bytes(int64_t n) { return rows_per_panel(n) * padded<T>(n) * static_cast<int64_t>(sizeof(T)) + 64; }
 
     Panels(const Fibres& fibres, const Adjust& adjust, Arena& arena) : f(fibres), how(adjust) {
         const DType own = sizeof(T) == 4 ? DType::f32 : DType::f64;
@@ -221,11 +225,6 @@ static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, T* g, i
     }
 }
 
-template <class T>
-static int64_t gram_bytes(int64_t n) {
-    return Panels<T>::bytes(n) + n * padded<T>(n) * (8 + static_cast<int64_t>(sizeof(T))) + 192;
-}
-
 // The whole symmetric G of one item in double, g: [n, n].
 template <class T>
 static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena) {
@@ -255,19 +254,24 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
                     g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ldg + i] : sums[i * ldg + j];
 }
 
-// means[(k / period) * n + j]: element j of fibre k, averaged over the `period` fibres that differ in the last mode.
-static const double* last_mode_means(const Fibres& f, int64_t period, Arena& arena) {
-    const int64_t groups = f.count / period;
-    double* means = arena.take<double>(groups * f.n);
-    Arena scratch = arena;
-    Panels<double> panels(f, Adjust{false, nullptr, 1, 1}, scratch);
-    for (int64_t i = 0; i < groups * f.n; ++i) means[i] = 0;
+// means[(k / period) * n + j]: element j of fibre k times `scale`, averaged over the `period` fibres that differ in the
+// last mode; of equal elements it is exactly their value.
+static void last_mode_means(const Fibres& f, int64_t period, double scale, double* means, Arena scratch) {
+    Panels<double> panels(f, Adjust{false, nullptr, 1, scale}, scratch);
+    double* first = scratch.take<double>(f.n);
     for (int64_t k = 0; k < f.count; k += panels.per_panel) {
         const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
         const double* rows = panels.rows(k, kc);
-        for (int64_t r = 0; r < kc; ++r)
-            for (int64_t j = 0; j < f.n; ++j)
-                means[(k + r) / period * f.n + j] += rows[r * panels.ld + j] / static_cast<double>(period);
+        for (int64_t r = 0; r < kc; ++r) {
+            const double* row = rows + r * panels.ld;
+            double* mean = means + (k + r) / period * f.n;
+            const int64_t at = (k + r) % period;
+            for (int64_t j = 0; at == 0 && j < f.n; ++j) {
+                first[j] = row[j];
+                mean[j] = 0;
+            }
+            for (int64_t j = 0; j < f.n; ++j) mean[j] += (row[j] - first[j]) / static_cast<double>(period);
+            for (int64_t j = 0; at == period - 1 && j < f.n; ++j) mean[j] += first[j];
+        }
     }
-    return means;
 }

@@ -2,22 +2,27 @@
 #include "cpu/threads.h"
 
 namespace tsm {
+namespace {
+#include "cpu/arena.inl"
+}
 
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads) {
     const int64_t size = plan.positions();
     plan.copies = fibres_of(x.first, 0).others != 1;
+    plan.hooi.keeps_scale = true;
     // Signs of the factor columns matter to the signed combination alone.
     plan.hooi.factors = plan.truncated && plan.method == Method::mtsm && !plan.absolute && plan.sign == Sign::u;
     const int group = level().saliency_group(wide, plan);
-    const int64_t bytes = level().saliency_bytes(wide, plan);
-    const int64_t map_bytes = (group * size * 8 + 63) / 64 * 64;
-    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads, bytes + map_bytes,
-                    [&](int64_t first, int64_t last, char* workspace) {
-                        SaliencyItem items[64];
+    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads,
+                    [&](int64_t first, int64_t last, const ArenaState& memory) {
+                        Arena arena(memory);
+                        SaliencyItem items[kMostItems];
                         const int count = static_cast<int>(last - first);
-                        for (int k = 0; k < count; ++k)
-                            items[k] = {x.item(first + k), reinterpret_cast<double*>(workspace) + k * size, true, true};
-                        level().saliency(wide, plan, items, count, workspace + map_bytes);
+                        for (int k = 0; k < count; ++k) {
+                            items[k].x = x.item(first + k);
+                            items[k].map = arena.take<double>(size);
+                        }
+                        level().saliency(wide, plan, items, count, arena);
                         for (int k = 0; k < count; ++k) {
                             maps.put((first + k) * size, items[k].map, size);
                             finite[first + k] = items[k].finite;

@@ -21,10 +21,10 @@ struct SaliencyGroup {
     int64_t c, s, n;
     bool by_position;
     Arena arena;
-    Tensor matrix[16];  // F as [C, S]
-    double scale[16];
-    const double* means[16];  // of the channels, for centring the channel Gram
-    double *gram[16], *values[16], *vectors[16];
+    Tensor matrix[kMostItems];  // F as [C, S]
+    double scale[kMostItems], gain[kMostItems];
+    double* means[kMostItems];  // of the channels, for centring the channel Gram
+    double *gram[kMostItems], *values[kMostItems], *vectors[kMostItems];
 
     static int64_t smaller(const SaliencyPlan& p) {
         return p.channels() < p.positions() ? p.channels() : p.positions();
@@ -41,42 +41,29 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         return (2 * n * n + n + p.channels()) * 8 + 4 * 64;
     }
-    static int64_t bytes(const SaliencyPlan& p) {
-        const int64_t n = smaller(p), longest = p.channels() > p.positions() ? p.channels() : p.positions();
-        const int64_t passes = gram_bytes<T>(n) + Panels<T>::bytes(p.positions()) + Panels<T>::bytes(p.channels()) +
-                               (n * (n + 16) + 2 * 128 * (n + 16) + 8 * (n + 16) + 6 * longest + 64) * 8 + 4096;
-        const int64_t solver = eigh_bytes<double>(n);
-        const int64_t copy = p.copies ? p.channels() * p.positions() * static_cast<int64_t>(sizeof(T)) + 64 : 0;
-        return group_size(p) * (item_bytes(p) + copy) + (passes > solver ? passes : solver) + matrix_free_bytes(p);
-    }
-
-    static int64_t matrix_free_bytes(const SaliencyPlan& p) {
-        const int64_t n = smaller(p), s = p.positions();
-        return sizeof(T) == 4 && p.single()
-                   ? p.channels() * padded<float>(s) * 4 + leading_bytes(s) + (s + n * (n + 2)) * 8 + 512
-                   : 0;
-    }
-
     SaliencyGroup(const SaliencyPlan& p, Arena& from)
         : plan(p), c(p.channels()), s(p.positions()), n(smaller(p)), by_position(s <= c), arena(from) {}
 
     Adjust adjust(int k) const {
-        if (!plan.center) return Adjust{false, nullptr, 1, scale[k]};
-        return by_position ? Adjust{true, nullptr, 1, scale[k]} : Adjust{false, means[k], s, scale[k]};
+        if (!plan.center) return Adjust{false, nullptr, 1, scale[k], gain[k]};
+        return by_position ? Adjust{true, nullptr, 1, scale[k], gain[k]}
+                           : Adjust{false, means[k], s, scale[k], gain[k]};
     }
     // Rows are channels (fibres over positions).
-    Adjust adjust_channels(int k) const { return Adjust{plan.center, nullptr, 1, scale[k]}; }
+    Adjust adjust_channels(int k) const { return Adjust{plan.center, nullptr, 1, scale[k], gain[k]}; }
+    // What F was multiplied with is taken out again, step by step: the product of the powers may be no number.
+    double unscaled(double x, int k) const { return x / gain[k] / scale[k]; }
     Fibres channels(int k) const { return fibres_of(matrix[k], 1); }
     Fibres positions(int k) const { return fibres_of(matrix[k], 0); }
 
     void run(SaliencyItem* items, int count) {
-        int open[16], left = 0;
+        int open[kMostItems], left = 0;
         for (int k = 0; k < count; ++k) {
             locate(items[k], k);
             if (!(matrix_free() && lead(items, count, k))) open[left++] = k;
         }
-        const double* g[16];
-        double *value[16], *vector[16];
+        const double* g[kMostItems];
+        double *value[kMostItems], *vector[kMostItems];
         const int rank = plan.single() ? 1 : static_cast<int>(n);
         for (int i = 0; i < left; ++i) {
             read(items[open[i]], open[i]);
@@ -92,7 +79,7 @@ struct SaliencyGroup {
             if (!items[k].finite)
                 for (int64_t p = 0; p < s; ++p) map[p] = __builtin_nan("");
             else
-                items[k].sure = plan.single() ? single_map(k, map) : combined_map(k, map);
+                items[k].sure &= plan.single() ? single_map(k, map) : combined_map(k, map);
         }
     }
 
@@ -119,22 +106,21 @@ struct SaliencyGroup {
         }
         double* v = scratch.take<double>(s);
         LeadingPair pair = leading_pair(rows, plan.center, v, scratch);
-        double factor = 1;
         if (pair.proof == Proof::out_of_range) {
             const double largest = largest_magnitude(items[k].x, scratch);
             if (!(largest > 0 && largest <= 1.7976931348623157e308)) return false;
-            factor = safe_scale<float>(largest);
-            read_copy(factor);
+            scale[k] = safe_scale<float>(largest);
+            read_copy(scale[k]);
             pair = leading_pair(rows, plan.center, v, scratch);
         }
         const bool count_needed = pair.proof == Proof::needs_count;
         if (pair.proof != Proof::proven && !(count_needed && n > kLockstep)) return false;
-        const double sigma = __builtin_sqrt(pair.lambda) / factor;
-        for (int64_t i = 0; i < s; ++i) items[k].map[i] = sigma * v[i];
+        const double sigma = __builtin_sqrt(pair.lambda), factor = scale[k];
+        for (int64_t i = 0; i < s; ++i) items[k].map[i] = sigma * v[i] / factor;
         if (count_needed) {
             read(items[k], k);  // takes the scratch space of the pair
             Arena after = arena;
-            const double relative = scale[k] / factor;
+            const double relative = scale[k] * gain[k] / factor;
             const double mu = (pair.second + 0.2 * (pair.lambda - pair.second)) * relative * relative;
             if (!one_above(gram[k], static_cast<int>(n), mu, after.take<double>(n * (n + 2)))) return false;
         }
@@ -144,7 +130,7 @@ struct SaliencyGroup {
     }
 
     void locate(const SaliencyItem& item, int k) {
-        scale[k] = 1;
+        scale[k] = gain[k] = 1;
         gram[k] = nullptr;
         if (as_matrix(item.x, 0, &matrix[k])) return;
         T* copy = arena.take<T>(c * s);
@@ -158,19 +144,33 @@ struct SaliencyGroup {
         gram[k] = arena.take<double>(n * n);
         vectors[k] = arena.take<double>(n * n);
         values[k] = arena.take<double>(n);
-        if (plan.center && !by_position) means[k] = last_mode_means(positions(k), s, arena);
+        means[k] = plan.center && !by_position ? arena.take<double>(c) : nullptr;
         item.finite = true;
-        for (int attempt = 0; attempt < 2; ++attempt) {
-            gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
-            double sum = 0;
-            for (int64_t i = 0; i < n; ++i) sum += gram[k][i * n + i];
-            const double low = sizeof(T) == 4 ? 1e-20 : 1e-250, high = sizeof(T) == 4 ? 1e30 : 1e250;
-            if ((sum > low && sum < high) || attempt == 1) break;
-            const double largest = largest_magnitude(item.x, arena);
-            item.finite = largest <= 1.7976931348623157e308;
-            if (!item.finite || largest == 0) break;
-            scale[k] = safe_scale<T>(largest);
+        if (in_range(gather(k))) return;
+        const double largest = largest_magnitude(item.x, arena);
+        item.finite = largest <= 1.7976931348623157e308;
+        if (!item.finite || largest == 0) return;
+        scale[k] = safe_scale<T>(largest);
+        double left = 1;  // of the largest magnitude, after the mean
+        if (plan.center) {
+            if (means[k]) last_mode_means(positions(k), s, scale[k], means[k], arena);
+            left = largest_magnitude(by_position ? channels(k) : positions(k), adjust(k), arena);
+            gain[k] = left > 0 ? safe_scale<T>(left) : 1;
         }
+        item.sure = in_range(gather(k)) || left == 0;
+    }
+    // The Gram matrix of item k; returns its trace.
+    double gather(int k) {
+        if (means[k]) last_mode_means(positions(k), s, scale[k], means[k], arena);
+        gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
+        double trace = 0;
+        for (int64_t i = 0; i < n; ++i) trace += gram[k][i * n + i];
+        return trace;
+    }
+    // Whether no square that matters has vanished or overflowed.
+    static bool in_range(double trace) {
+        const double low = sizeof(T) == 4 ? 1e-20 : 1e-250, high = sizeof(T) == 4 ? 1e30 : 1e250;
+        return trace > low && trace < high;
     }
 
     // visit(row, products) for every row of `f` and its products with b [f.n, columns]: T products[columns].
@@ -301,13 +301,12 @@ struct SaliencyGroup {
 
     // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes.
     bool single_map(int k, double* map) {
-        const double sigma = __builtin_sqrt(values[k][0]) / scale[k];
-        if (by_position) {
+        const double sigma = __builtin_sqrt(values[k][0]);
+        if (by_position)
             for (int64_t i = 0; i < s; ++i) map[i] = sigma * vectors[k][i];
-        } else {
+        else
             project(k, vectors[k], map, arena);
-            for (int64_t i = 0; i < s; ++i) map[i] /= scale[k];
-        }
+        for (int64_t i = 0; i < s; ++i) map[i] = unscaled(map[i], k);
         finish_single(k, map);
         return true;
     }
@@ -349,7 +348,6 @@ struct SaliencyGroup {
     // multivec_eigencam and mtsm at full rank.
     bool combined_map(int k, double* map) {
         Arena scratch = arena;
-        const double unit = 1 / (scale[k] * scale[k]);
         const double* lambda = values[k];
         double* weights = scratch.take<double>(n);
         for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
@@ -359,13 +357,13 @@ struct SaliencyGroup {
                 const double* v = vectors[k] + i * n;
                 double sum = 0;
                 for (int64_t j = 0; j < n; ++j) sum += weights[j] * (plan.absolute ? __builtin_fabs(v[j]) : v[j]);
-                map[i] = __builtin_fabs(sum) * unit;
+                map[i] = __builtin_fabs(sum);
             }
         } else if (plan.absolute) {
             multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
                 double sum = 0;
                 for (int64_t j = 0; j < n; ++j) sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
-                map[row] = sum * unit;
+                map[row] = sum;
             });
         } else {
             double* z = scratch.take<double>(c);
@@ -374,8 +372,9 @@ struct SaliencyGroup {
                 for (int64_t j = 0; j < n; ++j) z[i] += weights[j] * vectors[k][i * n + j];
             }
             project(k, z, map, scratch);
-            for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
+            for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
         }
+        for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
         return sure;
     }
     // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
@@ -440,7 +439,6 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
             for (int64_t i = 0; i < s * r; ++i) t[i] = item.finite ? 0 : __builtin_nan("");
         }
     }
-    const double unit = item.norm2 > 0 ? 1 / item.scale : 1;
     for (int64_t i = 0; i < s; ++i) map[i] = 0;
     const int64_t used = plan.method == Method::tsm ? 1 : r;
     for (int64_t j = 0; j < used; ++j) {
@@ -452,5 +450,8 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
         for (int64_t i = 0; i < s; ++i)
             map[i] += weight * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
     }
-    for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]) * unit;
+    for (int64_t i = 0; i < s; ++i) {
+        map[i] = __builtin_fabs(map[i]) / item.scale;
+        if (plan.method == Method::mtsm) map[i] /= item.scale;
+    }
 }

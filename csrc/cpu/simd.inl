@@ -9,6 +9,7 @@ template <class T>
 using Vec = typename VecOf<T>::type;
 template <class T>
 constexpr int kLanes = TSM_VECTOR_BYTES / static_cast<int>(sizeof(T));
+static_assert(kLanes<float> <= kMostItems);
 
 template <class T>
 static inline Vec<T> load(const T* p) {
@@ -114,17 +115,6 @@ template <class T>
 static inline Vec<T> vmax(Vec<T> a, Vec<T> b) {
     return a > b ? a : b;
 }
-
-// Bytes of workspace are handed out front to back; nothing is freed before the whole is.
-struct Arena {
-    char* next;
-    template <class T>
-    T* take(int64_t count) {
-        T* p = reinterpret_cast<T*>(next);
-        next += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-        return p;
-    }
-};
 
 template <class T>
 static inline int64_t padded(int64_t n) {

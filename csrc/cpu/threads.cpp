@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <thread>
 
 #if defined(__linux__)
@@ -41,48 +39,6 @@ private:
 #endif
 };
 
-// Freed workspaces wait here for the next call: fresh pages cost more than the work on a small batch. Slots are
-// exchanged without a lock, so that a fork in the middle of another thread's call leaves nothing held.
-struct Block {
-    int64_t bytes;
-};
-constexpr int kSlots = 16;
-constexpr int64_t kKeptBytes = int64_t{3} << 20;  // larger blocks are not kept
-constexpr int64_t kHeader = 64;
-std::atomic<Block*> g_slots[kSlots];
-
-Block* take_block(int64_t bytes) {
-    for (auto& slot : g_slots) {
-        Block* block = slot.exchange(nullptr);
-        if (!block) continue;
-        if (block->bytes >= bytes) return block;
-        std::free(block);
-    }
-    const int64_t rounded = (std::max(bytes, int64_t{1}) + kHeader + 4095) / 4096 * 4096;
-    auto* block = static_cast<Block*>(std::aligned_alloc(64, static_cast<size_t>(rounded)));
-    if (!block) throw std::bad_alloc();
-    block->bytes = rounded - kHeader;
-    return block;
-}
-
-void put_block(Block* block) {
-    if (block->bytes <= kKeptBytes)
-        for (auto& slot : g_slots) {
-            Block* empty = nullptr;
-            if (slot.compare_exchange_strong(empty, block)) return;
-        }
-    std::free(block);
-}
-
-struct Workspace {
-    explicit Workspace(int64_t bytes) : block(take_block(bytes)) {}
-    ~Workspace() { put_block(block); }
-    Workspace(const Workspace&) = delete;
-    Workspace& operator=(const Workspace&) = delete;
-    char* data() const { return reinterpret_cast<char*>(block) + kHeader; }
-    Block* block;
-};
-
 // One call, which waits for the helpers that joined it and for no others: on a busy machine a helper may get a CPU only
 // after the caller has done everything.
 struct Call {
@@ -113,16 +69,17 @@ private:
 
 }  // namespace
 
-void parallel_chunks(int64_t count, int64_t chunk, int threads, int64_t bytes,
-                     const std::function<void(int64_t, int64_t, char*)>& body) {
+void parallel_chunks(int64_t count, int64_t chunk, int threads,
+                     const std::function<void(int64_t, int64_t, const ArenaState&)>& body) {
     if (count <= 0) return;
     const int64_t chunks = (count + chunk - 1) / chunk;
     const auto call = std::make_shared<Call>();
     const auto work = [&, call = call.get()] {
         try {
-            Workspace workspace(bytes);
+            Workspace workspace;
             for (int64_t k; (k = call->next.fetch_add(1)) < chunks;)
-                body(k * chunk, std::min(count, (k + 1) * chunk), workspace.data());
+                body(k * chunk, std::min(count, (k + 1) * chunk), workspace.start());
+            workspace.check();
         } catch (...) {
             call->next.store(chunks);
             std::lock_guard<std::mutex> hold(call->mutex);

@@ -26,9 +26,6 @@ static inline void rotate_rows(V* z, int n, int ld, const V* rotations, const in
     }
 }
 
-template <class T>
-constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
-
 // Eigenvalues of the tridiagonal (d, e) into d, unsorted; e has n entries. The rotations of every kSweepsKept sweeps
 // are handed to apply(rotations, low, high, count). rotations: [kSweepsKept, n, 2]
 template <class T, class Apply>
@@ -71,7 +68,7 @@ static void ql_lanes(Vec<T>* d, Vec<T>* e, int n, Vec<T>* rotations, Apply apply
             const V at = splat<T>(static_cast<T>(i));
             const auto on = (at >= in_first) & (at < in_stop);
             const V f = s * e[i], b = c * e[i];
-            const V r = vsqrt<T>(f * f + g * g);
+            const V square = f * f + g * g, r = square < kNoSquare<T> ? V{} : vsqrt<T>(square);
             const auto zero = r == 0;
             const V inverse = T(1) / r;
             const V s1 = zero ? V{} : f * inverse, c1 = zero ? splat<T>(1) : g * inverse;
@@ -255,16 +252,6 @@ static inline Vec<T> normalize_lanes(Vec<T>* y, int n) {
     const Vec<T> length = vsqrt<T>(even + odd), inverse = T(1) / length;
     for (int i = 0; i < n; ++i) y[i] *= inverse;
     return length;
-}
-
-// An irregular start in [-1, 1), another one for every i.
-template <class T>
-static inline T irregular(uint32_t i) {
-    i = (i + 1) * 2654435761u;
-    i ^= i >> 15;
-    i *= 2246822519u;
-    i ^= i >> 13;
-    return static_cast<T>(static_cast<int32_t>(i) * (1.0 / 2147483648.0));
 }
 
 // Two eigenvalues closer than this, of a matrix of norm about 1, have vectors that inverse iteration alone would leave

@@ -1,8 +1,16 @@
 // Eigenpairs of batches of symmetric matrices, largest first. Up to kLockstep all of it runs in lockstep, one matrix
 // per SIMD lane. Larger matrices do the O(n^3) parts one by one and share only the eigenvalues' QL.
-// In double the vectors come from inverse iteration, and from QL where that fails its own test; in float from QL.
+// In double the vectors come from inverse iteration, and from QL where that fails its own tests; in float from QL.
+// Where they lack more of orthonormality than is let stand (most_loss), they are straightened.
 
 constexpr int kLockstep = 64;
+constexpr double kLost = 1e-7;  // beyond this loss, vectors from inverse iteration are no longer straightened
+
+// The loss of orthonormality that a solver in T lets stand in results that are good to `loss`: QL in float leaves 1e-6.
+template <class T>
+static T loss_kept(double loss) {
+    return static_cast<T>(sizeof(T) == 4 && loss < 4e-6 ? 4e-6 : loss);
+}
 
 // order[j]: where the j-th largest of n values stands, kLanes apart.
 template <class T>
@@ -36,9 +44,6 @@ struct LaneEigen {
     static constexpr int L = kLanes<T>;
     int n, ld;  // an odd leading dimension keeps columns out of one cache set
     V *z, *d, *e, *tau, *work, *rotations, *d_work, *e_work;
-    static int64_t bytes(int64_t n) {
-        return (n * (n | 1) + 9 * n + (kShiftedVectors<T> + 1) * n + kSweepsKept * 2 * n) * TSM_VECTOR_BYTES + 8 * 64;
-    }
     LaneEigen(int size, Arena& arena) : n(size), ld(size | 1) {
         z = arena.take<V>(n * ld);
         d = arena.take<V>(n);
@@ -50,19 +55,59 @@ struct LaneEigen {
         rotations = arena.take<V>(kSweepsKept * 2 * n);
     }
 
-    // a: [n, ld], lower triangle, entries about 1, destroyed. Returns values [rank] and vectors [n, rank].
-    void solve(V* a, int rank, V* values, V* vectors) {
+    // a: [n, ld], lower triangle, entries about 1, destroyed. Returns values [rank] and vectors [n, rank], whose loss
+    // of orthonormality is at most `loss`.
+    void solve(V* a, int rank, V* values, V* vectors, double loss) {
         tridiagonalize<T>(a, n, ld, d, e, tau, work);
         for (int i = 0; i < n; ++i) {
             d_work[i] = d[i];
             e_work[i] = i < n - 1 ? e[i] : V{};
         }
-        V by_ql = splat<T>(1);
-        if constexpr (sizeof(T) == 8) by_ql = by_inverse_iteration(a, rank, values, vectors);
-        bool any = false;
-        for (int lane = 0; lane < L; ++lane) any |= by_ql[lane] != 0;
-        if (any) solve_by_ql(a, rank, by_ql, values, vectors);
+        V by_ql = splat<T>(1), lost{};
+        if constexpr (sizeof(T) == 8) {
+            by_ql = by_inverse_iteration(a, rank, values, vectors);
+            lost = judged(rank, vectors);
+            by_ql = lost <= kLost ? by_ql : splat<T>(1);
+        }
+        if (any(by_ql)) {
+            solve_by_ql(a, rank, by_ql, values, vectors);
+            lost = judged(rank, vectors);
+        }
+        const V bent = lost > loss_kept<T>(loss) ? splat<T>(1) : V{};
+        if (any(bent)) straighten(a, rank, bent, vectors);
         point_up<T>(vectors, n, rank);
+    }
+    static bool any(V lanes) {
+        bool one = false;
+        for (int lane = 0; lane < L; ++lane) one |= lanes[lane] != 0;
+        return one;
+    }
+    // What the vectors lack of orthonormality.
+    V judged(int rank, const V* vectors) {
+        V *x = work, *c = work + n;
+        for (int j = 0; j < rank; ++j) {
+            x[j] = splat(judge<T>(j));
+            c[j] = -x[j];
+        }
+        int i = 0;
+        for (; i + 4 <= n; i += 4) judge_rows<V, V, 4>(vectors + i * rank, rank, rank, x, c);
+        for (; i < n; ++i) judge_rows<V, V, 1>(vectors + i * rank, rank, rank, x, c);
+        V most{};
+        for (int j = 0; j < rank; ++j) most = most > vabs<T>(c[j]) ? most : vabs<T>(c[j]);  // NaN stays
+        return most;
+    }
+    // e: [rank, ld] of scratch
+    void straighten(V* e, int rank, V lanes, V* vectors) {
+        for (int i = 0; i < rank * ld; ++i) e[i] = V{};
+        int i = 0;
+        for (; i + 8 <= n; i += 8) add_products<V, V, 8>(vectors + i * rank, rank, rank, e, ld);
+        for (; i < n; ++i) add_products<V, V, 1>(vectors + i * rank, rank, rank, e, ld);
+        for (int p = 0; p < rank; ++p) {
+            e[p * ld + p] = (e[p * ld + p] - T(1)) * T(0.5);
+            for (int j = p; j < rank; ++j) e[p * ld + j] = lanes != 0 ? e[p * ld + j] : V{};
+        }
+        for (i = 0; i + 8 <= n; i += 8) straighten_rows<V, V, 8>(vectors + i * rank, rank, rank, e, ld);
+        for (; i < n; ++i) straighten_rows<V, V, 1>(vectors + i * rank, rank, rank, e, ld);
     }
     V by_inverse_iteration(const V* a, int rank, V* values, V* vectors) {
         eigenvalues_lanes<T>(d_work, e_work, n);
@@ -111,11 +156,6 @@ struct StripEigen {
     int* order;
 
     static int64_t ld_of(int64_t n) { return padded<T>(n) + (padded<T>(n) % 64 == 0 ? L : 0); }
-    static int64_t bytes(int64_t n, int64_t group) {
-        const int64_t vectors = (n + L - 1) / L * n + 5 * n + kSweepsKept * 2 * n + kShiftedVectors<T> * n;
-        return (group * (n + 1) + 5) * ld_of(n) * static_cast<int64_t>(sizeof(T)) + vectors * TSM_VECTOR_BYTES + n * 4 +
-               16 * 64;
-    }
     StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
         matrices = arena.take<T>(group * n * ld);
         taus = arena.take<T>(group * ld);
@@ -144,22 +184,78 @@ struct StripEigen {
         }
         eigenvalues_lanes<T>(found, e_work, n);
     }
-    // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank].
-    void vectors(int lane, int rank, T* lambda, double* out) {
+    // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank], whose loss of
+    // orthonormality is at most `loss`.
+    void vectors(int lane, int rank, T* lambda, double* out, double loss) {
+        T lost = 0;
+        bool sound = false;
         if (sizeof(T) == 8 && by_inverse_iteration(lane, rank, lambda)) {
-            const int used = (rank + L - 1) / L;
-            int s = 0;
-            for (; s + 2 <= used; s += 2) reflect<V, T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, n);
-            for (; s < used; ++s) reflect<V, T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, n);
-            for (int i = 0; i < n; ++i) {
-                int j = 0;
-                if constexpr (sizeof(T) == 8)
-                    for (; j + L <= rank; j += L) store(out + int64_t{i} * rank + j, z[int64_t{j} / L * n + i]);
-                for (; j < rank; ++j)
-                    out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
-            }
-            return;
+            reflect_vectors(lane, rank, out);
+            lost = judged(rank, out);
+            sound = lost <= kLost;
         }
+        if (!sound) {
+            solve_by_ql(lane, rank, lambda, out);
+            lost = judged(rank, out);
+        }
+        if (lost > loss_kept<T>(loss)) straighten(matrix(lane), rank, out);
+    }
+    // Four rows of `out` from row i in `work`, zeros behind them.
+    void take_rows(const double* out, int i, int rank) {
+        for (int64_t j = 0; j < 4 * ld; ++j) work[j] = 0;
+        for (int r = 0; r < 4 && i + r < n; ++r)
+            for (int j = 0; j < rank; ++j) work[r * ld + j] = static_cast<T>(out[int64_t{i + r} * rank + j]);
+    }
+    // What the vectors lack of orthonormality.
+    T judged(int rank, const double* out) {
+        T* x = reinterpret_cast<T*>(rotations);
+        T* c = x + ld;
+        for (int j = 0; j < ld; ++j) {
+            x[j] = j < rank ? judge<T>(j) : T(0);
+            c[j] = -x[j];
+        }
+        for (int i = 0; i < n; i += 4) {
+            take_rows(out, i, rank);
+            judge_rows<V, T, 4>(work, ld, rank, x, c);
+        }
+        T most = 0;
+        for (int j = 0; j < rank; ++j) {
+            const T size = c[j] < 0 ? -c[j] : c[j];
+            most = most > size ? most : size;  // NaN stays
+        }
+        return most;
+    }
+    // e: [rank, ld] of scratch
+    void straighten(T* e, int rank, double* out) {
+        for (int64_t i = 0; i < rank * ld; ++i) e[i] = 0;
+        for (int i = 0; i < n; i += 4) {
+            take_rows(out, i, rank);
+            add_products<V, T, 4>(work, ld, rank, e, ld);
+        }
+        for (int p = 0; p < rank; ++p) {
+            for (int j = p / L * L; j < p; ++j) e[p * ld + j] = 0;
+            e[p * ld + p] = (e[p * ld + p] - 1) / 2;
+        }
+        for (int i = 0; i < n; i += 4) {
+            take_rows(out, i, rank);
+            straighten_rows<V, T, 4>(work, ld, rank, e, ld);
+            for (int r = 0; r < 4 && i + r < n; ++r)
+                for (int j = 0; j < rank; ++j) out[int64_t{i + r} * rank + j] = static_cast<double>(work[r * ld + j]);
+        }
+    }
+    void reflect_vectors(int lane, int rank, double* out) {
+        const int used = (rank + L - 1) / L;
+        int s = 0;
+        for (; s + 2 <= used; s += 2) reflect<V, T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, n);
+        for (; s < used; ++s) reflect<V, T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, n);
+        for (int i = 0; i < n; ++i) {
+            int j = 0;
+            if constexpr (sizeof(T) == 8)
+                for (; j + L <= rank; j += L) store(out + int64_t{i} * rank + j, z[int64_t{j} / L * n + i]);
+            for (; j < rank; ++j) out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
+        }
+    }
+    void solve_by_ql(int lane, int rank, T* lambda, double* out) {
         by_ql(lane);
         descending<T>(reinterpret_cast<const T*>(d_work), n, order);
         for (int j = 0; j < rank; ++j) {
@@ -278,19 +374,16 @@ static double largest_of(const double* x, int64_t n) {
     return sum == 0 ? largest : __builtin_nan("");
 }
 
-// How many matrices of size n are solved together, and the workspace for that.
+// How many matrices of size n are solved together.
 template <class T>
 static int eigh_group(int64_t n) {
     if (n <= kLockstep) return kLanes<T>;
     int group = kLanes<T>;
-    while (group > 1 && StripEigen<T>::bytes(n, group) > (int64_t{6} << 20)) group /= 2;
+    const auto bytes = [&] {
+        return bytes_taken([&](Arena& arena) { StripEigen<T>(static_cast<int>(n), group, arena); });
+    };
+    while (group > 1 && bytes() > (int64_t{6} << 20)) group /= 2;
     return group;
-}
-
-template <class T>
-static int64_t eigh_bytes(int64_t n) {
-    if (n <= kLockstep) return LaneEigen<T>::bytes(n) + (2 * n * (n | 1) + n) * TSM_VECTOR_BYTES + 4 * 64;
-    return StripEigen<T>::bytes(n, eigh_group<T>(n)) + 3 * n * 8 + 128;
 }
 
 // The same for one matrix, row after row. most, entry: [rank]
@@ -302,10 +395,10 @@ static void point_up_one(double* vectors, int n, int rank, double* most, double*
 }
 
 // Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
-// A matrix with NaN or Inf gives NaN.
+// A matrix with NaN or Inf gives NaN. `loss`: how much of their orthonormality the vectors may lack.
 template <class T>
 static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values,
-                       double* const* vectors, Arena arena) {
+                       double* const* vectors, Arena arena, double loss = most_loss(false)) {
     constexpr int L = kLanes<T>;
     double power[L];
     bool finite[L], zero[L];
@@ -337,7 +430,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         for (int lane = 0; lane < L; ++lane)
             for (int i = 0; i < n; ++i)
                 for (int j = 0; j <= i; ++j) as[(i * solver.ld + j) * L + lane] = element(lane, i, j);
-        solver.solve(a, rank, lane_values, lane_vectors);
+        solver.solve(a, rank, lane_values, lane_vectors, loss);
         for (int lane = 0; lane < count; ++lane) {
             for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lane_values[j][lane]);
             for (int i = 0; i < n * rank; ++i) vectors[lane][i] = static_cast<double>(lane_vectors[i][lane]);
@@ -362,7 +455,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     for (int lane = 0; lane < count; ++lane) {
         descending<T>(reinterpret_cast<const T*>(solver.found) + lane, n, solver.order);
         for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
-        solver.vectors(lane, rank, lambda, vectors[lane]);
+        solver.vectors(lane, rank, lambda, vectors[lane], loss);
         point_up_one(vectors[lane], n, rank, signs, signs + rank);
         for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
         finish(lane);

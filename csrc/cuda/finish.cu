@@ -39,7 +39,7 @@ struct Resized {
 // Block b: map b.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    resize_kernel(const T* maps, int height, int width, int rows, int columns, bool normalize, T* out) {
+    resize_kernel(const T* maps, int height, int width, int rows, int columns, bool normalize, T noise, T* out) {
     const int64_t item = blockIdx.x;
     const Block block{reinterpret_cast<double*>(shared_memory())};
     const bool resize = height != rows || width != columns;
@@ -57,25 +57,30 @@ __global__ void __launch_bounds__(kThreads)
     });
     const T lowest = static_cast<T>(-block.max(-low)), highest = static_cast<T>(block.max(high));
     const bool is_nan = block.max(odd) > 0;
+    double largest = static_cast<double>(highest);
+    for (int i = block.rank(); i < height * width; i += block.size()) largest = fmax(largest, double{resized.map[i]});
+    largest = block.max(largest);
     const T spread = highest - lowest;
-    const bool constant = spread <= 8 * kEpsilon<T> * highest;
+    const bool constant = spread <= noise * static_cast<T>(largest);
     resized.each([&](int64_t at, T x) {
         own[at] = is_nan ? static_cast<T>(not_a_number()) : constant ? T(0) : (x - lowest) / spread;
     });
 }
 
 template <class T>
-void run(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, void* out,
-         void* stream) {
+void run(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, double noise,
+         void* out, void* stream) {
     launch(sizeof(T) == 8 ? "resize_kernel<double>" : "resize_kernel<float>", resize_kernel<T>, batch, kThreads, 33 * 8,
-           stream, static_cast<const T*>(maps), height, width, rows, columns, normalize, static_cast<T*>(out));
+           stream, static_cast<const T*>(maps), height, width, rows, columns, normalize, static_cast<T>(noise),
+           static_cast<T*>(out));
 }
 
 }  // namespace
 
 void finish(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize,
-            const Output& out, void* stream) {
-    (out.wide ? run<double> : run<float>)(maps, batch, height, width, rows, columns, normalize, out.data, stream);
+            double noise, const Output& out, void* stream) {
+    (out.wide ? run<double> : run<float>)(maps, batch, height, width, rows, columns, normalize, noise, out.data,
+                                        stream);
 }
 
 }  // namespace tsm::cuda

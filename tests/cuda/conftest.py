@@ -11,16 +11,16 @@ import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
+from benchmarks.cuda_build import use_in_place
 from tsm_fast import _cusolver, dispatch
 
+from .counting import BACKENDS, Counting, mark
 from .cusolver_stand_in import StandIn, build
 from .emulation.load import emulated
-from .on_gpu import OnGpu, require_gpu, use_in_place
+from .on_gpu import OnGpu, require_gpu
 
 ON_GPU = os.environ.get("TSM_FAST_TEST_DEVICE") == "cuda"
 if ON_GPU:
@@ -31,17 +31,17 @@ MOST = 16
 ONLY_ON_GPU = ("test_network_features_hooi", "test_leading_pair_many_items_of_sparse_noise")
 
 
-@pytest.fixture(params=["cuda", "triton"] if ON_GPU else ["cuda"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(params=BACKENDS if ON_GPU else ["cuda"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     """Instead of the built backends; also what its name means to the public functions."""
     name = request.param
+    mark(request, name)
     if ON_GPU:
         require_gpu()
-        module: ModuleType | OnGpu = OnGpu(dispatch.load(name))
+        module = OnGpu(dispatch.load(name))
     else:
-        module = emulated()
+        module = OnGpu(emulated(), "cpu")
     monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr(module, "__spec__", None)
     entry = dispatch._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
     monkeypatch.setitem(dispatch._ENTRIES, name, entry)
     return module
@@ -59,6 +59,15 @@ def cusolver(_stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     solver = _cusolver.Solver(stand_in.functions)
     monkeypatch.setattr(_cusolver, "library", lambda device: solver)
     return stand_in
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="fail where few tests of the steps passed on a GPU backend")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--whole", False) and not hasattr(config, "workerinput"):  # not in processes of pytest-xdist
+        config.pluginmanager.register(Counting())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

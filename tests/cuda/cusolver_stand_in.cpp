@@ -31,6 +31,7 @@ std::atomic<int> handles{0};         // that are there now
 std::atomic<int> params_objects{0};  // likewise
 std::atomic<int> created{0};         // handles in all
 std::atomic<int> calls{0};           // of the solver
+std::atomic<int> matrices{0};        // that it was given
 int64_t largest = INT32_MAX;         // n * lda * batchSize of a call
 int failing_function = -1;           // which returns `failing_status`
 int failing_status = SUCCESS;
@@ -98,6 +99,7 @@ int cusolverDnXsyevBatched(Handle* handle, void* params, int jobz, int uplo, int
     if (device_bytes < least_device || host_bytes < least_host || info == nullptr) return INVALID_VALUE;
     if (handle->busy.exchange(true)) return INTERNAL_ERROR;
     ++calls;
+    matrices += static_cast<int>(batch);
     for (int i = 0; i < 10000 && calls < together; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 
     bool zero = true;

@@ -1,24 +1,17 @@
-"""A backend for CUDA tensors behind the same functions on CPU tensors, for tests."""
+"""A backend of another device behind the same functions on CPU tensors, for tests."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import tsm_fast
-from tsm_fast.dispatch import HooiResult
-
-
-def use_in_place() -> None:
-    """Makes `tsm_fast.kernels` importable where the package is not installed: its folder lies beside tsm_fast."""
-    if importlib.util.find_spec("tsm_fast.kernels") is None:
-        tsm_fast.__path__.append(str(Path(tsm_fast.__file__).parents[1]))
+from ..helpers import STEPS
 
 
 def require_gpu() -> None:
@@ -31,31 +24,37 @@ def require_gpu() -> None:
 
 
 class OnGpu:
-    """Takes what it is given to the GPU, strides and all, and brings the results back."""
+    """The steps of a backend: tensors that they are given go to its device, strides and all, and results come back."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    def __init__(self, backend: Any, device: str = "cuda") -> None:
         self.name = backend.name
         self.__spec__ = None
-
-    def mode_gram(self, x: Tensor, mode: int, **options: Any) -> Tensor:
-        return self._backend.mode_gram(to_gpu(x), mode, **options).cpu()
-
-    def truncated_svd(self, gram: Tensor, rank: int, **options: Any) -> tuple[Tensor, ...]:
-        return tuple(result.cpu() for result in self._backend.truncated_svd(to_gpu(gram), rank, **options))
-
-    def core_contraction(self, x: Tensor, factors: Any, modes: Any, **options: Any) -> Tensor:
-        return self._backend.core_contraction(to_gpu(x), [to_gpu(f) for f in factors], modes, **options).cpu()
-
-    def hooi(self, x: Tensor, rank: Any, **options: Any) -> HooiResult:
-        result = self._backend.hooi(to_gpu(x), rank, **options)
-        return HooiResult(*([t.cpu() for t in part] if isinstance(part, list) else part.cpu() for part in result))
-
-    def saliency(self, x: Tensor, method: Any, rank: Any, **options: Any) -> tuple[Tensor, ...]:
-        return tuple(result.cpu() for result in self._backend.saliency(to_gpu(x), method, rank, **options))
+        for step in STEPS:
+            setattr(self, step, _elsewhere(getattr(backend, step), device))
 
 
-def to_gpu(x: Tensor) -> Tensor:
-    """x on the GPU with the very strides that it has here."""
+def _elsewhere(step: Callable[..., Any], device: str) -> Callable[..., Any]:
+    @wraps(step)
+    def run(*arguments: Any, **options: Any) -> Any:
+        there = partial(in_place, device=device)
+        return _mapped(Tensor.cpu, step(*_mapped(there, arguments), **_mapped(there, options)))
+
+    return run
+
+
+def _mapped(move: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same, with every tensor moved."""
+    if isinstance(value, Tensor):
+        return move(value)
+    if isinstance(value, dict):
+        return {name: _mapped(move, part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [_mapped(move, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def in_place(x: Tensor, device: str) -> Tensor:
+    """x on a device with the very strides that it has here."""
     whole = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
-    return whole.cuda().as_strided(x.shape, x.stride(), x.storage_offset())
+    return whole.to(device).as_strided(x.shape, x.stride(), x.storage_offset())

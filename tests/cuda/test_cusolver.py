@@ -125,6 +125,43 @@ def test_a_failing_call_raises_and_leaves_no_state(cusolver, function, status):
     check(gram, _cusolver.eigh(gram))
 
 
+# Sides above 256: the Gram matrix of the channels, and that of the positions.
+ABOVE = [(260, 17, 17), (300, 13, 20)]
+
+
+def one_without_proof(shape: tuple[int, int, int]) -> Tensor:
+    """Two items whose leading pair is clear, between them one whose two largest singular values are nearly equal."""
+    values = ([1.0, 0.1, 0.05], [1.0, 1 - 1e-7, 0.3], [1.0, 0.2, 0.1])
+    c, h, w = shape
+    return torch.stack([spectrum(v, c, h * w, seed) for seed, v in enumerate(values)]).view(3, c, h, w)
+
+
+@pytest.mark.parametrize("method", ["tsm", "eigencam"])
+@pytest.mark.parametrize("shape", ABOVE, ids=str)
+def test_a_library_solves_only_items_without_proof(cusolver, method, shape):
+    cuda = emulated()
+    x = one_without_proof(shape)
+    options: dict[str, Any] = {"center": True, "combine": "signed", "sign": "absmax", "precision": "float64"}
+    for items, solved in (([0, 2], 0), ([0, 1, 2], 1), ([1], 1)):
+        cusolver.calls = cusolver.matrices = 0
+        maps, finite = cuda.saliency(x[items], method, None, **options)
+        expected, _ = reference.saliency(x[items], method, None, **options)
+        assert finite.all()
+        # Double rounding over a gap of 1e-7.
+        assert (maps - expected).abs().amax() <= 1e-8 * expected.amax()
+        assert (cusolver.calls, cusolver.matrices) == (solved, solved)
+
+
+def test_items_that_are_not_finite_need_no_library(cusolver):
+    x = one_without_proof(ABOVE[0])[[0, 2, 0]]
+    x[1, 5, 3, 2] = torch.nan
+    maps, finite = emulated().saliency(x, "tsm", None, center=False, combine="signed", sign="u")
+    assert finite.tolist() == [True, False, True]
+    assert maps[1].isnan().all()
+    assert not maps[[0, 2]].isnan().any()
+    assert cusolver.matrices == 0
+
+
 def test_handles_are_kept_and_not_shared(cusolver):
     """The stand-in refuses a handle that is in use; `together` keeps calls waiting until all threads are inside."""
     grams = [symmetric(2, 30, seed=seed) for seed in range(4)]

@@ -6,29 +6,18 @@ These are the very functions of tests/test_<step>.py; the fixture `backend` of t
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 
-from .. import (
-    test_core_contraction,
-    test_finishing,
-    test_hooi,
-    test_leading_pair,
-    test_mode_gram,
-    test_network_features,
-    test_saliency,
-    test_truncated_svd,
-)
-
-for _module in (
-    test_core_contraction,
-    test_finishing,
-    test_hooi,
-    test_leading_pair,
-    test_mode_gram,
-    test_network_features,
-    test_saliency,
-    test_truncated_svd,
+for _step in (
+    "core_contraction",
+    "finishing",
+    "hooi",
+    "leading_pair",
+    "mode_gram",
+    "network_features",
+    "saliency",
+    "truncated_svd",
 ):
-    _step = _module.__name__.rpartition(".test_")[2]
-    for _name, _test in vars(_module).copy().items():
+    for _name, _test in vars(import_module(f"..test_{_step}", __package__)).copy().items():
         if _name.startswith("test_") and "backend" in inspect.signature(_test).parameters:
             globals()[f"test_{_step}_{_name.removeprefix('test_')}"] = _test

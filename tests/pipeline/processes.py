@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 import tsm_fast as package
 from tsm_fast import cli
 from tsm_fast.pipeline import Resources, Run, Settings, prepare
-from tsm_fast.pipeline.engines import run
-from tsm_fast.pipeline.tally import Tally
+from tsm_fast.pipeline.engines.run import run
+from tsm_fast.pipeline.engines.tally import Tally
 
 ROOT = Path(package.__file__).parents[1]
 TILES, SIDE = 8, 160  # tiles of each of eight photos, pixels
@@ -39,7 +39,7 @@ def needs_photos() -> None:
 @cache
 def photos() -> Path:
     """A folder with 64 tiles of real photos, one folder for each photo."""
-    from tsm_fast.photos import load_photos
+    from tsm_fast.pictures import load_photos
 
     folder = Path(tempfile.mkdtemp(prefix="tsm-fast-photos-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

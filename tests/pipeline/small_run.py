@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from tsm_fast.models import load
-from tsm_fast.photos import load_photos
+from tsm_fast.pictures import load_photos
+from tsm_fast.pictures.decode import decode
 from tsm_fast.pipeline import Resources, Settings, prepare, run_shard
-from tsm_fast.pipeline.images import decode
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SIZE = (96, 96)

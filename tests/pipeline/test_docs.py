@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from benchmarks import fashion_mnist as benchmark
 from tsm_fast.cli import app
-from tsm_fast.photos import load_photos
-from tsm_fast.pipeline.check import status, verify
+from tsm_fast.pictures import load_photos
+from tsm_fast.pipeline.results.check import status, verify
 
 from .small_run import finished
 

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..pipeline import Marker, Resources, Run, Settings, draft, prepare, run_shard
-from ..pipeline.engines import devices
-from ..pipeline.progress import Reporter, duration, shares
-from ..pipeline.ranks import place, share
+from ..pipeline import Marker, Resources, Run, Settings, prepare, run_shard
+from ..pipeline.engines.progress import Reporter, shares
+from ..pipeline.engines.ranks import place, share
+from ..pipeline.engines.run import devices
+from ..pipeline.planning import draft
+from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
 

@@ -14,12 +14,13 @@ import typer
 from rich.console import Console
 
 from ..pipeline import Resources, Run, Settings
-from ..pipeline.engines import ENGINES, Outcome, ready
-from ..pipeline.engines import run as run_engine
-from ..pipeline.network import keep_memory
-from ..pipeline.progress import Reporter, duration, reporter, shares
-from ..pipeline.report import write_report
-from ..pipeline.signals import Interrupted, Signals
+from ..pipeline.engines.progress import Reporter, reporter, shares
+from ..pipeline.engines.run import ENGINES, Outcome, ready
+from ..pipeline.engines.run import run as run_engine
+from ..pipeline.engines.signals import Interrupted, Signals
+from ..pipeline.results.report import write_report
+from ..pipeline.worker.network import keep_memory
+from ..readable import duration
 from .common import AsJson, complain, errors, parse_size, table
 from .config import read_config
 

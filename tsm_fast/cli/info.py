@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from .. import __version__, dispatch
+from .. import dispatch
+from .._version import versions
 from .common import AsJson, errors, table
 
 PACKAGES = ("torch", "numpy", "pillow", "tensorly", "scikit-image", "scikit-learn", "efficientnet-lite-pytorch")
@@ -34,16 +34,16 @@ def info(as_json: AsJson = False) -> None:
 
 
 def _info() -> dict[str, Any]:
-    backends = dispatch.backends()
+    backends, found = dispatch.backends(), versions(PACKAGES)
     simd = "none: the compiled backend is not available"
     if backends["cpu"].available:
         from .. import native
 
         simd = f"{native.simd_level()} (of {', '.join(native.simd_levels())})"
     return {
-        "tsm_fast": __version__,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "tsm_fast": found["tsm_fast"],
+        "python": found["python"],
+        "packages": {name: found.get(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "simd": simd,
         "threads": torch.get_num_threads(),
@@ -53,10 +53,3 @@ def _info() -> dict[str, Any]:
             for row in backends.values()
         ],
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..pipeline import check
-from ..pipeline import export as exports
-from ..pipeline.progress import shares
+from .. import readable
+from ..pipeline.engines.progress import shares
+from ..pipeline.results import check
+from ..pipeline.results import export as exports
 from .common import AsJson, complain, errors, parse_size, table
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
@@ -34,7 +35,7 @@ def status(out: Out, as_json: AsJson = False) -> None:
         ("model", f"{found.model}, layers {', '.join(found.layers)}"),
         ("columns", ", ".join(f"{name} {h}x{w}" for name, (h, w) in found.columns.items())),
         ("images", f"{found.images_done:,} of {found.images:,}"),
-        ("shards", f"{found.shards_done:,} of {found.shards:,}, {_bytes(found.bytes)}"),
+        ("shards", f"{found.shards_done:,} of {found.shards:,}, {readable.size(found.bytes)}"),
         ("maps", f"{found.ok:,}"),
         ("error rows", _kinds(found.errors)),
         ("flags", _kinds(found.flags)),
@@ -74,7 +75,7 @@ def verify(out: Out, as_json: AsJson = False) -> None:
 
 def report(out: Out) -> None:
     """Write report.html into the folder of a run: one page that works offline."""
-    from ..pipeline.report import write_report
+    from ..pipeline.results.report import write_report
 
     with errors():
         path = write_report(out)
@@ -128,11 +129,3 @@ def _bar(text: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 def _kinds(counts: dict[str, int]) -> str:
     return ", ".join(f"{kind} {number:,}" for kind, number in sorted(counts.items())) or "none"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}" if unit != "bytes" else f"{number:.0f} bytes"
-        number /= 1000
-    return f"{number:.3g} TB"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 from .errors import FingerprintError, OutOfSpace, ShardFailed, Stopped, TooManyErrors
-from .run import Marker, Run, ShardSpec, prepare
+from .files.run import Marker, Run, ShardSpec
+from .files.shards import MapColumn
 from .settings import Resources, Settings
-from .shards import MapColumn
-from .worker import Event, run_shard
+
+if TYPE_CHECKING:
+    from .planning.prepare import prepare
+    from .worker.run_shard import Event, run_shard
 
 __all__ = [
     "Event",
@@ -24,3 +30,7 @@ __all__ = [
     "prepare",
     "run_shard",
 ]
+
+# They bring the models, which readers of a run do without.
+_HOMES = {"Event": ".worker.run_shard", "prepare": ".planning.prepare", "run_shard": ".worker.run_shard"}
+__getattr__, __dir__ = lazy(__name__, _HOMES)

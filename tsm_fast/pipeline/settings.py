@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from inspect import signature
 from math import isfinite
 from typing import Any, Literal
 
@@ -12,10 +11,9 @@ import torch
 
 from .. import plan
 from ..dispatch import Precision
-from ..extractor import METHODS
+from ..saliency import METHODS, OPTIONS
 
 Dtype = Literal["float32", "float16", "uint8"]
-OPTIONS = ("rank", "center", "combine", "sign")  # of the methods
 DTYPES = ("float32", "float16", "uint8")
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 PILLOW_LIMIT = 2 * MAX_PIXELS  # and refuses from here on
@@ -95,11 +93,9 @@ class Settings:
 
     def options(self, method: str, *, all_of_them: bool = False) -> dict[str, Any]:
         """The keyword arguments of a method: those that were set and that it has, or all with their defaults."""
-        has = signature(METHODS[method]).parameters
-        names = [name for name in OPTIONS if name in has]
-        given = {name: getattr(self, name) for name in names}
-        chosen = {name: has[name].default if value is None else value for name, value in given.items()}
-        return {name: chosen[name] for name in names if all_of_them or given[name] is not None}
+        own = METHODS[method].options
+        given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        return {**own, **given} if all_of_them else given
 
     def to_json(self) -> dict[str, Any]:
         """A mapping for JSON, which `from_json` reads."""
@@ -117,12 +113,12 @@ class Settings:
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
         for name in OPTIONS:
-            having = [method for method in METHODS if name in signature(METHODS[method]).parameters]
+            having = [method for method, row in METHODS.items() if name in row.options]
             if getattr(self, name) is not None and not set(having) & set(self.methods):
                 raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
         for method in self.methods:
             options = {name: value for name, value in self.options(method).items() if name != "rank"}
-            METHODS[method](torch.zeros(0, 1, 1, 1), backend="reference", **options)
+            METHODS[method].function(torch.zeros(0, 1, 1, 1), backend="reference", **options)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""The picture of imports: who imports whom in the package, by its sources. `python -m tests.imports` draws it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast.kernels": ROOT / "kernels"}
+
+Graph = Mapping[str, frozenset[str]]  # module -> the modules of ours that it imports, anywhere in it
+
+
+@cache
+def graph() -> Graph:
+    """Every module of the package, the compiled ones by their stubs, `__init__` under the name of its folder."""
+    files = {
+        ".".join([package, *path.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__"): path
+        for package, folder in FOLDERS.items()
+        for path in folder.rglob("*.py*")
+        if path.suffix in (".py", ".pyi")
+    }
+    return {name: frozenset(_imported(name, path, files)) for name, path in sorted(files.items())}
+
+
+def _imported(name: str, path: Path, files: Mapping[str, Path]) -> Iterator[str]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in files)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                found = f"{module}.{alias.name}" if f"{module}.{alias.name}" in files else module
+                if found in files and found != name:
+                    yield found
+
+
+def reached(edges: Graph, start: str) -> set[str]:
+    """Every module that importing one brings, itself only where it lies on a circle."""
+    found: set[str] = set()
+    waiting = list(edges[start])
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting.extend(edges[name])
+    return found
+
+
+def circles(edges: Graph) -> list[list[str]]:
+    """Groups of modules that import each other, each in order of names."""
+    below = {name: reached(edges, name) for name in edges}
+    found = {frozenset(other for other in names if name in below[other]) for name, names in below.items()}
+    return sorted(sorted(group) for group in found if group)
+
+
+def floors(edges: Graph) -> dict[str, int]:
+    """The floor of each module: 0 imports none of ours, others stand one above the highest that they import.
+
+    The modules of a circle stand on one floor.
+    """
+    group = {name: tuple(names) for names in circles(edges) for name in names}
+
+    @cache
+    def floor(names: tuple[str, ...]) -> int:
+        below = {other for name in names for other in edges[name]} - set(names)
+        return 1 + max((floor(group.get(other, (other,))) for other in below), default=-1)
+
+    return {name: floor(group.get(name, (name,))) for name in edges}
+
+
+def main() -> None:
+    for room in ("tsm_fast", "tsm_fast.pipeline"):
+        inside = {name: names for name, names in graph().items() if name.startswith(f"{room}.")}
+        edges = {name: frozenset(names & inside.keys()) for name, names in inside.items()}
+        level = floors(edges)
+        print(f"{room}: {len(edges)} modules, {sum(map(len, edges.values()))} arrows, {1 + max(level.values())} floors")
+        for number in range(max(level.values()), -1, -1):
+            names = [name.removeprefix(f"{room}.") for name in edges if level[name] == number]
+            print(f"  {number:2d}  {', '.join(names)}")
+        for names in circles(edges):
+            print(f"  circle: {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from ..photos import folder, no_network, photos
+
+__all__ = ["folder", "no_network", "photos"]  # fixtures

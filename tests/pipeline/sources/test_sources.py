@@ -1,0 +1,316 @@
+"""Every kind of source: what it lists, in which order, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from tsm_fast.pictures.decode import ImageError, Picture, from_value
+from tsm_fast.pipeline.sources.datasets import DatasetSource, picture_of
+from tsm_fast.pipeline.sources.keys import encode_key
+from tsm_fast.pipeline.sources.open import open_source, reopen
+from tsm_fast.pipeline.sources.source import Item, Source, SourceError, listing
+
+Photos = dict[str, Image.Image]
+
+
+def keys(source: Source, limit: int | None = None) -> list[str]:
+    return [item.key for item in listing(source, limit)]
+
+
+def bytes_of(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_folder(folder: Path, photos: Photos) -> None:
+    source = open_source(str(folder))
+    found = keys(source)
+    expected = [f"upright/{name}.jpg" for name in photos] + [f"mirrored/png/{name}.png" for name in photos]
+    assert found == sorted(expected)
+    assert keys(source, 3) == found[:3]
+    again = reopen(source.kind, source.root)
+    assert again.read(Item("upright/cat.jpg")) == (folder / "upright" / "cat.jpg").read_bytes()
+
+
+def test_the_order_of_the_folder_does_not_matter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = keys(open_source(str(folder)))
+    scandir = os.scandir
+
+    class Shuffled(list[os.DirEntry[str]]):
+        def __enter__(self) -> Shuffled:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    def shuffled(path: str) -> Shuffled:
+        with scandir(path) as entries:
+            found = Shuffled(entries)
+        random.Random(5).shuffle(found)
+        return found
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    assert keys(open_source(str(folder))) == usual
+
+
+def test_hostile_names(tmp_path: Path, photos: Photos) -> None:
+    data = bytes_of(photos["cat"])
+    names = [b"a b.png", b"two\nlines.png", b"caf\xe9.png", b"\\xe9.png", b"<img onerror=alert(1)>.png", b"'\"&.PNG"]
+    for name in names:
+        Path(os.path.join(tmp_path, os.fsdecode(name))).write_bytes(data + name)
+    source = open_source(str(tmp_path))
+    items = listing(source)
+    assert {item.key for item in items} == {encode_key(os.fsdecode(name)) for name in names}
+    read = reopen(source.kind, source.root).read
+    assert {read(item) for item in items} == {data + name for name in names}
+
+
+def test_a_folder_with_a_name_that_is_no_text(tmp_path: Path, photos: Photos) -> None:
+    below = Path(os.path.join(tmp_path, os.fsdecode(b"f\xfclder")))
+    below.mkdir()
+    photos["cat"].save(below / "1.png")
+    source = open_source(str(below))
+    source.root.encode()
+    assert reopen(source.kind, source.root).read(listing(source)[0]) == (below / "1.png").read_bytes()
+
+
+def test_links(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "link").symlink_to(folder / "upright")
+    (tmp_path / "one.png").symlink_to(folder / "mirrored" / "png" / "cat.png")
+    assert len(keys(open_source(str(tmp_path)))) == 11
+    (tmp_path / "back").symlink_to(tmp_path)
+    with pytest.raises(SourceError, match="leads back to a folder above it"):
+        keys(open_source(str(tmp_path)))
+
+
+def test_a_folder_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(SourceError, match=r"holds no picture: no file below it ends in \.bmp, \.gif"):
+        keys(open_source(str(tmp_path)))
+    (tmp_path / "000.tar").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"named as FOLDER/\*\.tar"):
+        keys(open_source(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no/such/folder", "does not exist"),
+        ("none.tar", r"'none\.tar' does not exist"),
+        ("part-{0..2}.tar", r"no file 'part-0\.tar'"),
+        ("no_such_module:factory", "no module 'no_such_module'"),
+        ("os.path:nothing", "module 'os.path' has no function 'nothing'"),
+    ],
+)
+def test_what_is_not_there(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=message):
+        open_source(text)
+
+
+def test_one_picture_is_no_source(folder: Path) -> None:
+    with pytest.raises(SourceError, match="is one file: name its folder"):
+        open_source(str(folder / "upright" / "cat.jpg"))
+
+
+def test_list_file(tmp_path: Path, folder: Path) -> None:
+    picture = (folder / "upright" / "cat.jpg").read_bytes()
+    inside = tmp_path / "in"
+    inside.mkdir()
+    names = [b"b.jpg", b"in/caf\xe9.jpg", b"a b.jpg"]
+    for name in names:
+        Path(os.path.join(tmp_path, os.fsdecode(name))).write_bytes(picture)
+    absolute = os.fsencode(folder / "upright" / "cat.jpg")
+    (tmp_path / "lines.txt").write_bytes(b"\n".join([*names, absolute]) + b"\r\n\n")
+    (tmp_path / "nul.lst").write_bytes(b"\0".join([*names, absolute]) + b"\0")
+    expected = sorted(encode_key(os.fsdecode(name)) for name in [*names, absolute])
+    for file in ("lines.txt", "nul.lst"):
+        source = open_source(str(tmp_path / file))
+        items = listing(source)
+        assert [item.key for item in items] == expected
+        assert {reopen(source.kind, source.root).read(item) for item in items} == {picture}
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(SourceError, match="lists no path"):
+        keys(open_source(str(tmp_path / "empty.txt")))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_manifest(kind: str, tmp_path: Path, folder: Path) -> None:
+    file = tmp_path / f"manifest.{kind}"
+    rows = [("dog, brown", "upright/coins.jpg"), ("cat", "upright/cat.jpg")]
+    rows = [(key, str(folder / path)) for key, path in rows]
+    if kind == "parquet":
+        columns = {"label": [1, 2], "key": [row[0] for row in rows], "path": [row[1] for row in rows]}
+        pq.write_table(pa.table(columns), file)
+    else:
+        separator = "," if kind == "csv" else "\t"
+        lines = ["label,key,path".replace(",", separator)]
+        lines += [separator.join(["0", f'"{key}"', path]) for key, path in rows]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    source = open_source(str(file))
+    items = listing(source)
+    assert [item.key for item in items] == ["cat", "dog, brown"]
+    assert reopen(source.kind, source.root).read(items[0]) == (folder / "upright" / "cat.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,url\n1,x\n", r"must have a column 'path' \(or file_name, .*\), got label, url"),
+        ("path\n", "has no row"),
+        ("path,key\na.png,1\nb.png\n", "line 3 must have 2 fields, got 1"),
+        ("path,key\na.png,1\n,2\n", "row 1 has no path"),
+        ("path,key\na.png,\n", "row 0 has no key"),
+        (
+            "path,key\na.png,1\nb.png,1\n",
+            r"must be distinct, got '1' twice \('a.png' and 'b.png'\); a column 'key'",
+        ),
+        ("path\na.png\na.png\n", "keys must be distinct, got 'a.png' twice; a column 'key'"),
+        ('path\n"a.png\n', "is not csv"),
+    ],
+)
+def test_broken_manifests(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        keys(open_source(str(tmp_path / "m.csv")))
+
+
+def test_a_manifest_that_is_no_parquet(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").write_text("path")
+    with pytest.raises(SourceError, match="cannot be read"):
+        keys(open_source(str(tmp_path / "m.parquet")))
+
+
+def write_tars(folder: Path, photos: Photos) -> dict[str, bytes]:
+    """Two webdataset shards: pictures with a label beside each; long names and names that are no text too."""
+    written = {}
+    for number, names in enumerate(
+        (["0001.jpg", "0002.jpg", "long/" + 150 * "x" + ".png"], ["0001.jpg", "caf\udce9.png"])
+    ):
+        with tarfile.open(folder / f"part-{number:03d}.tar", "w", errors="surrogateescape") as tar:
+            for name, image in zip(names, photos.values(), strict=False):
+                data = bytes_of(image, "JPEG" if name.endswith("jpg") else "PNG")
+                written[f"part-{number:03d}.tar/{encode_key(name)}"] = data
+                for member, content in ((name, data), (name[:-3] + "cls", b"3")):
+                    about = tarfile.TarInfo(member)
+                    about.size = len(content)
+                    tar.addfile(about, io.BytesIO(content))
+    return written
+
+
+def test_tars(tmp_path: Path, photos: Photos) -> None:
+    written = write_tars(tmp_path, photos)
+    for text in ("part-{000..001}.tar", "part-*.tar"):
+        source = open_source(str(tmp_path / text))
+        items = listing(source)
+        assert [item.key for item in items] == sorted(written)
+        again = reopen(source.kind, source.root)
+        assert {item.key: again.read(item) for item in items} == written
+    assert len(keys(open_source(str(tmp_path / "part-001.tar")))) == 2
+
+
+def test_broken_tars(tmp_path: Path, photos: Photos) -> None:
+    write_tars(tmp_path, photos)
+    whole = (tmp_path / "part-000.tar").read_bytes()
+    source = open_source(str(tmp_path / "part-000.tar"))
+    last = max(listing(source), key=lambda item: item.offset)
+    (tmp_path / "part-000.tar").write_bytes(whole[: last.offset + 100])
+    with pytest.raises(ImageError, match="the tar file ends after 100 of its"):
+        source.read(last)
+    with pytest.raises(SourceError, match="no whole tar file"):
+        keys(open_source(str(tmp_path / "part-000.tar")))
+    (tmp_path / "text.tar").write_text("text")
+    with pytest.raises(SourceError, match="no whole tar file"):
+        keys(open_source(str(tmp_path / "text.tar")))
+    (tmp_path / "x.tar.gz").write_text("text")
+    with pytest.raises(SourceError, match="is compressed"):
+        open_source(str(tmp_path / "x.tar.gz"))
+
+
+def test_hugging_face(tmp_path: Path, photos: Photos, no_network: None) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+    data = {"label": [0, 1, 2], "photo": [bytes_of(photos[name]) for name in ("cat", "coins", "rocket")]}
+    made = datasets.Dataset.from_dict(data).cast_column("photo", datasets.Image())
+    made.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": made, "test": made.select([2])}).save_to_disk(tmp_path / "two")
+    for text, expected in (("one", ["0", "1", "2"]), ("two#test", ["0"])):
+        for prefix in ("", "hf:") if "#" not in text else ("hf:",):
+            source = open_source(prefix + str(tmp_path / text))
+            items = listing(source)
+            assert [item.key for item in items] == expected
+            last = reopen(source.kind, source.root).read(items[-1])
+            assert last == data["photo"][2]
+    with pytest.raises(SourceError, match=r"must name a split as .*two#SPLIT, one of train, test"):
+        open_source(f"hf:{tmp_path / 'two'}")
+    datasets.Dataset.from_dict({"label": [1]}).save_to_disk(tmp_path / "none")
+    with pytest.raises(SourceError, match="has no column of images, got label"):
+        open_source(f"hf:{tmp_path / 'none'}")
+
+
+class Photographs(torch.utils.data.Dataset[Any]):
+    """Items in every shape that a dataset may give a picture."""
+
+    def __init__(self, image: Image.Image) -> None:
+        pixels = np.asarray(image)
+        self.given: list[Any] = [
+            image,
+            (image, 3),
+            {"image": image, "label": 3},
+            {"image": {"bytes": bytes_of(image), "path": None}},
+            bytes_of(image),
+            pixels,
+            torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+            [pixels[..., :1]],
+        ]
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.given[number]
+
+
+def test_torch_dataset(photos: Photos) -> None:
+    source = DatasetSource(Photographs(photos["cat"]))
+    items = listing(source)
+    assert [item.key for item in items] == list("01234567")
+    pictures = [from_value(source.read(item), 10**6) for item in items]
+    for picture in pictures[:-1]:
+        assert isinstance(picture, Picture)
+        np.testing.assert_array_equal(np.asarray(picture.image), np.asarray(photos["cat"]))
+    grey = pictures[-1]
+    assert isinstance(grey, Picture)
+    np.testing.assert_array_equal(np.asarray(grey.image)[..., 2], np.asarray(photos["cat"])[..., 0])
+    named = DatasetSource(Photographs(photos["cat"]), [f"k{9 - i}" for i in range(8)])
+    assert listing(named)[0] == Item("k2", None, 7)
+
+
+def test_what_is_no_dataset_or_no_picture() -> None:
+    with pytest.raises(TypeError, match="must have a length and items by number, got int"):
+        DatasetSource(3)
+    with pytest.raises(ValueError, match="one for each of the 2 items, got 1"):
+        DatasetSource([1, 2], ["a"])
+    with pytest.raises(SourceError, match="is empty"):
+        DatasetSource([]).items()
+    with pytest.raises(SourceError, match="got 'a' twice"):
+        listing(DatasetSource([1, 2], ["a", "a"]))
+    with pytest.raises(ImageError, match=r"holds none of image, .* but x, y"):
+        picture_of({"x": 1, "y": 2})
+    with pytest.raises(SourceError, match="lives in the program that made it"):
+        reopen("dataset", "Photographs")
+    for value in (3, np.zeros((2, 2)), torch.zeros(2, 2), np.zeros((2, 2, 7), np.uint8)):
+        with pytest.raises(ImageError) as caught:
+            from_value(value, 100)
+        assert caught.value.kind == "item"

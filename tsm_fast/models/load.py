@@ -1,0 +1,187 @@
+"""Models by name, with their preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import weights as weight_files
+from .lite0 import LITE0, lite0
+from .preprocessing import CentralCrop, Preprocess, Transform, resized
+
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, in eval mode on the CPU, and how pictures become its input."""
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+
+
+def load(
+    name: str, *, weights: str | None = None, trust_model_code: bool = False, size: tuple[int, int] | None = None
+) -> Model:
+    """A model by name.
+
+    Args:
+        name: "lite0"; "timm:NAME", "torchvision:NAME" or "transformers:NAME" (a name of the hub or a folder), with
+            the preprocessing that belongs to the weights; "package.module:factory", a function without arguments that
+            returns a module, or a module and a function from an RGB picture to [C, H, W]; or a file: an exported
+            program (.pt2) or a pickled module.
+        weights: a file with other weights (`weights.load_weights`); then none are downloaded.
+        trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
+        size: (h, w) of the input, in place of the model's own. The largest central rectangle of a picture is taken.
+
+    Raises:
+        ValueError: there is no such model, it is not trusted, or the weights do not belong to it.
+        ModuleNotFoundError: it needs a package that is not installed.
+        FileNotFoundError: there is no such file.
+
+    >>> from PIL import Image
+    >>> model = load("torch.nn:Identity", size=(64, 64))
+    >>> model.preprocess(Image.new("RGB", (100, 80))).shape
+    torch.Size([3, 64, 64])
+    """
+    source, _, rest = name.partition(":")
+    if name == "lite0":
+        module, preprocess = lite0(), replace(LITE0, size=size or LITE0.size)
+    elif source in _SOURCES and rest:
+        module, preprocess = _SOURCES[source](rest, weights is None, trust_model_code, size)
+    elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        module, preprocess = _from_factory(name, size)
+    elif name.lower().endswith((".pt2", *PICKLES)):
+        module, preprocess = _from_file(name, trust_model_code), CentralCrop(size or (224, 224))
+    else:
+        raise ValueError(
+            f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory or a .pt2 "
+            f"file, got {name!r}"
+        )
+    if weights is not None:
+        weight_files.load_weights(module, weights)
+    return Model(name, module.eval(), preprocess)
+
+
+def _timm(name: str, pretrained: bool, _trust: bool, size: tuple[int, int] | None) -> tuple[nn.Module, Preprocess]:
+    timm = _package("timm", f"timm:{name}")
+    if not name.startswith(("hf_hub:", "hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
+        raise _unknown("timm", name.split(".")[0], timm.list_models())
+    module = timm.create_model(name, pretrained=pretrained)
+    config = timm.data.resolve_model_data_config(module)
+    if size is not None:
+        return module, resized(size, config["mean"], config["std"], config["interpolation"])
+    record = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    transform = timm.data.create_transform(**config, is_training=False)
+    return module, Transform(transform, {"kind": "timm", **record})
+
+
+def _torchvision(
+    name: str, pretrained: bool, _trust: bool, size: tuple[int, int] | None
+) -> tuple[nn.Module, Preprocess]:
+    torchvision = _package("torchvision", f"torchvision:{name}")
+    try:
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise _unknown("torchvision", name, torchvision.models.list_models()) from None
+    module = torchvision.models.get_model(name, weights=weights if pretrained else None)
+    transform = weights.transforms()
+    if size is not None:
+        return module, resized(size, transform.mean, transform.std, transform.interpolation.value)
+    text = " ".join(repr(transform).split())
+    return module, Transform(transform, {"kind": "torchvision", "weights": str(weights), "transform": text})
+
+
+def _transformers(
+    name: str, pretrained: bool, trust: bool, size: tuple[int, int] | None
+) -> tuple[nn.Module, Preprocess]:
+    transformers = _package("transformers", f"transformers:{name}")
+    options: dict[str, Any] = {"trust_remote_code": trust}
+    try:
+        if pretrained:
+            module = transformers.AutoModel.from_pretrained(name, **options)
+        else:
+            config = transformers.AutoConfig.from_pretrained(name, **options)
+            module = transformers.AutoModel.from_config(config, **options)
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
+    except OSError as error:
+        raise ValueError(f"model transformers:{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if size is not None:
+        return module, resized(size, processor.image_mean, processor.image_std, "bicubic")
+    record = {"kind": "transformers", "processor": type(processor).__name__, **processor.to_dict()}
+    return module, Transform(lambda image: processor(images=image, return_tensors="pt")["pixel_values"], record)
+
+
+_SOURCES = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}
+
+
+def _from_factory(name: str, size: tuple[int, int] | None) -> tuple[nn.Module, Preprocess]:
+    module_name, _, function = name.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise
+        raise ValueError(f"model {name!r}: no module {module_name!r} (is its folder in PYTHONPATH?)") from None
+    factory = getattr(found, function, None)
+    if not callable(factory):
+        raise ValueError(f"model {name!r}: module {module_name!r} has no function {function!r}")
+    made = factory()
+    module, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"model {name!r} must return a torch.nn.Module, got {type(module).__name__}")
+    if transform is None or size is not None:
+        return module, CentralCrop(size or (224, 224))
+    if not callable(transform):
+        raise ValueError(f"model {name!r} must return a function beside the module, got {type(transform).__name__}")
+    text = getattr(transform, "__qualname__", None) or " ".join(repr(transform).split())
+    return module, Transform(transform, {"kind": "factory", "transform": re.sub(r" at 0x[0-9a-f]+", "", text)})
+
+
+def _from_file(name: str, trust: bool) -> nn.Module:
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"model {name!r} does not exist")
+    if not trust:
+        raise ValueError(
+            f"model {name!r} runs code when it is loaded: pass trust_model_code=True (--trust-model-code) if you know "
+            "where it comes from, or name the architecture as model and give its state dict as weights"
+        )
+    if name.lower().endswith(".pt2"):
+        # The modules of a flat program never run, so hooks on them would not fire.
+        return torch.export.unflatten(torch.export.load(name))
+    found = torch.load(name, map_location="cpu", weights_only=False)
+    if isinstance(found, torch.jit.ScriptModule):
+        raise ValueError(f"model {name!r} is scripted, so its layers cannot be read: export it as .pt2")
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            f"model {name!r} must hold a torch.nn.Module, got {type(found).__name__}; a state dict goes in as weights, "
+            "beside the name of its architecture as model"
+        )
+    return found
+
+
+def _unknown(package: str, name: str, names: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(name, names, n=5)
+    hint = f"; close names: {', '.join(near)}" if near else ""
+    return ValueError(f"model {package}:{name} does not exist{hint}")
+
+
+def _package(package: str, name: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        extra = "timm" if package == "torchvision" else package
+        raise ModuleNotFoundError(
+            f"model {name!r} needs the package {package}: pip install 'tsm_fast[{extra}]'", name=package
+        ) from None

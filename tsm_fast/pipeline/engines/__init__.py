@@ -1,0 +1,1 @@
+"""Who computes the shards of a run, and what is told of it."""

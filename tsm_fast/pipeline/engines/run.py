@@ -1,0 +1,209 @@
+"""Engines: the shards of a run, computed here, as one of several ranks, or on a Ray cluster, by one `run_shard`."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ... import plan
+from ..files.run import Run, ShardSpec
+from ..planning.prepare import prepare
+from ..settings import Resources, Settings
+from .lanes import Halt, Lanes, drive
+from .progress import Quiet, Reporter
+from .ranks import Place, place, share
+from .signals import Signals
+from .tally import Tally
+
+ENGINES = ("local", "rank", "ray")
+PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write the plan
+WORKER_BYTES = 1 << 30  # of memory that a worker may need, for the number chosen where none is named
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        code: the exit code: 0 all well, 1 failed, 3 more error rows than allowed, 130 and 143 stopped by a signal.
+        reason: why it ended before its last shard; empty where it did not.
+        rows, images, errors: planned rows of this process's share, those finished, and the error rows among them.
+        error_kinds: error rows of finished shards, by kind.
+        shards, shards_done, failed: shards of the share, those done, and why others failed.
+        computed: images computed in this session, in `seconds`; `stages` are the busy seconds of each stage.
+        complete: whether every shard of the whole run is done.
+    """
+
+    code: int
+    reason: str
+    rows: int
+    images: int
+    errors: int
+    error_kinds: dict[str, int]
+    shards: int
+    shards_done: int
+    failed: dict[int, str]
+    computed: int
+    seconds: float
+    stages: dict[str, float]
+    complete: bool
+
+
+def run(
+    run: Run,
+    engine: str = "local",
+    workers: int | None = None,
+    resources: Resources | None = None,
+    *,
+    progress: Reporter | None = None,
+    signals: Signals | None = None,
+) -> Outcome:
+    """Compute what is pending of a run.
+
+    Args:
+        run: as `prepare` or `Run.open` gave it.
+        engine: "local", "rank" or "ray".
+        workers: of "local": spawned processes, 0 for a thread of this process, None for one on each GPU, or on each
+            core of the CPU (where one shard is left, a thread of this process). Of "ray": tasks handed out at a
+            time. "rank" computes with these workers what is this rank's share.
+        resources: how to compute.
+        progress: what to tell of it, and where.
+        signals: a context that is entered already; by default SIGINT and SIGTERM stop the run in order.
+
+    Spawned processes import the main module again: a script must start a run below `if __name__ == "__main__":`.
+
+    Raises:
+        ValueError: an unknown engine, or a rank without its place in the environment.
+        RuntimeError: another run is working in the folder.
+        ModuleNotFoundError: engine "ray" without Ray.
+    """
+    plan.choice("engine", engine, ENGINES)
+    resources, progress = resources or Resources(), progress or Quiet()
+    where = place() if engine == "rank" else None
+    shards = run.shards if where is None else share(run.shards, where)
+    with ExitStack() as stack:
+        stack.enter_context(held(run.out, shared=where is not None))
+        signals = signals or stack.enter_context(Signals())
+        tally = Tally(shards, run.done(), resources.max_errors)
+        todo = [spec for spec in shards if spec.index not in tally.done]
+        halt = None
+        if todo:
+            with signals.waiting():
+                lanes = _lanes(run, engine, workers, resources, todo, where)
+                stack.callback(lanes.close)
+                signals.take_back()
+                halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
+        return _outcome(tally, halt, complete=len(run.done()) == len(run.shards))
+
+
+def ready(
+    settings: Settings,
+    out: str | Path,
+    engine: str = "local",
+    resources: Resources | None = None,
+    *,
+    resume: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """`prepare`, for one of several ranks: rank 0 writes the plan, the others wait a minute for it.
+
+    A rank that waited in vain writes the plan itself, so that none depends on another that may start much later.
+    """
+    where = place() if engine == "rank" else None
+    if where is not None and where.rank > 0:
+        end = time.monotonic() + PLAN_WAIT
+        while not (Path(out) / "run.json").exists() and time.monotonic() < end:
+            time.sleep(0.5)
+    if where is not None:
+        say(f"rank {where.rank} of {where.world} (from {where.source})")
+    return prepare(settings, out, resources=resources, resume=resume, say=say)
+
+
+@contextmanager
+def held(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder for one run, or for the ranks of one, as long as this process lives; the folder gets no file.
+
+    Raises:
+        RuntimeError: another run holds it.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(folder)
+            raise RuntimeError(
+                f"another run is working in {out}: wait for it, stop it, or choose another folder "
+                "(several processes share a folder with --engine rank)"
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lanes(
+    run: Run, engine: str, workers: int | None, resources: Resources, todo: Sequence[ShardSpec], where: Place | None
+) -> Lanes:
+    if engine == "ray":
+        from .ray import RayLanes
+
+        return RayLanes(resources, workers, run.source)
+    from .local import ProcessLanes, ThreadLane
+
+    names = devices(resources.device, workers, len(todo), where)
+    if workers == 0 or (workers is None and len(names) == 1 and len(todo) == 1):
+        return ThreadLane(names[0], resources, run.source)
+    return ProcessLanes(names, resources, run.source)
+
+
+def devices(device: str, workers: int | None, most: int, where: Place | None = None) -> list[str]:
+    """The device of each worker: one worker on each GPU, else one on each core, and at most `most`.
+
+    A rank has one GPU, that of its number on the machine, unless it is told how many workers it has.
+    """
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if device == "cuda" and not gpus:
+        raise RuntimeError("device 'cuda' needs a GPU that PyTorch can use, found none")
+    names = [f"cuda:{number}" for number in range(gpus)] or ["cpu" if device == "auto" else device]
+    if gpus and where is not None and workers is None:
+        names = [names[where.local % gpus]]
+    count = (_cores() if names == ["cpu"] else len(names)) if workers is None else max(workers, 1)
+    return [names[number % len(names)] for number in range(max(1, min(count, most)))]
+
+
+def _cores() -> int:
+    """Cores that this process may use, as far as the memory of the machine goes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return cores
+    return max(1, min(cores, memory // WORKER_BYTES))
+
+
+def _outcome(tally: Tally, halt: Halt | None, *, complete: bool) -> Outcome:
+    code = halt.code if halt else 1 if tally.failed else 3 if tally.too_many_errors else 0
+    return Outcome(
+        code=code,
+        reason=halt.reason if halt else "",
+        rows=tally.rows,
+        images=tally.images,
+        errors=tally.errors,
+        error_kinds=dict(sorted(tally.error_kinds.items())),
+        shards=len(tally.sizes),
+        shards_done=len(tally.done),
+        failed=dict(sorted(tally.failed.items())),
+        computed=tally.fresh,
+        seconds=tally.seconds,
+        stages=dict(tally.stages),
+        complete=complete,
+    )

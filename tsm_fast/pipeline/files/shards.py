@@ -1,0 +1,182 @@
+"""Parquet shards: one row for each planned image, in order, with its maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FORMAT_VERSION = 1
+ROW_GROUP = 256
+OK = "ok"  # the status of a row without an error; other statuses are kinds of errors
+_FLOAT16_TOP = 14  # the largest value of a float16 map lies in 2^14..2^15
+
+
+@dataclass(frozen=True)
+class MapColumn:
+    """One column of maps, named "method/layer".
+
+    `shape` is (h, w); `dtype` that of the stored numbers. float16 and uint8 maps have a float32 column `scale`
+    ("method/layer:scale"): the map is `stored * scale`, NaN for an error row.
+    """
+
+    name: str
+    method: str
+    layer: str
+    shape: tuple[int, int]
+    dtype: str
+    scale: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping for JSON, which `from_json` reads."""
+        return {**self.__dict__, "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> MapColumn:
+        """A column from what `to_json` gave."""
+        return cls(**{**values, "shape": (values["shape"][0], values["shape"][1])})
+
+
+class Rows(NamedTuple):
+    """Some consecutive rows of a shard; `maps` [n, h, w] float32 by column, NaN in error rows."""
+
+    index: Sequence[int]
+    key: Sequence[str]
+    status: Sequence[str]
+    error: Sequence[str | None]
+    height: Sequence[int | None]
+    width: Sequence[int | None]
+    flags: Sequence[int]
+    maps: Mapping[str, np.ndarray]
+
+
+_LISTS = len(Rows._fields) - 1
+
+
+def shard_path(out: str | Path, index: int) -> Path:
+    """Where a shard is published."""
+    return Path(out) / "shards" / f"part-{index:06d}.parquet"
+
+
+def marker_path(out: str | Path, index: int) -> Path:
+    """Where the marker of a shard is published."""
+    return Path(out) / "markers" / f"{index:06d}.json"
+
+
+def schema(columns: Sequence[MapColumn], about: Mapping[str, Any]) -> pa.Schema:
+    """The columns of a shard; `about` is kept in the file's metadata under "tsm_fast"."""
+    fields = [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("flags", pa.int32(), nullable=False),
+    ]
+    for column in columns:
+        fields.append(pa.field(column.name, pa.fixed_shape_tensor(_VALUES[column.dtype], column.shape), nullable=False))
+        if column.scale is not None:
+            fields.append(pa.field(column.scale, pa.float32(), nullable=False))
+    return pa.schema(fields, metadata={"tsm_fast": json.dumps(about, sort_keys=True)})
+
+
+_VALUES = {"float32": pa.float32(), "float16": pa.float16(), "uint8": pa.uint8()}
+
+
+class ShardWriter:
+    """Writes rows to a Parquet file in groups of `ROW_GROUP`; the bytes depend on the rows alone, not on their cuts."""
+
+    def __init__(self, file: BinaryIO, columns: Sequence[MapColumn], about: Mapping[str, Any]) -> None:
+        self._columns = columns
+        self._schema = schema(columns, about)
+        floats = [f"{column.name}.list.element" for column in columns if column.dtype != "uint8"]
+        options: dict[str, Any] = {
+            "compression": "zstd",
+            "compression_level": 3,
+            "use_dictionary": ["status", "error"],
+            "use_byte_stream_split": floats or False,
+            "write_page_checksum": True,
+            "write_statistics": ["index", "key", "status", "flags"],
+        }
+        self._writer = pq.ParquetWriter(file, self._schema, **options)
+        self._waiting: list[Rows] = []
+        self._count = 0
+
+    def add(self, rows: Rows) -> None:
+        """Append rows."""
+        self._waiting.append(rows)
+        self._count += len(rows.index)
+        while self._count >= ROW_GROUP:
+            self._flush(ROW_GROUP)
+
+    def close(self) -> None:
+        """Write the last group and the footer."""
+        if self._count:
+            self._flush(self._count)
+        self._writer.close()
+
+    def _flush(self, count: int) -> None:
+        rows = _joined(self._waiting)
+        group, rest = _cut(rows, 0, count), _cut(rows, count, self._count)
+        self._waiting = [rest] if len(rest.index) else []
+        self._count -= count
+        arrays: list[Any] = [
+            pa.array(values, self._schema.field(number).type) for number, values in enumerate(group[:_LISTS])
+        ]
+        for column in self._columns:
+            stored, scale = encode(group.maps[column.name], column.dtype)
+            kind = pa.fixed_shape_tensor(_VALUES[column.dtype], column.shape)
+            flat = pa.array(stored.reshape(-1), _VALUES[column.dtype])
+            storage = pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type)
+            arrays.append(pa.ExtensionArray.from_storage(kind, storage))
+            if column.scale is not None:
+                arrays.append(pa.array(scale, pa.float32()))
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
+
+
+def encode(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Maps [n, h, w] float32 as they are stored, and the scale [n] of each.
+
+    uint8 spreads 0..max over 0..255; float16 takes a power of two, so that nothing but its rounding is lost.
+    """
+    if dtype == "float32":
+        return maps, None
+    peak = np.abs(maps).max(axis=(1, 2), initial=0.0)  # [n], NaN where a map has one
+    usable = np.isfinite(peak)
+    positive = np.where(usable & (peak > 0), peak, 1).astype(np.float64)
+    if dtype == "uint8":
+        scale = positive / 255
+        stored = np.rint(np.where(usable[:, None, None], maps, 0) / scale[:, None, None]).astype(np.uint8)
+    else:
+        scale = np.exp2(np.maximum(np.floor(np.log2(positive)) - _FLOAT16_TOP, -126))
+        stored = (maps / scale[:, None, None]).astype(np.float16)
+    return stored, np.where(usable, scale, np.nan).astype(np.float32)
+
+
+def decode(stored: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """Maps [n, h, w] float32 from what `encode` gave."""
+    if scale is None:
+        return stored
+    return (stored * scale.astype(np.float64)[:, None, None]).astype(np.float32)
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    lists: list[Any] = [[value for part in parts for value in part[number]] for number in range(_LISTS)]
+    maps = {name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps}
+    return Rows(*lists, maps=maps)
+
+
+def _cut(rows: Rows, start: int, stop: int) -> Rows:
+    lists: tuple[Any, ...] = rows[:_LISTS]
+    return Rows(
+        *(values[start:stop] for values in lists), maps={name: maps[start:stop] for name, maps in rows.maps.items()}
+    )

@@ -1,0 +1,1 @@
+"""What is in the folder of a run, for those who read it."""

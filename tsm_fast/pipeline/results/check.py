@@ -1,0 +1,311 @@
+"""`status` and `verify`: what is in the folder of a run, from its files alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import plan_file
+from ..files.publish import sha256
+from ..files.run import BUSY, Marker, Run, ShardSpec
+from ..files.shards import OK, marker_path, shard_path
+from .row_groups import maps_of
+
+KNOWN = re.compile(r"run\.json|plan\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
+AGAIN = "run the same `tsm-fast extract` command again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about one file of a run.
+
+    Attributes:
+        path: the file, below the folder of the run.
+        what: what is the matter with it.
+        repair: what to do about it.
+    """
+
+    path: str
+    what: str
+    repair: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Attributes:
+        out: its folder.
+        source, model, methods, layers, fingerprint: what it computes.
+        columns: its columns of maps, each with the (h, w) of its maps.
+        images, shards: how many are planned.
+        images_done, shards_done: how many are finished; an image that cannot be read is finished too, with its error.
+        ok: finished images with maps.
+        errors: finished images without, by the kind of the error.
+        flags: finished images by what is remarkable about them.
+        bytes: of the finished shards.
+        seconds: of all workers together, by stage, with "wait" (for images) and "total".
+        rates: finished images per second of each stage, over all workers together.
+        pending: the numbers of the shards that are not finished.
+        damaged: finished shards that do not agree with what was said of them when they were written; their size is
+            looked at, `verify` reads all of them.
+        leftovers: files that no finished shard needs, of a run that is under way or was killed.
+    """
+
+    out: str
+    source: str
+    model: str
+    methods: tuple[str, ...]
+    layers: tuple[str, ...]
+    fingerprint: str
+    columns: dict[str, tuple[int, int]]
+    images: int
+    shards: int
+    images_done: int
+    shards_done: int
+    ok: int
+    errors: dict[str, int]
+    flags: dict[str, int]
+    bytes: int
+    seconds: dict[str, float]
+    rates: dict[str, float]
+    pending: tuple[int, ...]
+    damaged: tuple[Finding, ...]
+    leftovers: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not self.pending
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "complete": self.complete}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        out: the folder of the run.
+        images, shards: how many are planned.
+        images_checked, shards_checked: how many were read again, byte by byte.
+        problems: what is wrong. A run without any holds every finished row as it was computed, once and in order.
+        pending: the numbers of the shards that are not finished, which is no problem in itself.
+        notes: what is harmless, such as leftovers of a killed run.
+    """
+
+    out: str
+    images: int
+    shards: int
+    images_checked: int = 0
+    shards_checked: int = 0
+    problems: tuple[Finding, ...] = field(default=())
+    pending: tuple[int, ...] = field(default=())
+    notes: tuple[Finding, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong with what is there; `complete` tells whether all is there."""
+        return not self.problems
+
+    @property
+    def complete(self) -> bool:
+        return not self.pending
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok, "complete": self.complete}
+
+
+def status(out: str | Path) -> Status:
+    """How far a run is, and how fast it was, by stage; from the markers, without reading a shard.
+
+    Raises:
+        FileNotFoundError: there is no run in this folder.
+        ValueError: run.json cannot be understood.
+    """
+    run = Run.open(out)
+    done = run.done()
+    images_done = sum(marker.rows for marker in done.values())
+    seconds = _sum(marker.seconds for marker in done.values())
+    damaged = [_damaged(run, spec) for spec in run.shards if spec.index not in done]
+    return Status(
+        out=str(run.out),
+        source=run.settings.source,
+        model=run.settings.model,
+        methods=run.settings.methods,
+        layers=tuple(dict.fromkeys(column.layer for column in run.columns)),
+        fingerprint=run.fingerprint,
+        columns={column.name: column.shape for column in run.columns},
+        images=run.n_items,
+        shards=len(run.shards),
+        images_done=images_done,
+        shards_done=len(done),
+        ok=sum(marker.ok for marker in done.values()),
+        errors=_sum(marker.errors for marker in done.values()),
+        flags=_sum(marker.flags for marker in done.values()),
+        bytes=sum(marker.bytes for marker in done.values()),
+        seconds=seconds,
+        rates={stage: images_done / seconds[stage] for stage in (*BUSY, "total") if seconds.get(stage)},
+        pending=tuple(spec.index for spec in run.shards if spec.index not in done),
+        damaged=tuple(found for found in damaged if found is not None),
+        leftovers=tuple(finding.path for finding in _leftovers(run)),
+    )
+
+
+def verify(out: str | Path, progress: Callable[[int, int], None] | None = None) -> Verification:
+    """Read every finished shard again, and compare it with its marker and with the plan.
+
+    Each must have the size and the SHA-256 that its marker says, the columns of the run, and every key of its part of
+    the plan, once and in order, with a map for each image without an error and NaN for the others.
+
+    Args:
+        out: the folder of the run.
+        progress: called with the number of shards looked at and of all shards.
+
+    Raises:
+        FileNotFoundError: there is no run in this folder.
+        ValueError: run.json cannot be understood.
+    """
+    run = Run.open(out)
+    keys, problems = _plan_keys(run)
+    checked, rows, pending = 0, 0, []
+    for number, spec in enumerate(run.shards):
+        if not marker_path(run.out, spec.index).exists():
+            pending.append(spec.index)
+        elif (found := _check_shard(run, spec, keys)) is not None:
+            problems.append(found)
+        else:
+            checked, rows = checked + 1, rows + spec.stop - spec.start
+        if progress is not None:
+            progress(number + 1, len(run.shards))
+    notes = [*_leftovers(run)]
+    return Verification(
+        str(run.out), run.n_items, len(run.shards), rows, checked, tuple(problems), tuple(pending), tuple(notes)
+    )
+
+
+def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
+    """The planned keys, and what is wrong with the plan."""
+    again = "start a new run in another folder: without its plan, the rows of this one cannot be told apart"
+    try:
+        keys = pq.read_table(run.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        return None, [Finding(plan_file.NAME, f"cannot be read: {error}", again)]
+    if len(keys) != run.n_items:
+        return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", again)]
+    if len(keys.unique()) != len(keys):
+        return keys, [Finding(plan_file.NAME, "lists a key twice", again)]
+    return keys, []
+
+
+def _check_shard(run: Run, spec: ShardSpec, keys: pa.Array | None) -> Finding | None:
+    """The first thing that is wrong with a finished shard."""
+    file = str(shard_path(run.out, spec.index).relative_to(run.out))
+    try:
+        marker = _read_marker(run, spec)
+        path = shard_path(run.out, spec.index)
+        _expect("bytes", path.stat().st_size, marker.bytes)
+        _expect("SHA-256", sha256(path), marker.sha256)
+        with pq.ParquetFile(path, page_checksum_verification=True) as shard:
+            _check_rows(run, spec, marker, shard, keys)
+    except _Wrong as wrong:
+        return Finding(file, str(wrong), _repair(run, spec))
+    except FileNotFoundError:
+        return Finding(file, "is marked as finished, but not there", _repair(run, spec))
+    except (OSError, pa.ArrowException) as error:
+        return Finding(file, f"cannot be read: {error}", _repair(run, spec))
+    return None
+
+
+class _Wrong(Exception):
+    """What a shard or its marker has, against what it must have."""
+
+
+def _expect(what: str, got: Any, needed: Any) -> None:
+    if got != needed:
+        raise _Wrong(f"{what} must be {needed}, got {got}")
+
+
+def _read_marker(run: Run, spec: ShardSpec) -> Marker:
+    name = marker_path(run.out, spec.index).name
+    try:
+        marker = Marker.from_json(json.loads(marker_path(run.out, spec.index).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise _Wrong(f"its marker {name} cannot be understood: {error!r}") from None
+    _expect(f"fingerprint in its marker {name}", marker.fingerprint, run.fingerprint)
+    _expect(f"shard in its marker {name}", marker.shard, spec.index)
+    _expect(f"rows in its marker {name}", marker.rows, spec.stop - spec.start)
+    return marker
+
+
+def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile, keys: pa.Array | None) -> None:
+    for column in run.columns:
+        for name in filter(None, (column.name, column.scale)):
+            if name not in shard.schema_arrow.names:
+                raise _Wrong(f"column {name!r} is not there")
+    _expect("number of rows", shard.metadata.num_rows, spec.stop - spec.start)
+    row, statuses = spec.start, Counter()
+    for group in range(shard.num_row_groups):
+        table = shard.read_row_group(group)
+        n = table.num_rows
+        if table["index"].to_pylist() != list(range(row, row + n)):
+            raise _Wrong(f"rows {row}..{row + n - 1} are not numbered in order")
+        if keys is not None and not table["key"].combine_chunks().equals(keys.slice(row, n)):
+            raise _Wrong(f"keys of rows {row}..{row + n - 1} are not those of the plan")
+        _check_maps(run, table, row)
+        statuses.update(table["status"].to_pylist())
+        row += n
+    _expect("rows without an error", statuses.pop(OK, 0), marker.ok)
+    _expect("errors", dict(sorted(statuses.items())), dict(sorted(marker.errors.items())))
+
+
+def _check_maps(run: Run, table: pa.Table, row: int) -> None:
+    """Every row without an error has its maps, and every other one NaN."""
+    ok = np.array(table["status"].to_pylist()) == OK
+    for column in run.columns:
+        finite = np.isfinite(maps_of(table, column))
+        wrong = np.where(ok, ~finite.all((1, 2)), finite.any((1, 2)))
+        for number in wrong.nonzero()[0][:1]:
+            what = "has no map" if ok[number] else "has an error and a map"
+            raise _Wrong(f"row {row + number} {what} in {column.name!r}")
+
+
+def _damaged(run: Run, spec: ShardSpec) -> Finding | None:
+    """A shard that has a marker and yet does not count as finished."""
+    if not marker_path(run.out, spec.index).exists():
+        return None
+    file = str(shard_path(run.out, spec.index).relative_to(run.out))
+    return Finding(file, "does not agree with its marker", _repair(run, spec))
+
+
+def _repair(run: Run, spec: ShardSpec) -> str:
+    marker = marker_path(run.out, spec.index).relative_to(run.out)
+    return f"delete {marker} and {AGAIN}: this shard is computed again, the others stay"
+
+
+def _leftovers(run: Run) -> Iterator[Finding]:
+    """Files that are no part of the run, or not yet."""
+    for path in sorted(run.out.rglob("*")):
+        name = path.relative_to(run.out).as_posix()
+        if path.is_dir():
+            continue
+        if not KNOWN.fullmatch(name):
+            yield Finding(name, "is no file of the run", "a run that is under way may be writing it; else delete it")
+        elif name.startswith("shards/") and not marker_path(run.out, int(path.stem[5:])).exists():
+            yield Finding(name, "has no marker, so it does not count as finished", f"{AGAIN}: it is written again")
+
+
+def _sum(tables: Any) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    for table in tables:
+        total.update(table)
+    return dict(total)

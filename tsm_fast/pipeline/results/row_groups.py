@@ -1,0 +1,164 @@
+"""The files of a run, for reading: row groups of its shards as arrays, lazily and from any thread or process."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import plan_file
+from ..files.run import Run
+from ..files.shards import ROW_GROUP, MapColumn, decode, shard_path
+from ..sources.keys import encode_key
+
+MISSING = "missing"  # the status of a row whose shard is not finished
+CACHE_BYTES = 2**24  # of maps that each thread keeps
+
+
+class About(NamedTuple):
+    """What the rows of a block say beside their maps, column by column."""
+
+    index: list[int]
+    key: list[str]
+    status: list[str]
+    error: list[str]
+    height: list[int]
+    width: list[int]
+    flags: list[int]
+
+
+class Block(NamedTuple):
+    """The rows of one row group."""
+
+    about: About
+    maps: dict[str, np.ndarray]  # column -> [n, h, w] float32
+
+
+class Store:
+    """Reads some map columns of a run. Which of its shards are finished is looked up once."""
+
+    def __init__(self, path: Path, columns: str | Sequence[str] | None = None) -> None:
+        run = Run.open(path)
+        self.out = run.out
+        self.n_items = run.n_items
+        self.columns = _matching(columns, {column.name: column for column in run.columns})
+        self.shard_size = run.settings.shard_size
+        self.done = frozenset(run.done())
+        self._kept = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: it is read again where it is needed."""
+        return {name: value for name, value in vars(self).items() if name not in ("_kept", "keys")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _kept=threading.local())
+
+    @cached_property
+    def keys(self) -> pa.Array:
+        """The keys of all planned rows, in order."""
+        return pq.read_table(self.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
+
+    def finished_rows(self) -> np.ndarray | range:
+        """The rows of the finished shards."""
+        if len(self.done) * self.shard_size >= self.n_items:
+            return range(self.n_items)
+        ranges = [np.arange(*self.bounds(shard)) for shard in sorted(self.done)]
+        return np.concatenate(ranges) if ranges else range(0)
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """The first row of a shard, and the one after its last."""
+        return shard * self.shard_size, min((shard + 1) * self.shard_size, self.n_items)
+
+    def find(self, key: str) -> int:
+        """The row of a key, or of the file name that it stands for; KeyError where it is not listed."""
+        text = key if _is_text(key) else encode_key(key)
+        row = bisect_left(range(self.n_items), text, key=lambda number: self.keys[number].as_py())
+        if row == self.n_items or self.keys[row].as_py() != text:
+            raise KeyError(key)
+        return row
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The shard, the row group and the position in it, for each row."""
+        shard, row = np.divmod(rows, self.shard_size)
+        return shard, *np.divmod(row, ROW_GROUP)
+
+    def block(self, shard: int, group: int) -> Block:
+        """A row group, from memory where this thread has read it lately; LookupError where it is not finished."""
+        if shard not in self.done:
+            first, end = self.bounds(shard)
+            raise LookupError(
+                f"rows {first}..{end - 1} of {self.out} are not computed yet (shard {shard}): run the same command "
+                "again to go on, or open the dataset with missing='nan' or missing='skip'"
+            )
+        kept: OrderedDict[tuple[int, int], Block] = vars(self._kept).setdefault("blocks", OrderedDict())
+        if (block := kept.pop((shard, group), None)) is None:
+            block = self._read(shard, group)
+        kept[shard, group] = block
+        size = sum(maps.nbytes for maps in block.maps.values())
+        while len(kept) > 1 and len(kept) * size > CACHE_BYTES:
+            kept.popitem(last=False)
+        return block
+
+    def absent(self, shard: int, group: int) -> Block:
+        """What stands for a row group that is not computed: its keys, and maps of NaN."""
+        first, end = self.bounds(shard)
+        start = first + group * ROW_GROUP
+        n = min(ROW_GROUP, end - start)
+        keys = self.keys.slice(start, n).to_pylist()
+        about = About(list(range(start, start + n)), keys, [MISSING] * n, ["not computed yet"] * n, *([0] * n,) * 3)
+        maps = {name: np.full((n, *c.shape), np.nan, np.float32) for name, c in self.columns.items()}
+        return Block(about, maps)
+
+    def _read(self, shard: int, group: int) -> Block:
+        path = shard_path(self.out, shard)
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                stored = [name for c in self.columns.values() for name in (c.name, c.scale) if name is not None]
+                table = file.read_row_group(group, [*About._fields, *stored], use_threads=False)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowInvalid) as error:
+            raise OSError(
+                f"{path} is damaged ({error}): `tsm-fast verify {self.out}` tells how to repair it"
+            ) from error
+        known = {name: table[name].to_pylist() for name in About._fields}
+        for name, empty in (("error", ""), ("height", 0), ("width", 0), ("flags", 0)):
+            known[name] = [empty if value is None else value for value in known[name]]
+        about = About(**known)
+        return Block(about, {name: maps_of(table, column) for name, column in self.columns.items()})
+
+
+def maps_of(table: pa.Table, column: MapColumn) -> np.ndarray:  # [n, h, w] float32
+    """The maps of some rows as they were before they were stored as float16 or uint8; NaN for error rows."""
+    stored = table[column.name].combine_chunks().to_numpy_ndarray()
+    return decode(stored, None if column.scale is None else table[column.scale].to_numpy())
+
+
+def _matching(wanted: str | Sequence[str] | None, columns: dict[str, MapColumn]) -> dict[str, MapColumn]:
+    """The columns of some names or globs, in the order of these; all for None."""
+    if wanted is None:
+        return columns
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    found: dict[str, MapColumn] = {}
+    for pattern in patterns:
+        names = [pattern] if pattern in columns else [name for name in columns if fnmatchcase(name, pattern)]
+        if not names:
+            raise ValueError(f"columns must be of {', '.join(map(repr, columns))}, got {pattern!r}")
+        found.update({name: columns[name] for name in names})
+    if not found:
+        raise ValueError("columns must name at least one column, got none")
+    return found
+
+
+def _is_text(key: str) -> bool:
+    """Whether a key has no byte of a file name that is not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in key)

@@ -1,0 +1,142 @@
+"""Datasets with a length and items by number: Hugging Face, and any map-style `torch.utils.data.Dataset`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...pictures.decode import ImageError
+from .keys import encode_key
+from .picture_files import read_file
+from .source import Item, SourceError
+
+PICTURE_NAMES = ("image", "img", "pixel_values", "picture")
+
+
+class DatasetSource:
+    """A map-style dataset: `len(dataset)` and `dataset[i]`.
+
+    Args:
+        dataset: its items are PIL pictures, bytes of image files, `[H, W]` or `[H, W, 3]` uint8 arrays, `[3, H, W]`
+            uint8 tensors, `[C, H, W]` float tensors (which go into the network as they are), or a tuple, list or
+            mapping that holds one of these: its first entry, or that under "image".
+        keys: one for each item; None for their numbers, with leading zeros.
+        kind, root: how a worker finds the dataset again; it cannot where it is an object of this program.
+
+    One item is fetched at a time: a dataset need not be safe for threads.
+    """
+
+    def __init__(
+        self, dataset: Any, keys: Sequence[str] | None = None, *, kind: str = "dataset", root: str = ""
+    ) -> None:
+        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            raise TypeError(f"dataset must have a length and items by number, got {type(dataset).__name__}")
+        if keys is not None and len(keys) != len(dataset):
+            raise ValueError(f"keys must be one for each of the {len(dataset)} items, got {len(keys)}")
+        self.kind, self.root = kind, root or type(dataset).__qualname__
+        self.dataset, self._keys = dataset, keys
+        self._guard = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_guard"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._guard = threading.Lock()
+
+    def items(self) -> list[Item]:
+        count = len(self.dataset)
+        if not count:
+            raise SourceError(f"source {self.root!r} is empty")
+        width = len(str(count - 1))
+        keys = [f"{i:0{width}d}" for i in range(count)] if self._keys is None else map(encode_key, self._keys)
+        return [Item(key, None, number) for number, key in enumerate(keys)]
+
+    def read(self, item: Item) -> Any:
+        with self._guard:
+            found = picture_of(self.dataset[item.offset])
+        return read_file(found) if isinstance(found, str) else found
+
+
+def picture_of(value: Any) -> Any:
+    """The picture in an item: itself, the first of a tuple or list, or the entry of a mapping that is named so."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):
+            return value["bytes"]
+        if value.get("path") and set(value) <= {"bytes", "path"}:
+            return str(value["path"])
+        name = next((name for name in PICTURE_NAMES if name in value), None)
+        if name is None:
+            names = ", ".join(map(str, value))
+            raise ImageError("item", f"it holds none of {', '.join(PICTURE_NAMES)}, but {names}")
+        return picture_of(value[name])
+    if isinstance(value, tuple | list):
+        if not value:
+            raise ImageError("item", "it is an empty sequence")
+        return picture_of(value[0])
+    return value
+
+
+def from_factory(text: str) -> DatasetSource:
+    """The dataset that `package.module:factory` returns when called without arguments."""
+    made = call(text, "source")
+    return DatasetSource(made, kind="factory", root=text)
+
+
+def call(text: str, what: str) -> Any:
+    """What `package.module:factory` returns; SourceError naming `what` where there is no such function."""
+    module, _, name = text.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
+            raise
+        raise SourceError(f"{what} {text!r}: there is no module {module!r} (is its folder in PYTHONPATH?)") from None
+    factory = getattr(found, name, None)
+    if not callable(factory):
+        raise SourceError(f"{what} {text!r}: module {module!r} has no function {name!r}")
+    return factory()
+
+
+def hugging_face(text: str) -> DatasetSource:
+    """A dataset of the Hugging Face hub, or a folder of `save_to_disk`; "#SPLIT" names a split."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"source {text!r} needs the extra 'hf': pip install 'tsm_fast[hf]'", name="datasets"
+        ) from None
+    name, _, split = text.partition("#")
+    on_disk = os.path.isdir(name)
+    loaded: Any = datasets.load_from_disk(name) if on_disk else datasets.load_dataset(name, split=split or None)
+    if isinstance(loaded, Mapping):
+        if not split and len(loaded) == 1:
+            split = next(iter(loaded))
+        if split not in loaded:
+            raise SourceError(
+                f"source {text!r} must name a split as {name}#SPLIT, one of {', '.join(map(str, loaded))}"
+            )
+        loaded = loaded[split]
+    columns = [column for column, feature in loaded.features.items() if isinstance(feature, datasets.Image)]
+    if not columns:
+        raise SourceError(f"source {text!r} has no column of images, got {', '.join(loaded.features)}")
+    # Undecoded, so that a broken image is an error row and not an exception of the whole dataset.
+    loaded = loaded.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
+    root = (os.path.abspath(name) if on_disk else name) + (f"#{split}" if split else "")
+    return DatasetSource(_Column(loaded, columns[0]), kind="hf", root=root)
+
+
+class _Column:
+    """One column of a Hugging Face dataset."""
+
+    def __init__(self, dataset: Any, column: str) -> None:
+        self.dataset, self.column = dataset, column
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.dataset[number][self.column]

@@ -1,0 +1,47 @@
+"""Where images come from: every source lists its items once, sorted by key, and reads any of them later."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+
+class Item(NamedTuple):
+    """One planned image: its key, and where its source finds it."""
+
+    key: str  # as `keys.encode_key` writes it
+    path: str | None = None  # likewise; None where the key says it
+    offset: int = 0  # of the bytes in a tar file, or the number of the item in a dataset
+    size: int = 0  # of the bytes in a tar file
+
+
+class Source(Protocol):
+    """Something that lists images, and reads them from several threads at once."""
+
+    kind: str  # said in run.json
+    root: str  # absolute, with which `reopen` finds it again
+
+    def items(self) -> list[Item]:
+        """Every image, in any order; keys may not repeat."""
+        ...
+
+    def read(self, item: Item) -> Any:
+        """The bytes of an image file, or for a dataset what it holds: a picture, an array, a tensor, ..."""
+        ...
+
+
+class SourceError(ValueError):
+    """A source that does not exist, holds no picture, or holds one key twice."""
+
+
+def listing(source: Source, limit: int | None = None) -> list[Item]:
+    """The items sorted by key, the first `limit` of them; SourceError for none, or for a key that repeats."""
+    items = sorted(source.items())
+    for first, second in pairwise(items):
+        if first.key == second.key:
+            raise SourceError(
+                f"keys must be distinct, got {first.key!r} twice"
+                + (f" ({first.path!r} and {second.path!r})" if first.path != second.path else "")
+                + "; a column 'key' of a manifest can tell them apart" * (source.kind in ("list", "manifest"))
+            )
+    return items[:limit]

@@ -1,0 +1,1 @@
+"""From planned images to a published shard."""
