@@ -12,6 +12,7 @@ from torch import Tensor
 from . import plan
 from ._arrays import as_tensor, scaled, unit_exponents
 from .dispatch import Method, Precision, resolve
+from .gradients import cast
 
 
 def eigencam(
@@ -237,8 +238,9 @@ def _in_range(maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Ten
     """
     limits = torch.finfo(maps.dtype)
     peak = maps.detach().flatten(1).amax(1)
-    lost = ((peak < limits.tiny / limits.eps) | (peak > limits.max)).nonzero().flatten()
+    # A factor 1 / eps for the map, another one for the gradient of a map that is constant to its last digits.
+    lost = ((peak < limits.tiny / limits.eps**2) | (peak > limits.max)).nonzero().flatten()
     if not len(lost):
         return maps
-    items = _zeroed(x[lost]).to(torch.promote_types(x.dtype, torch.float32))
+    items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))
     return maps.index_copy(0, lost, raw(scaled(items, -unit_exponents(items)))[0])
