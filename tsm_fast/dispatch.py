@@ -227,7 +227,7 @@ def resolve(backend: str | None, x: Tensor) -> Backend:
         raise RuntimeError(f"backend {name!r} runs on {_device(name)} tensors, got one on {x.device}")
     if name in _OLDEST and x.device.type == "cuda":
         _check_age(name, x)
-    if _needs_grad(x) and not entry.autograd:
+    if needs_grad(x) and not entry.autograd:
         raise RuntimeError(
             f"backend {name!r} has no gradients, and the input requires them: "
             "use backend='reference', or pass x.detach(), or call it under torch.no_grad()"
@@ -243,7 +243,8 @@ def load(name: str) -> Backend:
     return cast(Backend, _import(_ENTRIES[name].module))
 
 
-def _needs_grad(x: Tensor) -> bool:
+def needs_grad(x: Tensor) -> bool:
+    """Whether autograd records what is done with x."""
     return x.requires_grad and torch.is_grad_enabled()
 
 
@@ -258,7 +259,7 @@ def _interpreted() -> bool:
 
 def _automatic(x: Tensor) -> str:
     # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
-    if _needs_grad(x):
+    if needs_grad(x):
         return "reference"
     if x.device.type == "cpu" and _is_built("cpu"):
         return "cpu"
