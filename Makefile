@@ -69,9 +69,9 @@ gpu-test:  ## the tests of the steps on this machine's GPU, and its own; then un
 		-o faulthandler_timeout=120 $(GPU_WORKERS) tests/cuda
 	$(PYTHON_GPU) -m tests.cuda.sanitize
 
-gpu-bench:  ## times on this machine's GPU beside plain PyTorch: $(RESULTS)/gpu.json, gpu.md, gpu.svg
+gpu-bench:  ## times on this machine's GPU beside its peers, with the options GPU_BENCH: $(RESULTS)/gpu.json, gpu.md, gpu.svg
 	$(PYTHON_GPU) -m benchmarks.cuda_build
-	$(PYTHON_GPU) -m benchmarks.gpu_bench
+	$(PYTHON_GPU) -m benchmarks.gpu_bench $(GPU_BENCH)
 
 format: env  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from benchmarks.shapes import SHAPES, features
 
 Eigh = Callable[[Tensor], tuple[Tensor, Tensor]]
+POWER_STEPS = 32  # of power iteration: the second eigenvalue of feature maps is near half of the first
 
 
 def normalized(maps: Tensor) -> Tensor:  # [B, H, W] -> [B, H, W]
@@ -38,7 +41,15 @@ def eigh_split(gram: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def torch_tsm(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+def leading_by_power(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The leading eigenpair alone, values [B, 1] and vectors [B, n, 1], by power iteration: no eigensolver."""
+    vectors = gram.sum(2, keepdim=True)
+    for _ in range(POWER_STEPS):
+        vectors = torch.nn.functional.normalize(gram @ vectors, dim=1)
+    return (vectors.mT @ gram @ vectors)[:, 0], vectors
+
+
+def tsm_maps(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
     """TSM at full rank: `abs(sigma_1 v_1)`."""
     f = x.flatten(2)  # [B, C, S]
     if f.shape[1] >= f.shape[2]:
@@ -47,10 +58,10 @@ def torch_tsm(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
     else:
         _, vectors = eigh(f @ f.mT)
         maps = (vectors[:, None, :, -1] @ f)[:, 0].abs()
-    return normalized(maps.unflatten(1, x.shape[2:]))
+    return maps.unflatten(1, x.shape[2:])
 
 
-def torch_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+def eigencam_maps(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
     """EigenCAM: centred, the sign that makes the entry of largest magnitude positive, negative part cut off."""
     f = x.flatten(2)
     f = f - f.mean(2, keepdim=True)
@@ -60,12 +71,10 @@ def torch_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
     else:
         _, vectors = eigh(f @ f.mT)
         maps = (vectors[:, None, :, -1] @ f)[:, 0]
-    low, high = torch.aminmax(maps, dim=1, keepdim=True)
-    maps = torch.where(-low > high, -maps, maps).clamp(min=0)
-    return normalized(maps.unflatten(1, x.shape[2:]))
+    return _most_positive(maps).clamp(min=0).unflatten(1, x.shape[2:])
 
 
-def torch_mtsm(x: Tensor, eigh: Eigh = torch.linalg.eigh, *, center: bool = False) -> Tensor:
+def mtsm_maps(x: Tensor, eigh: Eigh = torch.linalg.eigh, *, center: bool = False) -> Tensor:
     """MTSM (or Multivec-EigenCAM with `center`) at full rank, signed by the largest entry of each left vector."""
     f = x.flatten(2)
     if center:
@@ -80,11 +89,46 @@ def torch_mtsm(x: Tensor, eigh: Eigh = torch.linalg.eigh, *, center: bool = Fals
         low, high = torch.aminmax(vectors, dim=1)
         weights = values.clamp(min=0).sqrt() * torch.where(-low > high, -1.0, 1.0)
         maps = ((vectors @ weights[:, :, None]).mT @ f)[:, 0].abs()
-    return normalized(maps.unflatten(1, x.shape[2:]))
+    return maps.unflatten(1, x.shape[2:])
+
+
+def svd_tsm_maps(x: Tensor) -> Tensor:
+    """TSM at full rank by one batched SVD of the features, without a Gram matrix."""
+    _, s, vh = torch.linalg.svd(x.flatten(2), full_matrices=False)
+    return (s[:, :1] * vh[:, 0]).abs().unflatten(1, x.shape[2:])
+
+
+def gradcam_eigencam_maps(x: Tensor) -> Tensor:
+    """EigenCAM by the steps of pytorch-grad-cam on the tensor's own device: one full SVD an image; a sign for its free
+    one."""
+    maps = []
+    for f in x.flatten(2).mT:  # [S, C]
+        f = f - f.mean(0)
+        _, _, vh = torch.linalg.svd(f, full_matrices=True)
+        maps.append(f @ vh[0])
+    return _most_positive(torch.stack(maps)).clamp(min=0).unflatten(1, x.shape[2:])
+
+
+def _most_positive(maps: Tensor) -> Tensor:
+    """Of either sign that with the larger maximum: maps [B, S]."""
+    low, high = torch.aminmax(maps, dim=1, keepdim=True)
+    return torch.where(-low > high, -maps, maps)
+
+
+def torch_tsm(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+    return normalized(tsm_maps(x, eigh))
+
+
+def torch_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+    return normalized(eigencam_maps(x, eigh))
+
+
+def torch_mtsm(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
+    return normalized(mtsm_maps(x, eigh))
 
 
 def torch_multivec_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
-    return torch_mtsm(x, eigh, center=True)
+    return normalized(mtsm_maps(x, eigh, center=True))
 
 
 def gradcam_eigencam(x: np.ndarray) -> np.ndarray:  # [B, C, H, W] -> [B, H, W]
@@ -107,6 +151,16 @@ def tensorly_tucker(x: np.ndarray, rank: tuple[int, ...]) -> list:
     from tensorly.decomposition import tucker
 
     return [tucker(item, rank=rank) for item in x]
+
+
+def tensorly_tucker_on_device(x: Tensor, rank: tuple[int, ...]) -> Tensor:
+    """TensorLy's `tucker`, image by image, on its PyTorch backend: the mode-1 singular values [B, R]."""
+    tensorly: Any = import_module("tensorly")
+    tucker = import_module("tensorly.decomposition").tucker
+
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
+        cores = [tucker(item, rank=rank)[0] for item in x]
+    return torch.stack([torch.linalg.vector_norm(core.flatten(1), dim=1) for core in cores])
 
 
 def tensorly_tsm(x: np.ndarray, rank: tuple[int, ...]) -> np.ndarray:

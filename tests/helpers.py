@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,3 +159,13 @@ def views(x: Tensor) -> dict[str, Tensor]:
         "first mode innermost": x.movedim(1, -1).contiguous().movedim(-1, 1),
         "offset": torch.cat([x.new_full((1,), torch.nan), x.flatten()])[1:].view(x.shape),
     }
+
+
+def ended(process: int) -> bool:
+    """Whether a process is gone, or only its exit status is left of it, within five seconds."""
+    state = Path(f"/proc/{process}/stat")
+    for _ in range(50):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast.kernels": ROOT / "kernels"}
+
+# From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
+FLOORS = (
+    ("_cpu", "_cuda", "_lazy", "_version", "factory", "layers", "readable"),
+    ("_arrays", "dispatch", "plan"),
+    ("_cusolver", "native", "reference"),
+    ("kernels", "native_cuda"),
+    ("decomposition",),
+    ("saliency",),
+    ("extractor",),
+    ("models", "pictures"),
+    ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
+    ("pipeline.files",),
+    ("pipeline.planning", "pipeline.results", "pipeline.worker"),
+    ("pipeline.engines",),
+    ("pipeline",),  # the names that it hands on
+    ("timings",),
+    ("demo",),
+    ("cli",),
+    ("__main__", ""),  # "" is the package itself, which hands names on
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 Graph = Mapping[str, frozenset[str]]  # module -> the modules of ours that it imports, anywhere in it
 
@@ -38,6 +61,26 @@ def _imported(name: str, path: Path, files: Mapping[str, Path]) -> Iterator[str]
                 found = f"{module}.{alias.name}" if f"{module}.{alias.name}" in files else module
                 if found in files and found != name:
                     yield found
+
+
+def room_of(module: str) -> str:
+    """The longest name of `FLOORS` that a module has."""
+    name = module.removeprefix("tsm_fast").removeprefix(".")
+    while name not in FLOOR:
+        name = name.rpartition(".")[0]
+        assert name, f"{module} has no floor"
+    return name
+
+
+def upwards(edges: Graph) -> list[tuple[str, str]]:
+    """The imports that do not lead to a floor below, or stay in their room."""
+    rooms = {name: room_of(name) for name in edges}
+    return [
+        (name, other)
+        for name, names in edges.items()
+        for other in sorted(names)
+        if rooms[name] != rooms[other] and FLOOR[rooms[name]] <= FLOOR[rooms[other]]
+    ]
 
 
 def reached(edges: Graph, start: str) -> set[str]:
@@ -74,16 +117,18 @@ def floors(edges: Graph) -> dict[str, int]:
 
 
 def main() -> None:
-    for room in ("tsm_fast", "tsm_fast.pipeline"):
-        inside = {name: names for name, names in graph().items() if name.startswith(f"{room}.")}
-        edges = {name: frozenset(names & inside.keys()) for name, names in inside.items()}
-        level = floors(edges)
-        print(f"{room}: {len(edges)} modules, {sum(map(len, edges.values()))} arrows, {1 + max(level.values())} floors")
-        for number in range(max(level.values()), -1, -1):
-            names = [name.removeprefix(f"{room}.") for name in edges if level[name] == number]
-            print(f"  {number:2d}  {', '.join(names)}")
-        for names in circles(edges):
-            print(f"  circle: {', '.join(names)}")
+    edges = graph()
+    count = Counter(map(room_of, edges))
+    print(f"{len(count)} rooms on {len(FLOORS)} floors, {len(edges)} modules, {sum(map(len, edges.values()))} imports")
+    for number, rooms in reversed(list(enumerate(FLOORS))):
+        told = ", ".join(f"{room or 'tsm_fast'} ({count[room]})" for room in rooms)
+        print(f"  {number:2d}  {told}")
+    print(f"upwards: {', '.join(f'{name} -> {other}' for name, other in upwards(edges)) or 'none'}")
+    print(f"circles: {'; '.join(', '.join(names) for names in circles(edges)) or 'none'}")
+    level = floors(edges)
+    print(f"module by module, {1 + max(level.values())} floors:")
+    for number in range(max(level.values()), -1, -1):
+        print(f"  {number:2d}  {', '.join(name for name in edges if level[name] == number)}")
 
 
 if __name__ == "__main__":

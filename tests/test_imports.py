@@ -5,43 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from .imports import ROOT, circles, floors, graph
-
-# From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
-FLOORS = (
-    ("_cpu", "_cuda", "_lazy", "_version", "layers", "readable"),
-    ("_arrays", "dispatch", "plan"),
-    ("_cusolver", "native", "reference"),
-    ("kernels", "native_cuda"),
-    ("decomposition",),
-    ("saliency",),
-    ("extractor",),
-    ("models", "pictures"),
-    ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
-    ("pipeline.files",),
-    ("pipeline.planning", "pipeline.results", "pipeline.worker"),
-    ("pipeline.engines",),
-    ("pipeline",),  # the names that it hands on
-    ("timings",),
-    ("demo",),
-    ("cli",),
-    ("__main__", ""),  # "" is the package itself, which hands names on
-)
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def room_of(module: str) -> str:
-    """The longest name of `FLOORS` that a module has."""
-    name = module.removeprefix("tsm_fast").removeprefix(".")
-    while name not in FLOOR:
-        name = name.rpartition(".")[0]
-        assert name, f"{module} has no floor"
-    return name
+from .imports import ROOT, circles, floors, graph, room_of, upwards
 
 
 def test_nothing_is_imported_upwards() -> None:
-    arrows = [(room_of(module), room_of(other)) for module, names in graph().items() for other in names]
-    assert not [(room, other) for room, other in arrows if room != other and FLOOR[other] >= FLOOR[room]]
+    assert not upwards(graph())
 
 
 def test_no_circles() -> None:

@@ -23,7 +23,8 @@ from ._arrays import (
     unit_exponents,
 )
 from ._memory import readable, untraced
-from .dispatch import N_ITER_MAX, TOL, Backend, Precision, resolve, result_dtype
+from .dispatch import N_ITER_MAX, TOL, Backend, Precision, needs_grad, resolve, result_dtype
+from .gradients import bounded, cast, root, row_norms, svd
 
 # The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
 # the ratio of the last singular value kept to the first: enough for float64 results above _STRAIGHT, and to be
@@ -401,6 +402,11 @@ def _checked(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def _differentiable(x: Tensor) -> Tensor:
+    """x itself; in float64 where a gradient is to come back, so that its parts are added up there."""
+    return cast(x, torch.float64) if needs_grad(x) else x
+
+
 def _unit_range(x: Tensor) -> tuple[Tensor, Tensor]:
     """The tensors with float64 items whose squares would overflow or vanish times a power of two, and the exponents
     [B] that undo it.
@@ -414,28 +420,28 @@ def _unit_range(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, x: Tensor) -> tuple[Tensor, ...]:
     """The core, the errors [B, 1], the factors and the singular values."""
-    unit, exponent = _unit_range(x)
+    unit, exponent = _unit_range(_differentiable(x))
     norm = _norm(unit)
     factors = [_hosvd_factor(module, unit, n, r, sign, dtype) for n, r in enumerate(rank)]
     factors = [torch.where(per_item(norm == 0, a), _identity(a), a) for a in factors]
     core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
-    error = (norm**2 - _norm(core) ** 2).abs().sqrt() / torch.where(norm == 0, 1.0, norm)
-    values = [scaled(torch.linalg.vector_norm(_unfold(core, n), dim=2), exponent) for n in range(len(rank))]
-    core = scaled(core, exponent)
+    error = root((norm**2 - _norm(core) ** 2).abs()) / torch.where(norm == 0, 1.0, norm)
+    values = [scaled(bounded(row_norms(_unfold(core, n))), exponent) for n in range(len(rank))]
+    core = scaled(bounded(core), exponent)
     return core.to(dtype), error[:, None], *(a.to(dtype) for a in factors), *(v.to(dtype) for v in values)
 
 
 def _truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: Tensor) -> tuple[Tensor, ...]:
     """U [B, M, R], S [B, R] and Vh [B, R, N]."""
-    unit, exponent = _unit_range(m)
+    unit, exponent = _unit_range(_differentiable(m))
     u, s, v = _singular_triplets(module, unit, rank, dtype)
     signs = column_signs(u if sign == "u" else v)
-    return (u * signs).to(dtype), scaled(s, exponent).to(dtype), (v * signs).mT.to(dtype)
+    return (u * signs).to(dtype), scaled(bounded(s), exponent).to(dtype), (v * signs).mT.to(dtype)
 
 
 def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str, dtype: torch.dtype) -> Tensor:
     """Leading left singular vectors [B, I_n, R] of the mode-n unfolding in float64, fit for results in dtype."""
-    if x.shape[mode + 1] ** 2 > x.shape[1:].numel():
+    if needs_grad(x) or x.shape[mode + 1] ** 2 > x.shape[1:].numel():
         u, _, v = _singular_triplets(module, _unfold(x, mode), rank, dtype)
         return u * column_signs(u if sign == "u" else v)
     gram = module.mode_gram(x, mode, precision="float64")
@@ -452,6 +458,11 @@ def _identity(like: Tensor) -> Tensor:
 
 def _singular_triplets(module: Backend, m: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """U [B, M, R], S [B, R], V [B, N, R] of [B, M, N] in float64, fit for results in dtype, signs free."""
+    if needs_grad(m):
+        # The steps below have no gradients where singular values are equal or zero; all triplets, because the leading
+        # ones turn with the others.
+        u, s, vh = svd(m)
+        return u[:, :, :rank], s[:, :rank], vh.mT[:, :, :rank]
     if m.shape[1] < m.shape[2]:
         v, s, u = _singular_triplets(module, m.mT, rank, dtype)
         return u, s, v

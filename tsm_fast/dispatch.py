@@ -230,7 +230,7 @@ def resolve(backend: str | None, x: Tensor, *others: Tensor) -> Backend:
         raise RuntimeError(f"backend {name!r} runs on {_device(name)} tensors, got one on {x.device}")
     if name in _OLDEST and x.device.type == "cuda":
         _check_age(name, x)
-    if _needs_grad(x, *others) and not entry.autograd:
+    if needs_grad(x, *others) and not entry.autograd:
         raise RuntimeError(
             f"backend {name!r} has no gradients, and the input requires them: "
             "use backend='reference', or pass x.detach(), or call it under torch.no_grad()"
@@ -246,8 +246,8 @@ def load(name: str) -> Backend:
     return cast(Backend, _import(_ENTRIES[name].module))
 
 
-def _needs_grad(*tensors: Tensor) -> bool:
-    """Whether gradients, backward or forward, go through any of the tensors."""
+def needs_grad(*tensors: Tensor) -> bool:
+    """Whether autograd records what is done with any of the tensors, or carries tangents through it."""
     return any((x.requires_grad and torch.is_grad_enabled()) or has_tangent(x) for x in tensors)
 
 
@@ -262,7 +262,7 @@ def _interpreted() -> bool:
 
 def _automatic(x: Tensor, *others: Tensor) -> str:
     # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
-    if _needs_grad(x, *others) or any(map(is_transformed, (x, *others))):
+    if needs_grad(x, *others) or any(map(is_transformed, (x, *others))):
         return "reference"
     if x.device.type == "cpu" and _is_built("cpu"):
         return "cpu"

@@ -1,8 +1,11 @@
 """The specification: the six steps in plain torch, batched, any order, any device, with gradients.
 
 Every step computes in float64 with the decompositions of `torch.linalg` and casts its result at the end; clear and
-accurate comes before fast. The other backends are judged against this file. Gradients exist where the singular
-values of an item are distinct and not zero.
+accurate comes before fast. The other backends are judged against this file.
+
+Gradients are those of torch where the singular values of an item are distinct and not zero. Where they are equal or
+zero, a singular vector has no derivative: the terms that would divide by a zero count as 0, as do the derivatives of
+`abs`, of the cut-off at 0 and of norms at 0, so that a gradient is finite everywhere (`gradients.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from ._arrays import by_parts, column_signs, per_item, scaled, unit_exponents
 from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .gradients import TIE, bounded, cast, eigh, root, row_norms, svd
 
 name = "reference"
 
@@ -29,7 +33,7 @@ def mode_gram(
     precision: Precision = "auto",
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; `center` first subtracts the mean over the last mode."""
-    wide = _centered(x.double()) if center else x.double()
+    wide = _centered(_wide(x)) if center else _wide(x)
     unfolded = _unfold(wide, mode)
     return (unfolded @ unfolded.mT).to(result_dtype(x.dtype, precision))
 
@@ -42,10 +46,10 @@ def truncated_svd(
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
     finite = _finite_items(gram)  # [B]
-    wide = torch.where(per_item(finite, gram), gram, 0).double()
-    eigenvalues, vectors = torch.linalg.eigh((wide + wide.mT) / 2)
-    values = eigenvalues.flip(-1)[:, :rank].clamp(min=0).sqrt()
-    vectors = vectors.flip(-1)[:, :, :rank]
+    wide = torch.where(per_item(finite, gram), _wide(gram), 0)
+    eigenvalues, vectors = eigh((wide + wide.mT) / 2)
+    eigenvalues, vectors = eigenvalues.flip(-1).clamp(min=0), vectors.flip(-1)[:, :, :rank]
+    values = root(eigenvalues, TIE * eigenvalues[:, :1].detach())[:, :rank]
     vectors = vectors * column_signs(vectors)
     dtype = result_dtype(gram.dtype, precision)
     return _or_nan(values, finite).to(dtype), _or_nan(vectors, finite).to(dtype)
@@ -59,7 +63,7 @@ def core_contraction(
     precision: Precision = "auto",
 ) -> Tensor:
     """`X x_n A_n^T` over the given modes."""
-    core = _contract(x.double(), [factor.double() for factor in factors], modes)
+    core = _contract(_wide(x), [_wide(factor) for factor in factors], modes)
     return core.to(result_dtype(x.dtype, precision))
 
 
@@ -105,7 +109,7 @@ def hooi(
         factors = [factor.index_copy(0, active, new) for factor, new in zip(factors, current, strict=True)]
 
         core_norm = _norm(_contract(item, current, range(order)))
-        error = (norm[active] ** 2 - core_norm**2).abs().sqrt() / norm[active]
+        error = root((norm[active] ** 2 - core_norm**2).abs()) / norm[active]
         column = errors.pop() if sweep == 0 else torch.full_like(norm, torch.nan)
         errors.append(column.index_copy(0, active, error))
         n_sweeps[active] = sweep + 1
@@ -115,12 +119,12 @@ def hooi(
             active = active[~stopped]
 
     core = _contract(unit, factors, range(order))
-    values = [torch.linalg.vector_norm(_unfold(core, n), dim=2) for n in range(order)]
+    values = [row_norms(_unfold(core, n)) for n in range(order)]
     dtype = result_dtype(x.dtype, precision)
     return HooiResult(
-        core=_or_nan(scaled(core, exponent), finite).to(dtype),
+        core=_or_nan(scaled(bounded(core), exponent), finite).to(dtype),
         factors=[_or_nan(factor, finite).to(dtype) for factor in factors],
-        singular_values=[_or_nan(scaled(value, exponent), finite).to(dtype) for value in values],
+        singular_values=[_or_nan(scaled(bounded(value), exponent), finite).to(dtype) for value in values],
         errors=torch.stack(errors, 1) if errors else unit.new_empty(len(unit), 0),
         n_sweeps=n_sweeps,
         converged=converged,
@@ -152,7 +156,7 @@ def saliency(
         unfolded, left, _ = _unit_items(_centered(uncentered))
         exponent = exponent + left
     if rank is None:
-        vectors, values, _ = torch.linalg.svd(unfolded, full_matrices=False)
+        vectors, values, _ = svd(unfolded)
     else:
         result = hooi(unit, rank, n_iter_max=N_ITER_MAX, tol=TOL, sign="u")
         vectors, values = result.factors[0], result.singular_values[0]
@@ -160,7 +164,7 @@ def saliency(
 
     if method == "eigencam":
         signs = _eigencam_signs(sign, uncentered, vectors[:, :, :1], projections[:, :, :1])
-        maps = (signs * projections[:, :, :1]).clamp(min=0)
+        maps = (signs * projections[:, :, :1]).relu()
     elif method == "tsm":
         maps = projections[:, :, :1].abs()
     elif combine == "absolute":
@@ -170,7 +174,7 @@ def saliency(
         maps = ((signs * projections) @ values[:, :, None]).abs()
 
     power = 1 if method in ("eigencam", "tsm") else 2
-    maps = scaled(maps.view(len(x), *x.shape[2:]), exponent, power)
+    maps = scaled(bounded(maps.view(len(x), *x.shape[2:])), exponent, power)
     return _or_nan(maps, finite).to(torch.float64 if precision == "float64" else torch.float32), finite
 
 
@@ -191,7 +195,7 @@ def _eigencam_signs(
 
 def _left_vectors(unfolded: Tensor, rank: int, sign: str) -> Tensor:
     """Leading left singular vectors [B, M, R] of [B, M, K]."""
-    u, _, vh = torch.linalg.svd(unfolded, full_matrices=False)
+    u, _, vh = svd(unfolded)
     return (u * column_signs(u if sign == "u" else vh.mT))[:, :, :rank]
 
 
@@ -244,6 +248,10 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
+def _wide(x: Tensor) -> Tensor:
+    return cast(x, torch.float64)
+
+
 def _finite_items(x: Tensor) -> Tensor:
     return x.isfinite().flatten(1).all(1)
 
@@ -253,7 +261,7 @@ def _unit_items(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     neither overflow nor vanish; the exponents [B] that undo it; and which items are finite [B] (the others become 0).
     """
     finite = _finite_items(x)
-    wide = torch.where(per_item(finite, x), x, 0).double()
+    wide = torch.where(per_item(finite, x), _wide(x), 0)
     exponent = unit_exponents(wide)
     return scaled(wide, -exponent), exponent, finite
 

@@ -14,6 +14,7 @@ from . import plan
 from ._arrays import as_tensor, peaks, scaled, unit_exponents
 from ._memory import readable, untraced
 from .dispatch import Method, Precision, resolve
+from .gradients import cast
 
 _POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the features' scale, in that of the map
 
@@ -250,10 +251,11 @@ def _in_range(
     """
     limits = torch.finfo(maps.dtype)
     peak = peaks(maps)
-    lost = ((peak < limits.tiny / limits.eps) | (peak > limits.max)).nonzero().flatten()
+    # A factor 1 / eps for the map, another one for the gradient of a map that is constant to its last digits.
+    lost = ((peak < limits.tiny / limits.eps**2) | (peak > limits.max)).nonzero().flatten()
     if not len(lost):
         return maps, None
-    items = _zeroed(x[lost]).to(torch.promote_types(x.dtype, torch.float32))
+    items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))
     exponent = unit_exponents(items)
     if center and method in ("eigencam", "multivec_eigencam"):
         # What the mean leaves decides, and may be so little that what it takes is no float32 then.

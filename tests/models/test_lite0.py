@@ -45,7 +45,7 @@ def test_it_is_the_published_network(lite0: nn.Sequential, photos: list[photo_fi
     inputs = models.lite0_inputs([photo.image for photo in photos[:2]])
     with torch.no_grad():
         torch.testing.assert_close(lite0(inputs), published.eval()(inputs), rtol=0, atol=1e-5)
-        features = lite0.features(inputs)
+        features = lite0.get_submodule("features")(inputs)
     assert not any(module.training for module in lite0.modules())
     assert features.shape == (2, 1280, 7, 7)
     assert features.min() == 0

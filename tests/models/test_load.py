@@ -224,7 +224,7 @@ def test_transformers(resnet: Path, folder: Path, photos: Photos, tmp_path: Path
     assert record["size"] == {"shortest_edge": 96}
     run = prepare(Settings(str(folder), model=f"transformers:{resnet}"), tmp_path / "out")
     assert run.columns[0].shape == (3, 3)
-    assert run.facts["parts"]["preprocessing"]["input"] == [3, 96, 96]
+    assert run.file.preprocessing["input"] == [3, 96, 96]
     assert run_shard(run.shards[0]).ok == 20
     other = models.load(f"transformers:{resnet}", size=(64, 32))
     assert other.preprocess(photos["cat"]).shape == (3, 64, 32)
@@ -256,11 +256,8 @@ def test_remote_code_needs_trust(resnet: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_hubs(package: str, folder: Path, photos: Photos, tmp_path: Path) -> None:
     """Random weights: the real ones are downloads."""
-    pytest.importorskip(package, reason="needs the extra timm, and a torch that its torchvision fits")
-    import timm
-    import torchvision
-
-    make = timm.create_model if package == "timm" else torchvision.models.get_model
+    hub = pytest.importorskip(package, reason="needs the extra timm, and a torch that its torchvision fits")
+    make = hub.create_model if package == "timm" else hub.models.get_model
     torch.manual_seed(0)
     torch.save(make("resnet18").state_dict(), tmp_path / "weights.pt")
     model = models.load(f"{package}:resnet18", weights=str(tmp_path / "weights.pt"))

@@ -1,28 +1,15 @@
-"""What the commands share: errors in a line, tables, the `--json` option."""
+"""What the commands share: errors in a line, tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(h, w) of "224" or "224x320"."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
-        raise typer.BadParameter(f"must be a number of pixels, or HEIGHTxWIDTH, got {text!r}")
-    return int(sides[0]), int(sides[-1])
-
-
-Size = Annotated[Any, typer.Option(parser=parse_size, metavar="HxW", help="Input size, if not the model's own.")]
 
 
 def table(

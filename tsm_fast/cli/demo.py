@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import demo as demo_run
 from .. import dispatch, timings
-from .common import AsJson, errors, table
+from .common import errors, table
+from .options import AsJson
 
 
 def _known_backend(name: str | None) -> str | None:

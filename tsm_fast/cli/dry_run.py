@@ -24,9 +24,10 @@ def dry_run(
 ) -> dict[str, Any]:
     """What a run would do; nothing is written into `out`."""
     planned = draft.make(settings, say=progress.say)
-    run = _present(settings, out, resources, planned.facts["fingerprint"])
+    file = planned.file
+    run = _present(settings, out, resources, file.fingerprint)
     done = {} if run is None else run.done()
-    bounds = {index: index * settings.shard_size for index in range(planned.facts["shards"])}
+    bounds = {index: index * settings.shard_size for index in range(file.shards)}
     if engine == "rank":
         bounds = {index: bounds[index] for index in share(list(bounds), place())}
     n = len(planned.items)
@@ -40,22 +41,22 @@ def dry_run(
         "source": settings.source,
         "out": str(out),
         "images": n,
-        "shards": planned.facts["shards"],
+        "shards": file.shards,
         "shards_done": len(done),
         "images_left": left,
         "model": settings.model,
-        "layers": list(planned.layers),
-        "layers_reason": planned.reason,
-        "columns": {column.name: list(column.shape) for column in planned.columns},
-        "bytes": planned.estimate,
-        "bytes_left": planned.estimate * left // max(n, 1),
+        "layers": list(file.layers),
+        "layers_reason": file.reason,
+        "columns": {column.name: list(column.shape) for column in file.columns},
+        "bytes": file.estimated_bytes,
+        "bytes_left": file.estimated_bytes * left // max(n, 1),
         "bytes_free": shutil.disk_usage(_existing(out)).free,
         "device": device,
         "images_per_second": rate,
         "workers": parallel,
         "seconds": left / rate / parallel,
         "stages": timed.seconds,
-        "fingerprint": planned.facts["fingerprint"],
+        "fingerprint": file.fingerprint,
     }
 
 

@@ -8,184 +8,56 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import typer
 from rich.console import Console
 
 from ..pipeline import Resources, Run, Settings
 from ..pipeline.engines.progress import Reporter, reporter, shares
-from ..pipeline.engines.run import ENGINES, Outcome, ready
+from ..pipeline.engines.run import Outcome, ready
 from ..pipeline.engines.run import run as run_engine
 from ..pipeline.engines.signals import Interrupted, Signals
 from ..pipeline.results.report import write_report
+from ..pipeline.settings import BATCH_SIZE, SHARD_SIZE
 from ..pipeline.worker.network import keep_memory
 from ..readable import duration
-from .common import AsJson, complain, errors, parse_size, table
-from .config import read_config
-
-INPUT, MAPS, WORK, RUNNING = "Input", "Maps", "How it is computed", "This command"
-
-
-def _rank(text: str) -> int | tuple[int, ...]:
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in numbers):
-        raise typer.BadParameter(f"must be a number, or one for each mode as in 32,7,7, got {text!r}")
-    return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise typer.BadParameter(f"must be a share such as 0.01 or 1%, got {text!r}")
-    return value
-
-
-def _engine(name: str) -> str:
-    if name not in ENGINES:
-        raise typer.BadParameter(f"must be one of {', '.join(ENGINES)}, got {name!r}")
-    return name
+from . import options
+from .common import complain, errors, table
 
 
 def extract(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A folder of pictures (with all below it), a list file, a CSV, TSV or Parquet manifest, webdataset "
-            "tar files, hf:NAME, or package.module:factory of a map-style dataset.",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the run. The same command again goes on where it stopped.")
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, or a .pt2 file.",
-            rich_help_panel=INPUT,
-        ),
-    ] = "lite0",
-    weights: Annotated[
-        str | None,
-        typer.Option(help="File of weights: safetensors, or a state dict without code.", rich_help_panel=INPUT),
-    ] = None,
-    trust_model_code: Annotated[
-        bool,
-        typer.Option("--trust-model-code", help="Run code from model files (.pt2, pickles).", rich_help_panel=INPUT),
-    ] = False,
-    size: Annotated[
-        Any,
-        typer.Option(
-            parser=parse_size, metavar="HxW", help="Input size, if not the model's own.", rich_help_panel=INPUT
-        ),
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Larger pictures become error rows.", rich_help_panel=INPUT)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N images of the sorted listing.", rich_help_panel=INPUT)
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option("--layer", "-l", help="Layer or glob, repeatable; see `tsm-fast layers`.", rich_help_panel=MAPS),
-    ] = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method", help="eigencam, tsm, multivec_eigencam or mtsm (default), repeatable.", rich_help_panel=MAPS
-        ),
-    ] = None,
-    rank: Annotated[
-        Any,
-        typer.Option(parser=_rank, metavar="R or R,R,R", help="Tucker rank of tsm and mtsm.", rich_help_panel=MAPS),
-    ] = None,
-    center: Annotated[
-        bool | None,
-        typer.Option("--center/--no-center", help="Centre channels (the EigenCAM methods).", rich_help_panel=MAPS),
-    ] = None,
-    combine: Annotated[
-        str | None, typer.Option(help="signed or absolute (the multivector methods).", rich_help_panel=MAPS)
-    ] = None,
-    sign: Annotated[str | None, typer.Option(help="Sign of singular vectors.", rich_help_panel=MAPS)] = None,
-    precision: Annotated[str, typer.Option(help="auto, float32 or float64.", rich_help_panel=MAPS)] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the stored maps: float32, float16 or uint8.", rich_help_panel=MAPS)
-    ] = "float32",
-    shard_size: Annotated[int, typer.Option(min=1, help="Images in a shard.", rich_help_panel=WORK)] = 4096,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.", rich_help_panel=WORK)] = 64,
-    engine: Annotated[
-        str,
-        typer.Option(
-            callback=_engine,
-            help="local; rank (one of several processes of torchrun, SLURM or Kubernetes); ray.",
-            rich_help_panel=WORK,
-        ),
-    ] = "local",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Worker processes; 0 for none beside this one. Default: one on each GPU, else on each core.",
-            rich_help_panel=WORK,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=WORK)] = "auto",
-    backend: Annotated[
-        str | None, typer.Option(help="Of the decompositions, see `tsm-fast info`.", rich_help_panel=WORK)
-    ] = None,
-    decode_threads: Annotated[
-        int, typer.Option(min=1, help="Threads that decode images, in each worker.", rich_help_panel=WORK)
-    ] = 2,
-    torch_threads: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Threads of the forward pass on the CPU, in each worker. Other than 1 may move the last bits.",
-            rich_help_panel=WORK,
-        ),
-    ] = 1,
-    shard_timeout: Annotated[float, typer.Option(help="Seconds that a shard may take.", rich_help_panel=WORK)] = 3600.0,
-    max_errors: Annotated[
-        Any,
-        typer.Option(
-            parser=_share,
-            metavar="SHARE",
-            help="Share of images that may fail, as 0.01 or 1%; the run stops as soon as there are more.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = "1%",
-    resume: Annotated[
-        bool, typer.Option(help="Go on with the run in OUT; --no-resume refuses one.", rich_help_panel=RUNNING)
-    ] = True,
-    report: Annotated[
-        bool, typer.Option(help="Write report.html when every shard is done.", rich_help_panel=RUNNING)
-    ] = True,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Only say what would be done, how long it would take and how large it would be.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML file with these options by name; the command line wins.",
-            is_eager=True,
-            callback=read_config,
-            exists=True,
-            dir_okay=False,
-            rich_help_panel=RUNNING,
-        ),
-    ] = None,
-    as_json: AsJson = False,
+    source: options.Source,
+    out: options.Out,
+    model: options.Model = "lite0",
+    weights: options.Weights = None,
+    trust_model_code: options.TrustModelCode = False,
+    size: options.Size = None,
+    max_pixels: options.MaxPixels = None,
+    limit: options.Limit = None,
+    layers: options.Layers = None,
+    methods: options.Methods = None,
+    rank: options.Rank = None,
+    center: options.Center = None,
+    combine: options.Combine = None,
+    sign: options.Sign = None,
+    precision: options.Precision = "auto",
+    dtype: options.Dtype = "float32",
+    shard_size: options.ShardSize = SHARD_SIZE,
+    batch_size: options.BatchSize = BATCH_SIZE,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    device: options.Device = "auto",
+    backend: options.Backend = None,
+    decode_threads: options.DecodeThreads = 2,
+    torch_threads: options.TorchThreads = 1,
+    shard_timeout: options.ShardTimeout = 3600.0,
+    max_errors: options.MaxErrors = "1%",
+    resume: options.Resume = True,
+    report: options.Report = True,
+    dry_run: options.DryRun = False,
+    config: options.Config = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Saliency maps of a whole dataset, resumable, on one machine or many.
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from .. import dispatch
 from .._version import versions
-from .common import AsJson, errors, table
+from .common import errors, table
+from .options import AsJson
 
 PACKAGES = ("torch", "numpy", "pillow", "tensorly", "scikit-image", "scikit-learn", "efficientnet-lite-pytorch")
 

@@ -14,17 +14,16 @@ from rich.console import Console
 
 from .. import models
 from ..layers import choose_layer, spatial_layers
-from .common import AsJson, Size, errors
+from . import options
+from .common import errors
 
 
 def layers(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As for `tsm-fast extract --model`.")],
-    weights: Annotated[str | None, typer.Option(help="File of weights.")] = None,
-    trust_model_code: Annotated[
-        bool, typer.Option("--trust-model-code", help="Run code from model files (.pt2, pickles).")
-    ] = False,
-    size: Size = None,
-    as_json: AsJson = False,
+    weights: options.Weights = None,
+    trust_model_code: options.TrustModelCode = False,
+    size: options.Size = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """The layers of a model that give feature maps, in the order in which they run, and the one chosen by itself."""
     with errors(), redirect_stdout(sys.stderr):

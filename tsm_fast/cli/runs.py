@@ -16,12 +16,11 @@ from .. import readable
 from ..pipeline.engines.progress import shares
 from ..pipeline.results import check
 from ..pipeline.results import export as exports
-from .common import AsJson, complain, errors, parse_size, table
+from .common import complain, errors, table
+from .options import AsJson, RunFolder, parse_size
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
 
-
-def status(out: Out, as_json: AsJson = False) -> None:
+def status(out: RunFolder, as_json: AsJson = False) -> None:
     """How far a run is: images, shards, errors by kind, throughput; quick, from the markers alone."""
     with errors():
         found = check.status(out)
@@ -50,7 +49,7 @@ def status(out: Out, as_json: AsJson = False) -> None:
         complain(f"{path} belongs to no finished shard: of a run that is under way, or was killed")
 
 
-def verify(out: Out, as_json: AsJson = False) -> None:
+def verify(out: RunFolder, as_json: AsJson = False) -> None:
     """Read every shard again: sizes, hashes, and each planned key once, in order.
 
     Exit codes: 0 every shard is there and right, 1 not.
@@ -73,7 +72,7 @@ def verify(out: Out, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def report(out: Out) -> None:
+def report(out: RunFolder) -> None:
     """Write report.html into the folder of a run: one page that works offline."""
     from ..pipeline.results.report import write_report
 
@@ -83,7 +82,7 @@ def report(out: Out) -> None:
 
 
 def export(
-    out: Out,
+    out: RunFolder,
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder or file to write.")],
     to: Annotated[str, typer.Option("--to", help=f"{', '.join(exports.WRITERS)}.")],
     columns: Annotated[

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..factory import call, is_factory
 from . import weights as weight_files
 from .lite0 import LITE0, lite0
 from .preprocessing import CentralCrop, Preprocess, Transform, resized
@@ -58,7 +59,7 @@ def load(
         module, preprocess = lite0(), replace(LITE0, size=size or LITE0.size)
     elif source in _SOURCES and rest:
         module, preprocess = _SOURCES[source](rest, weights is None, trust_model_code, size)
-    elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+    elif is_factory(name):
         module, preprocess = _from_factory(name, size)
     elif name.lower().endswith((".pt2", *PICKLES)):
         module, preprocess = _from_file(name, trust_model_code), CentralCrop(size or (224, 224))
@@ -125,17 +126,7 @@ _SOURCES = {"timm": _timm, "torchvision": _torchvision, "transformers": _transfo
 
 
 def _from_factory(name: str, size: tuple[int, int] | None) -> tuple[nn.Module, Preprocess]:
-    module_name, _, function = name.partition(":")
-    try:
-        found = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise
-        raise ValueError(f"model {name!r}: no module {module_name!r} (is its folder in PYTHONPATH?)") from None
-    factory = getattr(found, function, None)
-    if not callable(factory):
-        raise ValueError(f"model {name!r}: module {module_name!r} has no function {function!r}")
-    made = factory()
+    made = call(name, "model")
     module, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ValueError(f"model {name!r} must return a torch.nn.Module, got {type(module).__name__}")

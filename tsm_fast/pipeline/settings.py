@@ -26,7 +26,7 @@ class Settings:
 
     Args:
         source: a folder, a list file, a CSV, TSV or Parquet manifest, tar files, `hf:NAME` or
-            `package.module:factory` of a map-style dataset (`sources.open_source`).
+            `package.module:factory` of a map-style dataset (`sources.open.open_source`).
         model: "lite0", "timm:NAME", "torchvision:NAME", "transformers:NAME", "package.module:factory", or the path of
             an exported program (.pt2) or a pickled module (`models.load`).
         weights: a file of weights for the model: safetensors, or a state dict that `torch.load` reads with

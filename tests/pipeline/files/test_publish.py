@@ -234,3 +234,28 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
         publish.make_folder(tmp_path / "file" / "below")
     with pytest.raises(OSError, match="/proc"):
         publish.make_folder(Path("/proc/tsm_fast_demo"))
+
+
+def test_a_folder_is_replaced_at_the_end_and_whole(tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    (dest / "old").touch()
+
+    def give_up_half_way() -> None:
+        with publish.replacing(dest, replace=True) as folder:
+            folder.mkdir()
+            publish.make_folder(tmp_path)  # somebody else cleans up meanwhile
+            assert folder.is_dir()
+            raise RuntimeError("half-way")
+
+    with pytest.raises(FileExistsError, match="exists already"), publish.replacing(dest, replace=False):
+        pass
+    with pytest.raises(RuntimeError, match="half-way"):
+        give_up_half_way()
+    assert [path.name for path in dest.iterdir()] == ["old"]
+    with publish.replacing(dest, replace=True) as folder:
+        folder.mkdir()
+        (folder / "new").touch()
+        assert [path.name for path in dest.iterdir()] == ["old"]
+    assert [path.name for path in dest.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [dest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,8 @@ def rows(count: int) -> Rows:
 
 def cut(all_rows: Rows, start: int, stop: int) -> Rows:
     maps = {name: values[start:stop] for name, values in all_rows.maps.items()}
-    return Rows(*(values[start:stop] for values in all_rows[:7]), maps)
+    lists: list[Any] = [values[start:stop] for values in all_rows[:7]]
+    return Rows(*lists, maps=maps)
 
 
 def written(all_rows: Rows, batch: int) -> bytes:

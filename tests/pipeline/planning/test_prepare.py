@@ -151,7 +151,7 @@ def test_a_preprocessing_whose_size_follows_the_picture(
         ("{", ValueError, "run.json is broken"),
         ("[]", ValueError, "must have format version 1, got None"),
         ('{"format": {"version": 99}}', ValueError, "must have format version 1, got 99"),
-        ('{"format": {"version": 1}}', FileNotFoundError, r"without its plan\.parquet"),
+        ('{"format": {"version": 1}}', ValueError, "run.json is broken: it has no 'fingerprint'"),
     ],
 )
 def test_what_is_no_run(text: str | None, error: type[Exception], message: str, tmp_path: Path) -> None:
@@ -165,6 +165,8 @@ def test_a_plan_that_was_interrupted_is_completed(settings: Settings, tmp_path: 
     run = prepare(settings, tmp_path)
     plan = (tmp_path / "plan.parquet").read_bytes()
     (tmp_path / "plan.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"without its plan\.parquet"):
+        Run.open(tmp_path)
     (tmp_path / "shards" / ".part-000000.parquet.0123456789ab.tmp").write_bytes(b"half")
     assert prepare(settings, tmp_path).fingerprint == run.fingerprint
     assert (tmp_path / "plan.parquet").read_bytes() == plan

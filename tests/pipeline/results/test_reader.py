@@ -19,7 +19,7 @@ import tsm_fast
 from tsm_fast import SaliencyDataset
 from tsm_fast.models import load
 from tsm_fast.pipeline.files.shards import shard_path
-from tsm_fast.pipeline.results.reader import Item
+from tsm_fast.pipeline.results.reader import MapRow
 
 from ..small_run import (
     BROKEN,
@@ -181,7 +181,7 @@ def test_loaders_and_processes(ds: SaliencyDataset) -> None:
     for context in ("fork", "spawn"):
         loader = DataLoader(ds, batch_size=100, num_workers=2, multiprocessing_context=context)
         batches = list(loader)
-        assert isinstance(batches[0], Item)
+        assert isinstance(batches[0], MapRow)
         assert [key for batch in batches for key in batch.key] == ds.keys
         read = torch.cat([batch.maps["mtsm/features"] for batch in batches])
         assert np.array_equal(read.numpy(), maps, equal_nan=True)

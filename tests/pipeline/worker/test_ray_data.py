@@ -52,6 +52,26 @@ def test_pixels_and_empty_batches() -> None:
         SaliencyStage(layers=("featurs",))
 
 
+MODEL = """
+import torch
+
+def spoiled():
+    layer = torch.nn.Conv2d(3, 32, 3)
+    torch.nn.init.constant_(layer.bias, float("nan"))
+    return torch.nn.Sequential(layer)
+"""
+
+
+def test_a_spoiled_map_has_the_error_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spoiled_network.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = SaliencyStage(model="spoiled_network:spoiled", layers=("0",), methods=("tsm",), size=(16, 16))
+    made = stage({"image": np.zeros((17, 20, 20, 3), np.uint8)})  # more than go through the network at once
+    assert list(made["status"]) == ["non-finite"] * 17
+    assert set(made["error"]) == {"the model gives NaN or Inf at layer '0'"}
+    assert np.isnan(made["tsm/0"]).all()
+
+
 RAY_DATA = """
 import json, sys
 import ray

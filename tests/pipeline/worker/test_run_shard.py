@@ -269,7 +269,7 @@ def test_same_bytes_after_interruptions(finished: Run, tmp_path: Path) -> None:
         for spec in run.pending():
             if not stop.is_set():
                 with suppress(Stopped):
-                    run_one(spec, Resources(decode_threads=3), report=stop.count, stop=stop)
+                    run_one(spec, Resources(decode_threads=3), tell=stop.count, stop=stop)
                 assert leftovers(run.out) == []
     assert len(run.pending()) == 2  # three micro-batches make a shard, and the third interruption came after them
     torch.set_num_threads(2)
@@ -321,7 +321,7 @@ def test_the_error_of_one_image_does_not_touch_another(folder: Path, photos: Pho
 def test_events_add_up_to_the_marker(finished: Run, tmp_path: Path) -> None:
     run = copy_plan(finished, tmp_path / "out")
     events: list[Event] = []
-    markers = extract(run, report=events.append)
+    markers = extract(run, tell=events.append)
     assert [event.shard for event in events] == [0, 0, 0, 1, 1, 1, 2]
     for marker in markers:
         own = [event for event in events if event.shard == marker.shard]

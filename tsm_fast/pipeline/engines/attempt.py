@@ -27,7 +27,7 @@ def attempt(
 ) -> Message | None:
     """One try at a shard: Done, Lost, Fatal, or None for having been stopped."""
     try:
-        return Done(run_shard(spec, resources, report=send, stop=stop, source=source))
+        return Done(run_shard(spec, resources, tell=send, stop=stop, source=source))
     except Stopped:
         return None
     except Exception as error:

@@ -101,7 +101,7 @@ def replacing(path: Path, *, replace: bool) -> Iterator[Path]:
     if not replace and (path.exists() or path.is_symlink()):
         raise FileExistsError(errno.EEXIST, "exists already; give another name, or overwrite=True", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = _beside(path), _beside(path)
+    temporary, old = _beside(path, ".part"), _beside(path, ".old")  # which nobody locks, so `clean` may not judge them
     try:
         yield temporary
         if path.is_dir():
@@ -158,9 +158,9 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _beside(path: Path) -> Path:
-    """A new name for a temporary file."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{SUFFIX}")
+def _beside(path: Path, suffix: str) -> Path:
+    """A new name beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{suffix}")
 
 
 def _remove(path: Path) -> None:
@@ -173,7 +173,7 @@ def _remove(path: Path) -> None:
 def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """A new file beside `path`, locked."""
     while True:
-        temporary = _beside(path)
+        temporary = _beside(path, SUFFIX)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             locked = _lock(descriptor)

@@ -15,6 +15,7 @@ from . import plan_file, publish
 from .shards import FORMAT_VERSION, MapColumn, marker_path, shard_path
 
 NAME = "run.json"
+FORMAT = {"name": "tsm_fast run", "version": FORMAT_VERSION}
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "timm", "torchvision", "transformers", "datasets")  # on record
 
 # Seconds of each are in a marker: "read" that of the decoding threads together, "wait" that of the model for images,
@@ -64,6 +65,94 @@ class Marker:
 
 
 @dataclass(frozen=True)
+class RunFile:
+    """What run.json says: all that was decided when the run was planned."""
+
+    fingerprint: str  # of `parts`
+    items: int  # images in the plan
+    settings: Settings
+    source_kind: str
+    source_root: str  # with which `sources.open.reopen` finds the source again
+    layers: tuple[str, ...]
+    reason: str  # why these layers
+    columns: tuple[MapColumn, ...]
+    estimated_bytes: int  # of all shards
+    parts: dict[str, Any]  # everything that decides the result, as JSON has it
+    versions: dict[str, str]
+
+    @property
+    def shards(self) -> int:
+        return -(-self.items // self.settings.shard_size)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The record of a `Preprocess`, and the shape "input" of what it makes."""
+        return self.parts["preprocessing"]
+
+    @property
+    def model_sha256(self) -> str:
+        return self.parts["model"]["sha256"]
+
+    @property
+    def listing_sha256(self) -> str:
+        return self.parts["listing"]["sha256"]
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping for JSON, which `from_json` reads."""
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "items": self.items,
+            "shards": self.shards,
+            "settings": self.settings.to_json(),
+            "source": {"kind": self.source_kind, "root": self.source_root},
+            "layers": {"names": list(self.layers), "reason": self.reason},
+            "columns": [column.to_json() for column in self.columns],
+            "estimated_bytes": self.estimated_bytes,
+            "parts": self.parts,
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunFile:
+        """What run.json says, from what `to_json` gave."""
+        return cls(
+            fingerprint=values["fingerprint"],
+            items=values["items"],
+            settings=Settings.from_json(values["settings"]),
+            source_kind=values["source"]["kind"],
+            source_root=values["source"]["root"],
+            layers=tuple(values["layers"]["names"]),
+            reason=values["layers"]["reason"],
+            columns=tuple(map(MapColumn.from_json, values["columns"])),
+            estimated_bytes=values["estimated_bytes"],
+            parts=values["parts"],
+            versions=values["versions"],
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> RunFile | None:
+        """That of a folder; None where there is none.
+
+        Raises:
+            ValueError: it is broken, or of another version of the format.
+        """
+        try:
+            values = json.loads((folder / NAME).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ValueError(f"{folder / NAME} is broken: {error}") from None
+        version = values.get("format", {}).get("version") if isinstance(values, dict) else None
+        if version != FORMAT_VERSION:
+            raise ValueError(f"{folder / NAME} must have format version {FORMAT_VERSION}, got {version!r}")
+        try:
+            return cls.from_json(values)
+        except KeyError as error:
+            raise ValueError(f"{folder / NAME} is broken: it has no {error}") from None
+
+
+@dataclass(frozen=True)
 class Run:
     """A planned run; `Run.open(out)` makes it again from the folder alone.
 
@@ -72,11 +161,7 @@ class Run:
     """
 
     out: Path
-    settings: Settings
-    fingerprint: str
-    n_items: int
-    columns: tuple[MapColumn, ...]
-    facts: dict[str, Any]  # the whole of run.json
+    file: RunFile
     source: Source | None = None
 
     @classmethod
@@ -88,27 +173,30 @@ class Run:
             ValueError: its run.json is broken, or of another version of the format.
         """
         folder = Path(out)
-        facts = read_facts(folder)
-        if facts is None:
+        file = RunFile.read(folder)
+        if file is None:
             raise FileNotFoundError(errno.ENOENT, "holds no run (no run.json)", str(folder))
         if not (folder / plan_file.NAME).is_file():
             raise FileNotFoundError(
                 errno.ENOENT, "holds a run without its plan.parquet: the command that made it completes it", str(folder)
             )
-        return cls.from_facts(folder, facts, None)
+        return cls(folder, file)
 
-    @classmethod
-    def from_facts(cls, out: Path, facts: dict[str, Any], source: Source | None) -> Run:
-        """The run in a folder, from what its run.json says."""
-        return cls(
-            out,
-            Settings.from_json(facts["settings"]),
-            facts["fingerprint"],
-            facts["items"],
-            tuple(map(MapColumn.from_json, facts["columns"])),
-            facts,
-            source,
-        )
+    @property
+    def settings(self) -> Settings:
+        return self.file.settings
+
+    @property
+    def fingerprint(self) -> str:
+        return self.file.fingerprint
+
+    @property
+    def n_items(self) -> int:
+        return self.file.items
+
+    @property
+    def columns(self) -> tuple[MapColumn, ...]:
+        return self.file.columns
 
     @property
     def shards(self) -> Sequence[ShardSpec]:
@@ -151,17 +239,3 @@ class Run:
             return not check_hash or publish.sha256(path) == marker.sha256
         except FileNotFoundError:
             return False
-
-
-def read_facts(folder: Path) -> dict[str, Any] | None:
-    """What run.json of a folder says; None where there is none."""
-    try:
-        facts = json.loads((folder / NAME).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{folder / NAME} is broken: {error}") from None
-    version = facts.get("format", {}).get("version") if isinstance(facts, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{folder / NAME} must have format version {FORMAT_VERSION}, got {version!r}")
-    return facts

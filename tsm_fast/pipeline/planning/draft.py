@@ -20,7 +20,7 @@ from ...models import weights
 from ...pictures.decode import POLICY, from_value
 from ...saliency import METHODS
 from ..files import plan_file
-from ..files.run import PACKAGES
+from ..files.run import PACKAGES, RunFile
 from ..files.shards import FORMAT_VERSION, MapColumn
 from ..settings import Settings
 from ..sources.open import open_source
@@ -36,11 +36,7 @@ class Draft:
     """A run before anything is written."""
 
     items: list[Item]
-    facts: dict[str, Any]  # what run.json will hold
-    columns: tuple[MapColumn, ...]
-    layers: tuple[str, ...]
-    reason: str  # why these layers
-    estimate: int  # bytes of all shards
+    file: RunFile  # what run.json will say
 
 
 def make(settings: Settings, *, source: Source | None = None, say: Callable[[str], None] = lambda _: None) -> Draft:
@@ -73,21 +69,20 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
         "shard_size": settings.shard_size,
     }
     parts = json.loads(json.dumps(parts, default=str))
-    estimate = len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns)))
-    facts = {
-        "format": {"name": "tsm_fast run", "version": FORMAT_VERSION},
-        "fingerprint": fingerprint(parts),
-        "items": len(items),
-        "shards": -(-len(items) // settings.shard_size),
-        "settings": settings.to_json(),
-        "source": {"kind": source.kind, "root": source.root},
-        "layers": {"names": list(extractor.layers), "reason": extractor.reason},
-        "columns": [column.to_json() for column in columns],
-        "estimated_bytes": estimate,
-        "parts": parts,
-        "versions": versions(PACKAGES),
-    }
-    return Draft(items, facts, columns, extractor.layers, extractor.reason, estimate)
+    file = RunFile(
+        fingerprint=fingerprint(parts),
+        items=len(items),
+        settings=settings,
+        source_kind=source.kind,
+        source_root=source.root,
+        layers=extractor.layers,
+        reason=extractor.reason,
+        columns=columns,
+        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns))),
+        parts=parts,
+        versions=versions(PACKAGES),
+    )
+    return Draft(items, file)
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import FingerprintError, OutOfSpace
 from ..files import plan_file, publish
-from ..files.run import NAME, Run, read_facts
+from ..files.run import NAME, Run, RunFile
 from ..settings import Resources, Settings
 from ..sources.source import Source
 from . import draft
@@ -36,7 +36,7 @@ def prepare(
         out: the folder; it is made.
         resources: for the device of the check that the disk has room.
         resume: False refuses a folder that holds a run.
-        source: images from this program (a `datasets.DatasetSource`), in place of what `settings.source` names.
+        source: images from this program (a `sources.datasets.DatasetSource`), in place of what `settings.source` names.
         say: told what is done next.
 
     Raises:
@@ -50,29 +50,29 @@ def prepare(
     if not resume and (folder / NAME).exists():
         raise FileExistsError(errno.EEXIST, "holds a run already: name another folder, or resume it", str(folder))
     planned = draft.make(settings, source=source, say=say)
-    present = read_facts(folder)
+    present = RunFile.read(folder)
     if present is None:
-        _check_space(folder, planned.estimate)
+        _check_space(folder, planned.file.estimated_bytes)
         _make_folders(folder)
-        present = _claim(folder, planned.facts)
-    if present["fingerprint"] != planned.facts["fingerprint"]:
+        present = _claim(folder, planned.file)
+    if present.fingerprint != planned.file.fingerprint:
         raise FingerprintError(_difference(folder, present, planned))
     _make_folders(folder)
     if not (folder / plan_file.NAME).exists():
         plan_file.write(folder, planned.items, settings.shard_size)
-    run = Run.from_facts(folder, present, source)
+    run = Run(folder, present, source)
     pending = len(run.pending())
-    _check_space(folder, planned.estimate * pending // max(len(run.shards), 1))
+    _check_space(folder, planned.file.estimated_bytes * pending // max(len(run.shards), 1))
     return run
 
 
-def _claim(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def _claim(folder: Path, file: RunFile) -> RunFile:
     """Write run.json, or read that of a run that was faster."""
     try:
-        publish.publish_json(folder / NAME, facts, replace=False)
+        publish.publish_json(folder / NAME, file.to_json(), replace=False)
     except FileExistsError:
-        return read_facts(folder) or facts
-    return facts
+        return RunFile.read(folder) or file
+    return file
 
 
 def _make_folders(folder: Path) -> None:
@@ -94,11 +94,11 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _difference(folder: Path, present: Mapping[str, Any], planned: draft.Draft) -> str:
+def _difference(folder: Path, present: RunFile, planned: draft.Draft) -> str:
     """What differs between the run in a folder and the one that is asked for."""
-    there, here = ({**facts["parts"], "listing": None} for facts in (present, planned.facts))
+    there, here = ({**file.parts, "listing": None} for file in (present, planned.file))
     lines = list(_differences(there, here))
-    if present["parts"]["listing"] != planned.facts["parts"]["listing"]:
+    if present.listing_sha256 != planned.file.listing_sha256:
         lines.append(_other_keys(folder, [item.key for item in planned.items]))
     more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
     return (

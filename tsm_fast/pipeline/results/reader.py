@@ -13,15 +13,15 @@ import torch
 from torch.utils.data import Dataset
 
 from ... import plan
-from ...reference import finish
+from ...dispatch import resolve
 from .row_groups import About, Block, Store
 
 POLICIES = ("raise", "nan", "skip")
 PART_ROWS, PART_BYTES = 1024, 2**24  # of maps read at once, the smaller of both
 
 
-class Item(NamedTuple):
-    """One row of a run. A `DataLoader` puts several together as one `Item` of tensors and lists."""
+class MapRow(NamedTuple):
+    """One row of a run. A `DataLoader` puts several together as one `MapRow` of tensors and lists."""
 
     index: int  # in the listing
     key: str
@@ -38,10 +38,10 @@ class Item(NamedTuple):
         return self.maps[_only(list(self.maps))]
 
 
-class SaliencyDataset(Dataset[Item]):
+class SaliencyDataset(Dataset[MapRow]):
     """The saliency maps that `tsm-fast extract` wrote, of a finished or a half-finished run.
 
-    `ds[7]` and `ds["cats/1.jpg"]` are one `Item`: index, key, status, error, height, width, flags, `maps` by column,
+    `ds[7]` and `ds["cats/1.jpg"]` are one `MapRow`: index, key, status, error, height, width, flags, `maps` by column,
     and `map` where there is one column. A slice, a list of numbers or of keys, or a boolean mask gives the
     `SaliencyDataset` of those rows, for which nothing is read yet. `numpy()`, `torch()` and `arrow()` read all its rows
     at once; `len`, iteration and `torch.utils.data.DataLoader` work as with any map-style dataset.
@@ -118,10 +118,12 @@ class SaliencyDataset(Dataset[Item]):
         return f"SaliencyDataset({str(self._store.out)!r}, {len(self)} rows, columns={self.columns})"
 
     @overload
-    def __getitem__(self, index: int | str) -> Item: ...
+    def __getitem__(self, index: int | str) -> MapRow: ...
     @overload
-    def __getitem__(self, index: slice | Sequence[int] | Sequence[str] | np.ndarray) -> SaliencyDataset: ...
-    def __getitem__(self, index: Any) -> Item | SaliencyDataset:
+    def __getitem__(
+        self, index: slice | Sequence[int] | Sequence[str] | np.ndarray | torch.Tensor
+    ) -> SaliencyDataset: ...
+    def __getitem__(self, index: Any) -> MapRow | SaliencyDataset:
         if isinstance(index, slice):
             return self._view(self._rows[index])
         if isinstance(index, str):
@@ -130,17 +132,17 @@ class SaliencyDataset(Dataset[Item]):
             return self.__getitems__([plan.integer("index", index)])[0]
         return self._view(self._at(self._positions(index)))
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> list[Item]:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> list[MapRow]:
         """Several items in one go, which is how a `DataLoader` asks for a batch."""
-        items: dict[int, Item] = {}
+        items: dict[int, MapRow] = {}
         for places, offsets, block in self._parts(self._at(indices)):
             maps = {name: self._finish(block.maps[name][offsets]) for name in self.columns}
             for number, (place, offset) in enumerate(zip(places.tolist(), offsets.tolist(), strict=True)):
                 own = {name: values[number] for name, values in maps.items()}
-                items[place] = Item(*(column[offset] for column in block.about), maps=own)
+                items[place] = MapRow(*(column[offset] for column in block.about), maps=own)
         return [items[place] for place in range(len(indices))]
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[MapRow]:
         rows = self.part_rows()
         for start in range(0, len(self), rows):
             yield from self.__getitems__(range(start, min(start + rows, len(self))))
@@ -258,7 +260,8 @@ class SaliencyDataset(Dataset[Item]):
     def _finish(self, maps: np.ndarray) -> np.ndarray:  # [n, h, w] -> [n, h, w] or [n, *size]
         if self.size is None and not self.normalize:
             return maps
-        return finish(torch.from_numpy(maps), self.size, normalize=self.normalize).numpy()
+        stored = torch.from_numpy(maps)
+        return resolve(None, stored).finish(stored, self.size, normalize=self.normalize).numpy()
 
 
 def _array(rows: range | np.ndarray) -> np.ndarray:

@@ -22,14 +22,16 @@ from ..files.shards import OK
 from ..sources.open import reopen
 from ..sources.source import SourceError
 from .check import Status, status
-from .reader import Item, SaliencyDataset
+from .reader import MapRow, SaliencyDataset
 
 PART = 1024  # rows in memory at once
 SIDE = 160  # pixels of a picture in the page
 EXAMPLES = 5  # of each kind of error
 BINS = 40
 
-Show = Callable[[Item], Image.Image | None]  # what the network saw of a picture; None where it cannot be read any more
+Show = Callable[
+    [MapRow], Image.Image | None
+]  # what the network saw of a picture; None where it cannot be read any more
 
 
 class Figures(NamedTuple):
@@ -156,11 +158,11 @@ def _tables(about: Status) -> list[Table]:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     facts = [(name, _plain(value)) for name, value in run.settings.to_json().items() if value not in (None, [])]
-    parts = run.facts["parts"]
-    facts += [(name, _plain(parts[name])) for name in ("preprocessing", "images")]
-    facts += [("layer", f"{_list(run.facts['layers']['names'])}: {run.facts['layers']['reason']}")]
-    facts += [("weights", parts["model"]["sha256"]), ("listing", parts["listing"]["sha256"])]
-    return [*facts, ("fingerprint", run.fingerprint), ("versions", _plain(run.facts["versions"]))]
+    file = run.file
+    facts += [(name, _plain(file.parts[name])) for name in ("preprocessing", "images")]
+    facts += [("layer", f"{_list(file.layers)}: {file.reason}")]
+    facts += [("weights", file.model_sha256), ("listing", file.listing_sha256)]
+    return [*facts, ("fingerprint", file.fingerprint), ("versions", _plain(file.versions))]
 
 
 def _plain(value: Any) -> str:
@@ -208,7 +210,7 @@ def _sheets(
 
 
 def _card(
-    name: str, dataset: SaliencyDataset, item: Item, photo: Image.Image | None, concentrated: float
+    name: str, dataset: SaliencyDataset, item: MapRow, photo: Image.Image | None, concentrated: float
 ) -> dict[str, Any]:
     """One picture of a contact sheet, with its maps scaled to 0..1 each."""
     maps = [(_title(dataset, column), data_uri(_heat(values))) for column, values in item.maps.items()]
@@ -229,13 +231,13 @@ def _heat(values: np.ndarray) -> Image.Image:
 
 def _opener(run: Run) -> Show:
     """A function from a row to the part of its picture that the network saw."""
-    crop = _crop(run.facts["parts"]["preprocessing"])
+    crop = _crop(run.file.preprocessing)
     try:
-        source = reopen(run.facts["source"]["kind"], run.facts["source"]["root"])
+        source = reopen(run.file.source_kind, run.file.source_root)
     except (SourceError, OSError, ModuleNotFoundError):
         return lambda _item: None
 
-    def show(item: Item) -> Image.Image | None:
+    def show(item: MapRow) -> Image.Image | None:
         shard, row = divmod(item.index, run.settings.shard_size)
         planned = plan_file.read(run.out, shard)[row]
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...factory import call
 from ...pictures.decode import ImageError
 from .keys import encode_key
 from .picture_files import read_file
@@ -82,23 +82,7 @@ def picture_of(value: Any) -> Any:
 
 def from_factory(text: str) -> DatasetSource:
     """The dataset that `package.module:factory` returns when called without arguments."""
-    made = call(text, "source")
-    return DatasetSource(made, kind="factory", root=text)
-
-
-def call(text: str, what: str) -> Any:
-    """What `package.module:factory` returns; SourceError naming `what` where there is no such function."""
-    module, _, name = text.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
-            raise
-        raise SourceError(f"{what} {text!r}: there is no module {module!r} (is its folder in PYTHONPATH?)") from None
-    factory = getattr(found, name, None)
-    if not callable(factory):
-        raise SourceError(f"{what} {text!r}: module {module!r} has no function {name!r}")
-    return factory()
+    return DatasetSource(call(text, "source", SourceError), kind="factory", root=text)
 
 
 def hugging_face(text: str) -> DatasetSource:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
+from ...factory import is_factory
 from .datasets import from_factory, hugging_face
 from .folder import FolderSource
 from .keys import decode_key
@@ -35,7 +36,7 @@ def open_source(text: str) -> Source:
         return TarSource(_tar_files(text))
     path = Path(text)
     if not path.exists():
-        if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        if is_factory(text):
             return from_factory(text)
         raise SourceError(f"source {text!r} does not exist")
     if path.is_dir():

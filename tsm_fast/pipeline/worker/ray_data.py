@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ... import models
 from ...extractor import SaliencyExtractor
-from ...pictures.decode import ImageError, Picture, from_value, quiet_decoders
-from ...saliency import METHODS
+from ...pictures.decode import quiet_decoders
+from ..files.run import STAGES
 from ..files.shards import OK
 from ..settings import Settings
+from .inputs import Inputs, Problem
+from .maps import CPU_BATCH, Mapper
+from .network import device_of
 
 
 class SaliencyStage:
@@ -58,32 +60,29 @@ class SaliencyStage:
         backend: str | None = None,
         **options: Any,
     ) -> None:
-        self._settings = Settings("a stage", model=model, layers=tuple(layers), methods=tuple(methods), **options)
-        self._column, self._backend = column, backend
-        settings = self._settings
-        self._model = models.load(
+        settings = Settings("a stage", model=model, layers=tuple(layers), methods=tuple(methods), **options)
+        loaded = models.load(
             model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
         )
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self._device = torch.device(name)
-        self._extractor = SaliencyExtractor(self._model.module.to(self._device), list(layers) or None)
-        self._blank = torch.zeros_like(self._model.preprocess(Image.new("RGB", (640, 480))))  # [C, H, W]
-        self._extractor.features(self._blank[None].to(self._device))  # chooses the layer
+        where = device_of(device)
+        extractor = SaliencyExtractor(loaded.module.to(where), list(layers) or None)
+        shape = loaded.preprocess(Image.new("RGB", (640, 480))).shape
+        extractor.features(torch.zeros(1, *shape, device=where))  # chooses the layer
+        columns = [(method, layer) for method in methods for layer in extractor.layers]
+        largest = CPU_BATCH if where.type == "cpu" else None
+        self._column = column
+        self._inputs = Inputs(loaded.preprocess, shape, settings.max_pixels)
+        self._mapper = Mapper(extractor, columns, settings, where, backend, largest)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        inputs, errors = self._inputs(batch[self._images(batch)])
-        features = self._extractor.features(inputs.to(self._device))
-        maps: dict[str, np.ndarray] = {}
-        for method in self._settings.methods:
-            for layer, found in features.items():
-                maps[f"{method}/{layer}"] = self._maps(method, found)
-        finite = np.all([np.isfinite(values).all((1, 2)) for values in maps.values()], axis=0)
-        for row in np.flatnonzero(~finite).tolist():
-            errors.setdefault(row, ("non-finite", "the model gives NaN or Inf, or a map is too large for float32"))
+        with quiet_decoders():
+            slots = [self._inputs.read(lambda value=value: value) for value in batch[self._images(batch)]]
+        maps, problems = self._mapper.maps(self._inputs.batch(slots), dict.fromkeys(STAGES, 0.0))
+        rows = [slot.problem or problems.get(row) or Problem(OK, "") for row, slot in enumerate(slots)]
+        bad = [row for row, problem in enumerate(rows) if problem.kind != OK]
         for values in maps.values():
-            values[list(errors)] = np.nan
-        told = [errors.get(row, (OK, "")) for row in range(len(inputs))]
-        about = {"status": np.array([kind for kind, _ in told]), "error": np.array([text for _, text in told])}
+            values[bad] = np.nan
+        about = {"status": np.array([row.kind for row in rows]), "error": np.array([row.message for row in rows])}
         return {**batch, **maps, **about}
 
     def _images(self, batch: Mapping[str, Any]) -> str:
@@ -92,40 +91,3 @@ class SaliencyStage:
             if name in batch:
                 return name
         raise KeyError(f"a batch needs a column {' or '.join(map(repr, wanted))}, got {', '.join(map(repr, batch))}")
-
-    def _inputs(self, values: Any) -> tuple[Tensor, dict[int, tuple[str, str]]]:
-        """Inputs [B, C, H, W], blank where an image cannot be used, and the kind and text of these errors by row."""
-        inputs = self._blank.repeat(len(values), 1, 1, 1)
-        errors = {}
-        with quiet_decoders():
-            for row, value in enumerate(values):
-                try:
-                    inputs[row] = self._input(value)
-                except ImageError as error:
-                    errors[row] = error.kind, str(error)
-        return inputs, errors
-
-    def _input(self, value: Any) -> Tensor:  # [C, H, W]
-        found = from_value(value, self._settings.max_pixels)
-        if isinstance(found, Picture):
-            try:
-                found = self._model.preprocess(found.image)
-            except MemoryError:
-                raise
-            except Exception as error:  # transforms of others raise anything
-                raise ImageError("preprocess", f"{type(error).__name__}: {error}") from None
-        if found.shape != self._blank.shape:
-            raise ImageError("shape", f"inputs must be {list(self._blank.shape)}, got {list(found.shape)}")
-        return found
-
-    def _maps(self, method: str, features: Tensor) -> np.ndarray:  # [B, h, w] float32
-        settings = self._settings
-        made = METHODS[method].function(
-            features,
-            nan="propagate",
-            normalize=False,
-            precision=settings.precision,
-            backend=self._backend,
-            **settings.options(method),
-        )
-        return made.to("cpu", torch.float32).numpy()

@@ -18,11 +18,12 @@ from ..._version import versions
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec
+from ..files.run import FORMAT, PACKAGES, STAGES, Marker, Run, ShardSpec
 from ..files.shards import OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
 from ..sources.source import Item, Source
-from .network import Network, Slot, network, torch_state
+from .inputs import Problem, Slot
+from .network import Network, network, torch_state
 from .threads import Ahead, Behind
 
 WRITES_BEHIND = 2  # micro-batches of maps that wait for the writing thread
@@ -41,7 +42,7 @@ def run_shard(
     spec: ShardSpec,
     resources: Resources | None = None,
     *,
-    report: Callable[[Event], None] | None = None,
+    tell: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
     source: Source | None = None,
 ) -> Marker:
@@ -53,7 +54,7 @@ def run_shard(
     Args:
         spec: which rows of which run.
         resources: how; default `Resources()`.
-        report: told after every micro-batch.
+        tell: told after every micro-batch.
         stop: once set, the shard is given up.
         source: needed where `prepare` was given one.
 
@@ -74,7 +75,7 @@ def run_shard(
     path = shard_path(spec.out, spec.index)
     publish.clean(path.parent, path.name)
     with torch_state(resources) as device, quiet_decoders():
-        shard = _Shard(run, spec, network(run, device, resources, source), resources, report, stop)
+        shard = _Shard(run, spec, network(run, device, resources, source), resources, tell, stop)
         marker = shard.publish(path)
     publish.publish_json(marker_path(spec.out, spec.index), marker.to_json())
     return marker
@@ -89,11 +90,11 @@ class _Shard:
         spec: ShardSpec,
         network: Network,
         resources: Resources,
-        report: Callable[[Event], None] | None,
+        tell: Callable[[Event], None] | None,
         stop: threading.Event | None,
     ) -> None:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
-        self._report, self._stop = report, stop
+        self._listener, self._stop = tell, stop
         self._started = time.monotonic()
         self._batch = resources.batch_size or run.settings.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -103,7 +104,7 @@ class _Shard:
 
     def publish(self, path: Path) -> Marker:
         """Write the shard, give it its name, and say what is in it."""
-        about = {"format": self._run.facts["format"], "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
+        about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
         about["columns"] = [column.to_json() for column in self._run.columns]
         with publish.publishing(path) as file:
             hashing = publish.HashingFile(file)
@@ -129,8 +130,8 @@ class _Shard:
             | {"total": round(time.monotonic() - self._started, 6)},
             fingerprint=self._spec.fingerprint,
             host=platform.node(),
-            device=str(self._network.device),
-            batch_size=min(self._batch, self._network.largest or self._batch),
+            device=str(self._network.mapper.device),
+            batch_size=min(self._batch, self._network.mapper.largest or self._batch),
             torch_threads=torch.get_num_threads(),
             versions=versions(PACKAGES),
         )
@@ -167,36 +168,30 @@ class _Shard:
             raise ShardFailed(f"shard {self._spec.index}: images could not be read: {text}") from error
 
     def _rows(self, items: Sequence[Item], slots: Sequence[Slot], start: int) -> Rows:
-        """A micro-batch. Images with an error are blank in it, so that its size, which the last bits of the others
-        depend on, is always the same.
-        """
-        count = len(slots)
-        maps = {c.name: np.full((count, *c.shape), np.nan, np.float32) for c in self._run.columns}
-        errors: dict[int, tuple[str, str]] = {}
+        """A micro-batch."""
+        maps = {c.name: np.full((len(slots), *c.shape), np.nan, np.float32) for c in self._run.columns}
+        problems: dict[int, Problem] = {}
         if any(slot.input is not None for slot in slots):
-            blank = torch.zeros(self._network.input_shape)
-            inputs = torch.stack([blank if slot.input is None else slot.input for slot in slots])
             try:
-                maps, errors = self._network.maps(inputs, self._seconds)
+                maps, problems = self._network.mapper.maps(self._network.inputs.batch(slots), self._seconds)
             except (RuntimeError, ValueError, TypeError) as error:
-                where = f"shard {self._spec.index}, images {start}..{start + count - 1}"
+                where = f"shard {self._spec.index}, images {start}..{start + len(slots) - 1}"
                 raise ShardFailed(f"{where}: {type(error).__name__}: {error}") from error
         status, message, flags = [], [], []
         for number, slot in enumerate(slots):
-            kind, text = (slot.status, slot.error) if slot.input is None else errors.get(number, (OK, None))
-            bits = slot.flags
-            if kind != OK:
+            problem, bits = slot.problem or problems.get(number), slot.flags
+            if problem is not None:
                 for values in maps.values():
                     values[number] = np.nan
             elif any(values[number].min() == values[number].max() for values in maps.values()):
                 bits |= FLAGS["constant"]
-            status.append(kind)
-            message.append(text)
+            status.append(OK if problem is None else problem.kind)
+            message.append(None if problem is None else problem.message)
             flags.append(bits)
         self._errors.update(kind for kind in status if kind != OK)
         self._flags.update(name for bits in flags for name, bit in FLAGS.items() if bits & bit)
         return Rows(
-            index=range(start, start + count),
+            index=range(start, start + len(slots)),
             key=[item.key for item in items],
             status=status,
             error=message,
@@ -207,12 +202,12 @@ class _Shard:
         )
 
     def _tell(self, rows: Rows) -> None:
-        if self._report is None:
+        if self._listener is None:
             return
         seconds = {name: value - self._told[name] for name, value in self._seconds.items()}
         self._told = dict(self._seconds)
         errors = sum(kind != OK for kind in rows.status)
-        self._report(Event(self._spec.index, len(rows.index), errors, seconds))
+        self._listener(Event(self._spec.index, len(rows.index), errors, seconds))
 
     def _check(self) -> None:
         if self._stop is not None and self._stop.is_set():

@@ -1,0 +1,135 @@
+"""The options of the commands as types: what each takes, and what is said of it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..pipeline.engines.run import ENGINES
+from .config import read_config
+
+INPUT, MAPS, WORK, RUNNING = "Input", "Maps", "How it is computed", "This command"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(h, w) of "224" or "224x320"."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+        raise typer.BadParameter(f"must be a number of pixels, or HEIGHTxWIDTH, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def _rank(text: str) -> int | tuple[int, ...]:
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in numbers):
+        raise typer.BadParameter(f"must be a number, or one for each mode as in 32,7,7, got {text!r}")
+    return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"must be a share such as 0.01 or 1%, got {text!r}")
+    return value
+
+
+def _engine(name: str) -> str:
+    if name not in ENGINES:
+        raise typer.BadParameter(f"must be one of {', '.join(ENGINES)}, got {name!r}")
+    return name
+
+
+_input, _maps = partial(typer.Option, rich_help_panel=INPUT), partial(typer.Option, rich_help_panel=MAPS)
+_work, _running = partial(typer.Option, rich_help_panel=WORK), partial(typer.Option, rich_help_panel=RUNNING)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
+
+# The input
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of pictures (with all below it), a list file, a CSV, TSV or Parquet manifest, webdataset tar "
+        "files, hf:NAME, or package.module:factory of a map-style dataset.",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the run. The same command again goes on where it stopped.")
+]
+Model = Annotated[
+    str,
+    _input(
+        "--model",
+        "-m",
+        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, or a .pt2 file.",
+    ),
+]
+Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a state dict without code.")]
+TrustModelCode = Annotated[bool, _input("--trust-model-code", help="Run code from model files (.pt2, pickles).")]
+Size = Annotated[Any, _input(parser=parse_size, metavar="HxW", help="Input size, if not the model's own.")]
+MaxPixels = Annotated[int | None, _input(min=1, help="Larger pictures become error rows.")]
+Limit = Annotated[int | None, _input(min=1, help="Only the first N images of the sorted listing.")]
+
+# The maps
+Layers = Annotated[list[str] | None, _maps("--layer", "-l", help="Layer or glob, repeatable; see `tsm-fast layers`.")]
+Methods = Annotated[
+    list[str] | None, _maps("--method", help="eigencam, tsm, multivec_eigencam or mtsm (default), repeatable.")
+]
+Rank = Annotated[Any, _maps(parser=_rank, metavar="R or R,R,R", help="Tucker rank of tsm and mtsm.")]
+Center = Annotated[bool | None, _maps("--center/--no-center", help="Centre channels (the EigenCAM methods).")]
+Combine = Annotated[str | None, _maps(help="signed or absolute (the multivector methods).")]
+Sign = Annotated[str | None, _maps(help="Sign of singular vectors.")]
+Precision = Annotated[str, _maps(help="auto, float32 or float64.")]
+Dtype = Annotated[str, _maps(help="Of the stored maps: float32, float16 or uint8.")]
+
+# How they are computed
+ShardSize = Annotated[int, _work(min=1, help="Images in a shard.")]
+BatchSize = Annotated[int, _work(min=1, help="Images in a forward pass.")]
+Engine = Annotated[
+    str, _work(callback=_engine, help="local; rank (one of several processes of torchrun, SLURM or Kubernetes); ray.")
+]
+Workers = Annotated[
+    int | None,
+    _work(min=0, help="Worker processes; 0 for none beside this one. Default: one on each GPU, else on each core."),
+]
+Device = Annotated[str, _work(help="auto, cpu, cuda, cuda:1, ...")]
+Backend = Annotated[str | None, _work(help="Of the decompositions, see `tsm-fast info`.")]
+DecodeThreads = Annotated[int, _work(min=1, help="Threads that decode images, in each worker.")]
+TorchThreads = Annotated[
+    int,
+    _work(min=1, help="Threads of the forward pass on the CPU, in each worker. Other than 1 may move the last bits."),
+]
+ShardTimeout = Annotated[float, _work(help="Seconds that a shard may take.")]
+
+# This command
+MaxErrors = Annotated[
+    Any,
+    _running(
+        parser=_share,
+        metavar="SHARE",
+        help="Share of images that may fail, as 0.01 or 1%; the run stops as soon as there are more.",
+    ),
+]
+Resume = Annotated[bool, _running(help="Go on with the run in OUT; --no-resume refuses one.")]
+Report = Annotated[bool, _running(help="Write report.html when every shard is done.")]
+DryRun = Annotated[
+    bool,
+    _running("--dry-run", help="Only say what would be done, how long it would take and how large it would be."),
+]
+Config = Annotated[
+    Path | None,
+    _running(
+        help="YAML file with these options by name; the command line wins.",
+        is_eager=True,
+        callback=read_config,
+        exists=True,
+        dir_okay=False,
+    ),
+]

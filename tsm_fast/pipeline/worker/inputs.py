@@ -1,0 +1,92 @@
+"""From whatever holds a picture to an input of the network, or what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models.preprocessing import Preprocess
+from ...pictures.decode import ImageError, Picture, from_value, unreadable
+
+MESSAGE = 500  # characters of a row's error
+
+
+class Problem(NamedTuple):
+    """Why an image has no map."""
+
+    kind: str  # the status of its row
+    message: str
+
+
+class Slot(NamedTuple):
+    """One image on its way to the network."""
+
+    input: Tensor | None  # [C, H, W]; None after a problem
+    problem: Problem | None
+    height: int | None
+    width: int | None
+    flags: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Makes inputs of one shape."""
+
+    preprocess: Preprocess
+    shape: tuple[int, ...]  # C, H, W
+    max_pixels: int
+
+    def read(self, fetch: Callable[[], object]) -> Slot:
+        """What `fetch` gives (bytes of a file, a picture, pixels or a tensor) as input, or its problem."""
+        started = time.perf_counter()
+        made = problem = height = width = None
+        flags = 0
+        try:
+            found = from_value(_fetched(fetch), self.max_pixels)
+            if isinstance(found, Picture):
+                height, width, flags = found.image.height, found.image.width, found.flags
+                found = self._prepared(found)
+            if found.shape != self.shape:
+                raise ImageError("shape", f"inputs must be {list(self.shape)}, got {list(found.shape)}")
+            made = found
+        except ImageError as error:
+            problem = Problem(error.kind, _one_line(str(error)))
+        return Slot(made, problem, height, width, flags, time.perf_counter() - started)
+
+    def batch(self, slots: Sequence[Slot]) -> Tensor:  # [B, C, H, W]
+        """The inputs of images, blank for those with a problem: the last bits of the others depend on the size."""
+        inputs = torch.zeros(len(slots), *self.shape)
+        for number, slot in enumerate(slots):
+            if slot.input is not None:
+                inputs[number] = slot.input
+        return inputs
+
+    def _prepared(self, picture: Picture) -> Tensor:
+        try:
+            return self.preprocess(picture.image)
+        except MemoryError:
+            raise
+        except Exception as error:  # transforms of others raise anything, for a picture one pixel high, say
+            raise ImageError("preprocess", f"{type(error).__name__}: {error}") from None
+
+
+def _fetched(fetch: Callable[[], object]) -> object:
+    try:
+        return fetch()
+    except (ImageError, MemoryError):
+        raise
+    except OSError as error:
+        raise unreadable(error) from None
+    except Exception as error:  # a dataset raises anything
+        raise ImageError("item", f"{type(error).__name__}: {error}") from None
+
+
+def _one_line(text: str) -> str:
+    """A message as a row can hold it: messages of others may be long, or quote names that are no valid text."""
+    return " ".join(text[:MESSAGE].split()).encode("utf-8", "backslashreplace").decode()
