@@ -229,7 +229,7 @@ def _saliency(
     maps, exponent = _in_range(maps, x, raw, method, center)
     maps = module.finish(maps, size, normalize=normalize)
     if exponent is not None and not normalize:
-        maps = scaled(maps.double(), exponent, _POWER[method]).to(maps.dtype)
+        maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
     return restore(maps)
 
 
