@@ -15,6 +15,56 @@ static inline double largest_entry(const double* x, int64_t n, int64_t step = 1)
     return most;  // NaN alone, or nothing
 }
 
+// Rounding of a Gram matrix in float moves the product of two of its eigenvectors over it by this much: seldom by more
+// than 1e-6 of the mean eigenvalue or 6e-8 of the first, in most cases by a tenth of it.
+static inline double gram_rounding(double trace, int64_t n, double first) {
+    const double mean = 4e-7 * trace / static_cast<double>(n), most = 6e-8 * first;
+    return mean < most ? mean : most;
+}
+// How far that turns two eigenvectors into one another.
+static inline double turned(double rounding, double gap) {
+    return gap > rounding ? rounding / gap : 1;
+}
+// weights[j]: of vector j in a map. The same for what turning the vectors of neighbouring eigenvalues adds to it, in a
+// fixed irregular order of signs; of near values the nearest decide alone.
+static inline void turn_weights(const double* lambda, const double* weights, int64_t n, double rounding,
+                                double* moved) {
+    for (int64_t j = 0; j < n; ++j) moved[j] = 0;
+    for (int64_t j = 0; j + 1 < n; ++j) {
+        const double by = turned(rounding, lambda[j] - lambda[j + 1]) * (j % 3 == 0 ? -1 : 1);
+        moved[j + 1] += by * weights[j];
+        moved[j] -= by * weights[j + 1];
+    }
+}
+
+static inline double dot(const double* a, const double* b, int64_t n, bool absolute = false) {
+    constexpr int L = kLanes<double>;
+    Vec<double> sums{};
+    int64_t j = 0;
+    for (; j + L <= n; j += L) {
+        const Vec<double> x = load(b + j);
+        sums += load(a + j) * (absolute ? vabs<double>(x) : x);
+    }
+    double sum = sum_lanes<double>(sums);
+    for (; j < n; ++j) sum += a[j] * (absolute ? __builtin_fabs(b[j]) : b[j]);
+    return sum;
+}
+static inline double larger_size(double most, double x) {
+    return __builtin_fabs(x) > most ? __builtin_fabs(x) : most;
+}
+
+constexpr double kSingleError = 1e-5, kCombinedError = 5e-5;  // of a normalised map, half of what is promised
+
+// Whether a map [size] that may be wrong by `error` holds when it is normalised.
+static inline bool holds(const double* map, int64_t size, double error, double limit) {
+    double low = map[0], high = map[0];
+    for (int64_t i = 1; i < size; ++i) {
+        low = map[i] < low ? map[i] : low;
+        high = map[i] > high ? map[i] : high;
+    }
+    return error <= limit * (high - low);
+}
+
 template <class T>
 struct SaliencyGroup {
     const SaliencyPlan& plan;
@@ -64,7 +114,7 @@ struct SaliencyGroup {
         }
         const double* g[kMostItems];
         double *value[kMostItems], *vector[kMostItems];
-        const int rank = plan.single() ? 1 : static_cast<int>(n);
+        const int rank = columns();
         for (int i = 0; i < left; ++i) {
             read(items[open[i]], open[i]);
             g[i] = gram[open[i]];
@@ -81,6 +131,15 @@ struct SaliencyGroup {
             else
                 items[k].sure &= plan.single() ? single_map(k, map) : combined_map(k, map);
         }
+    }
+
+    // Eigenpairs that are wanted: a single map takes the second to know how far the first may be turned.
+    int columns() const { return plan.single() ? (n > 1 ? 2 : 1) : static_cast<int>(n); }
+    bool guarded() const { return sizeof(T) == 4 && plan.hooi.guard; }
+    double rounding(int k) const {
+        double trace = 0;
+        for (int64_t i = 0; i < n; ++i) trace += gram[k][i * n + i];
+        return gram_rounding(trace, n, values[k][0]);
     }
 
     // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix.
@@ -291,24 +350,54 @@ struct SaliencyGroup {
         for (int64_t i = 0; i < n * columns; ++i) b[i] = static_cast<T>(vectors[k][i]);
         return b;
     }
-    // map = F^T z for z [C]
-    void project(int k, const double* z, double* map, Arena scratch) const {
-        T* b = scratch.take<T>(c);
-        for (int64_t i = 0; i < c; ++i) b[i] = static_cast<T>(z[i]);
-        multiply(positions(k), adjust(k), b, 1, scratch,
-                 [&](int64_t row, const T* w) { map[row] = static_cast<double>(w[0]); });
+    // map = F^T z for z [C]; returns the largest magnitude in F^T other.
+    double project(int k, const double* z, const double* other, double* map, Arena scratch) const {
+        const Fibres f = positions(k);
+        const int64_t np = padded<T>(c);
+        T* b = scratch.take<T>(2 * np);
+        for (int64_t i = 0; i < np; ++i) {
+            b[i] = i < c ? static_cast<T>(z[i]) : T(0);
+            b[np + i] = i < c ? static_cast<T>(other[i]) : T(0);
+        }
+        double most = 0;
+        Panels<T> panels(f, adjust(k), scratch);
+        for (int64_t at = 0; at < s; at += panels.per_panel) {
+            const int64_t count = s - at < panels.per_panel ? s - at : panels.per_panel;
+            const T* rows = panels.rows(at, count);
+            for (int64_t r = 0; r < count; ++r) {
+                map[at + r] = static_cast<double>(row_dot(rows + r * panels.ld, b, c));
+                if (guarded()) most = larger_size(most, static_cast<double>(row_dot(rows + r * panels.ld, b + np, c)));
+            }
+        }
+        return most;
     }
 
-    // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes.
+    // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes. False where the second vector
+    // may be in it.
     bool single_map(int k, double* map) {
-        const double sigma = __builtin_sqrt(values[k][0]);
-        if (by_position)
-            for (int64_t i = 0; i < s; ++i) map[i] = sigma * vectors[k][i];
-        else
-            project(k, vectors[k], map, arena);
+        const int rank = columns();
+        const double *lambda = values[k], *v = vectors[k];
+        const double by = guarded() && n > 1 ? turned(rounding(k), lambda[0] - lambda[1]) : 0;
+        double error = 0;
+        if (by_position) {
+            const double sigma = __builtin_sqrt(lambda[0]);
+            for (int64_t i = 0; i < s; ++i) {
+                map[i] = sigma * v[i * rank];
+                error = larger_size(error, by > 0 ? sigma * by * v[i * rank + 1] : 0);
+            }
+        } else {
+            Arena scratch = arena;
+            double* u = scratch.take<double>(c);
+            double* other = scratch.take<double>(c);
+            for (int64_t i = 0; i < c; ++i) {
+                u[i] = v[i * rank];
+                other[i] = by > 0 ? by * v[i * rank + 1] : 0;
+            }
+            error = project(k, u, other, map, scratch);
+        }
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(map[i], k);
         finish_single(k, map);
-        return true;
+        return !guarded() || holds(map, s, unscaled(error, k), kSingleError);
     }
     void finish_single(int k, double* map) {
         if (plan.method == Method::tsm) {
@@ -352,30 +441,38 @@ struct SaliencyGroup {
         double* weights = scratch.take<double>(n);
         for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
         const bool sure = plan.absolute || apply_signs(k, weights, scratch);
+        double* moved = scratch.take<double>(n);
+        turn_weights(lambda, weights, n, rounding(k), moved);
+        double error = 0;
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
-                double sum = 0;
-                for (int64_t j = 0; j < n; ++j) sum += weights[j] * (plan.absolute ? __builtin_fabs(v[j]) : v[j]);
-                map[i] = __builtin_fabs(sum);
+                map[i] = __builtin_fabs(dot(weights, v, n, plan.absolute));
+                error = larger_size(error, dot(moved, v, n));
             }
         } else if (plan.absolute) {
             multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
-                double sum = 0;
-                for (int64_t j = 0; j < n; ++j) sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
+                double sum = 0, other = 0;
+                for (int64_t j = 0; j < n; ++j) {
+                    sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
+                    other += moved[j] * static_cast<double>(w[j]);
+                }
                 map[row] = sum;
+                error = larger_size(error, other);
             });
         } else {
             double* z = scratch.take<double>(c);
+            double* other = scratch.take<double>(c);
             for (int64_t i = 0; i < c; ++i) {
-                z[i] = 0;
-                for (int64_t j = 0; j < n; ++j) z[i] += weights[j] * vectors[k][i * n + j];
+                z[i] = dot(weights, vectors[k] + i * n, n);
+                other[i] = dot(moved, vectors[k] + i * n, n);
             }
-            project(k, z, map, scratch);
+            error = project(k, z, other, map, scratch);
             for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
         }
+        const bool settled = !guarded() || holds(map, s, error, kCombinedError);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
-        return sure;
+        return sure && settled;
     }
     // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
     // Rounding of the Gram matrix turns vector j by up to 1e-7 / n trace / gap_j, and a pass over F moves the entries
@@ -410,18 +507,35 @@ struct SaliencyGroup {
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
-            double turned = 1e-7 / static_cast<double>(n) * trace / gap;
-            if (pass) turned += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
-            sure = sure && __builtin_fabs(high[j] + low[j]) > turned * most;
+            double moved = 1e-7 / static_cast<double>(n) * trace / gap;
+            if (pass) moved += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+            sure = sure && __builtin_fabs(high[j] + low[j]) > moved * most;
         }
         return sure;
     }
 };
 
+// Whether the map of the responses t [S, R] times the weights [R] holds where float turned the columns of A_1.
+static bool truncated_holds(const SaliencyPlan& plan, const HooiItem& item, const double* t, const double* weights,
+                            double* map, Arena scratch) {
+    const int64_t c = plan.channels(), s = plan.positions(), r = plan.hooi.rank[0];
+    double* lambda = scratch.take<double>(r);
+    double* moved = scratch.take<double>(r);
+    for (int64_t j = 0; j < r; ++j) lambda[j] = item.sigma[0][j] * item.sigma[0][j];
+    turn_weights(lambda, weights, r, gram_rounding(item.norm2, c < s ? c : s, lambda[0]), moved);
+    double error = 0;
+    for (int64_t i = 0; i < s; ++i) {
+        error = larger_size(error, dot(moved, t + i * r, r));
+        map[i] = __builtin_fabs(map[i]);
+    }
+    return holds(map, s, error, plan.single() ? kSingleError : kCombinedError);
+}
+
 // tsm and mtsm at a rank: the responses F^T a_i of the columns of A_1, whose sign is the factor's or (Sign::v) such
 // that the response's entry of largest magnitude is positive.
+// False where float may have turned the columns into one another.
 template <class T>
-static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map, Arena scratch) {
+static bool truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map, Arena scratch) {
     const int64_t c = plan.channels(), s = plan.positions(), r = plan.hooi.rank[0];
     double* t = item.responses;
     if (plan.hooi.big != 0) {
@@ -440,18 +554,22 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
         }
     }
     for (int64_t i = 0; i < s; ++i) map[i] = 0;
-    const int64_t used = plan.method == Method::tsm ? 1 : r;
+    const int64_t used = plan.single() ? 1 : r;
+    double* weights = scratch.take<double>(r);
+    for (int64_t j = 0; j < r; ++j) weights[j] = plan.single() ? j == 0 : item.sigma[0][j];
     for (int64_t j = 0; j < used; ++j) {
         double most = 0, entry = 0;
         for (int64_t i = 0; i < s; ++i)
             if (__builtin_fabs(t[i * r + j]) > most) most = __builtin_fabs(entry = t[i * r + j]);
         const bool flip = plan.sign == Sign::v && !plan.absolute && entry < 0;
-        const double weight = plan.method == Method::tsm ? 1 : item.sigma[0][j] * (flip ? -1 : 1);
+        weights[j] *= flip ? -1 : 1;
         for (int64_t i = 0; i < s; ++i)
-            map[i] += weight * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
+            map[i] += weights[j] * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
     }
+    const bool settled = item.big_wide || !item.finite || truncated_holds(plan, item, t, weights, map, scratch);
     for (int64_t i = 0; i < s; ++i) {
         map[i] = __builtin_fabs(map[i]) / item.scale;
-        if (plan.method == Method::mtsm) map[i] /= item.scale;
+        if (!plan.single()) map[i] /= item.scale;
     }
+    return settled;
 }
