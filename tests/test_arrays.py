@@ -79,6 +79,8 @@ NUMPY_VIEWS = {
     "every other": lambda x: np.repeat(x, 2, axis=2)[:, :, ::2],
     "a field of records": lambda x: _field(x),
     "read-only": lambda x: _read_only(x),
+    "one byte after a number's place": lambda x: _unaligned(x),
+    "a field one byte after its place": lambda x: _unaligned_field(x),
 }
 
 
@@ -92,6 +94,17 @@ def _read_only(x: np.ndarray) -> np.ndarray:
     copy = x.copy()
     copy.flags.writeable = False
     return copy
+
+
+def _unaligned(x: np.ndarray) -> np.ndarray:
+    return np.frombuffer(b"-" + x.tobytes(), dtype=x.dtype, offset=1).reshape(x.shape)
+
+
+def _unaligned_field(x: np.ndarray) -> np.ndarray:
+    """Its strides are whole numbers, its address is none."""
+    records = np.zeros(x.shape, np.dtype({"names": ["value"], "formats": [x.dtype], "offsets": [1], "itemsize": 16}))
+    records["value"] = x
+    return records["value"]
 
 
 @pytest.mark.parametrize("name", NUMPY_VIEWS)
@@ -110,6 +123,29 @@ def test_reading_does_not_copy():
     for view in (x, NUMPY_VIEWS["read-only"](x), NUMPY_VIEWS["Fortran order"](x)):
         assert as_tensor("x", view)[0].data_ptr() == view.ctypes.data
     assert as_tensor("x", FEATURES)[0] is FEATURES
+
+
+def _unaligned_tensor(x: torch.Tensor) -> torch.Tensor:
+    return torch.frombuffer(bytearray(b"-" + x.numpy().tobytes()), dtype=x.dtype, offset=1).view(x.shape)
+
+
+UNALIGNED = {
+    "numpy": lambda x: _unaligned(x.numpy()),
+    "a numpy field": lambda x: _unaligned_field(x.numpy()),
+    "torch": _unaligned_tensor,
+    "torch, transposed": lambda x: _unaligned_tensor(x.movedim(1, -1).contiguous()).movedim(-1, 1),
+    "dlpack": lambda x: OnlyDlpack(_unaligned_tensor(x)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", UNALIGNED)
+def test_unaligned_arrays_are_copied(kind, dtype):
+    """The kernels read numbers, and a number has its place: elsewhere it is undefined behaviour."""
+    x = FEATURES.to(dtype)
+    tensor, _ = as_tensor("x", UNALIGNED[kind](x))
+    assert tensor.data_ptr() % tensor.element_size() == 0
+    assert torch.equal(tensor, x)
 
 
 def test_negated_views_are_resolved(backend):

@@ -6,7 +6,6 @@ import re
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -115,23 +114,18 @@ def test_a_gpu_backend_without_a_gpu(name, find_spec, monkeypatch):
     assert info.auto == ""
 
 
-class OnGpu(NamedTuple):
-    """As much of a GPU tensor as the choice looks at."""
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU, and holds nothing."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cuda", 0)
-    requires_grad: bool = False
+    @staticmethod
+    def __new__(
+        cls, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, requires_grad: bool = False
+    ) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=requires_grad).as_subclass(cls)
 
     @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        return torch.empty(self.shape[1:], device="meta")
+    def device(self) -> torch.device:
+        return torch.device("cuda", 0)
 
 
 SMALL, LARGE = (8, 2048, 7, 7), (8, 512, 28, 28)

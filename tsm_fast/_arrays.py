@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._memory import stored
+
 Restore = Callable[[Tensor], Any]
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -28,15 +30,16 @@ def as_tensor(name: str, array: Any) -> tuple[Tensor, Restore]:
         tensor, restore = array, _same
     elif "numpy" in sys.modules and isinstance(array, sys.modules["numpy"].ndarray):
         tensor, restore = _from_numpy(name, array), _to_numpy
-    elif hasattr(array, "__dlpack__"):
-        tensor, restore = torch.from_dlpack(array), _exporter(array)
+    elif hasattr(array, "__dlpack__") and not isinstance(array, torch.fx.Proxy):
+        tensor, restore = _from_dlpack(name, array), _exporter(array)
     else:
         raise TypeError(f"{name} must be a torch, NumPy or DLPack array, got {type(array).__name__}")
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense array, got layout {tensor.layout}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
+        raise TypeError(f"{name} must be a dense array, got {kind}")
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must have dtype {_NEED}, got {dtype_name(tensor.dtype)}")
-    return tensor.resolve_neg(), restore
+    return stored(name, tensor).resolve_neg(), restore
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -63,7 +66,7 @@ def _from_numpy(name: str, array: Any) -> Tensor:
         )
     if isinstance(array, numpy.ma.MaskedArray):
         raise TypeError(f"{name} must not be masked: pass {name}.filled(0), or whatever the masked values count as")
-    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+    if not array.flags.aligned or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy(order="C")
     if not array.flags.writeable:
         # torch warns about read-only memory (a memory-mapped file, say); nothing here writes to it.
@@ -71,6 +74,15 @@ def _from_numpy(name: str, array: Any) -> Tensor:
         interface["data"] = (interface["data"][0], False)
         array = numpy.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
     return torch.from_numpy(array)
+
+
+def _from_dlpack(name: str, array: Any) -> Tensor:
+    try:
+        return torch.from_dlpack(array)
+    except Exception as error:
+        kind = type(array).__name__
+        hint = "; jax.pure_callback hands arrays out of jit, vmap and grad" if kind.endswith("Tracer") else ""
+        raise TypeError(f"{name} must be readable through DLPack, got {kind}: {error}{hint}") from error
 
 
 def _exporter(array: Any) -> Restore:

@@ -22,6 +22,7 @@ from ._arrays import (
     scaled,
     unit_exponents,
 )
+from ._memory import readable, untraced
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, needs_grad, resolve, result_dtype
 from .gradients import bounded, cast, root, row_norms, svd
 
@@ -67,6 +68,7 @@ class TuckerResult:
         return multi_mode_dot(self.core, self.factors)
 
 
+@untraced
 def tucker(
     x: Any,  # [B, I_1, ..., I_N]
     rank: plan.Rank = None,
@@ -119,9 +121,9 @@ def tucker(
     tensor, restore = as_tensor("x", x)
     plan.tensor("x", tensor)
     effective = plan.rank(rank, tensor.shape[1:])
-    result = resolve(backend, tensor).hooi(
-        tensor, effective, n_iter_max=limit, tol=tolerance, sign=sign, precision=precision
-    )
+    module = resolve(backend, tensor)
+    readable("x", tensor, module.name)
+    result = module.hooi(tensor, effective, n_iter_max=limit, tol=tolerance, sign=sign, precision=precision)
     plan.finite("x", result.finite)
     return TuckerResult(
         core=restore(result.core),
@@ -134,6 +136,7 @@ def tucker(
     )
 
 
+@untraced
 def hosvd(
     x: Any,  # [B, I_1, ..., I_N]
     rank: plan.Rank = None,
@@ -166,7 +169,9 @@ def hosvd(
     plan.tensor("x", tensor)
     effective = plan.rank(rank, tensor.shape[1:])
     dtype = result_dtype(tensor.dtype, precision)
-    compute = partial(_hosvd, resolve(backend, tensor), effective, sign, dtype)
+    module = resolve(backend, tensor)
+    readable("x", tensor, module.name)
+    compute = partial(_hosvd, module, effective, sign, dtype)
     core, error, *rest = by_parts(compute, _checked("x", tensor), 2 * tensor.shape[1:].numel())
     return TuckerResult(
         core=restore(core),
@@ -179,6 +184,7 @@ def hosvd(
     )
 
 
+@untraced
 def truncated_svd(
     m: Any,  # [B, M, N]
     rank: int | None = None,
@@ -214,7 +220,9 @@ def truncated_svd(
     plan.matrices("m", tensor)
     r = plan.matrix_rank(rank, *tensor.shape[1:])
     dtype = result_dtype(tensor.dtype, precision)
-    compute = partial(_truncated_svd, resolve(backend, tensor), r, sign, dtype)
+    module = resolve(backend, tensor)
+    readable("m", tensor, module.name)
+    compute = partial(_truncated_svd, module, r, sign, dtype)
     u, s, vh = by_parts(compute, _checked("m", tensor), 2 * tensor.shape[1:].numel())
     return restore(u), restore(s), restore(vh)
 
@@ -269,6 +277,7 @@ def fold(unfolded: Any, mode: int, shape: Sequence[int]) -> Any:  # [B, I_n, res
     return restore(tensor.reshape(moved).movedim(1, number + 1))
 
 
+@untraced
 def mode_dot(
     x: Any,  # [B, I_1, ..., I_N]
     matrix: Any,  # [J, I_n] or [B, J, I_n]
@@ -300,6 +309,7 @@ def mode_dot(
     return multi_mode_dot(x, [matrix], [mode], transpose, precision=precision, backend=backend)
 
 
+@untraced
 def multi_mode_dot(
     x: Any,  # [B, I_1, ..., I_N]
     matrices: Iterable[Any],  # [J_n, I_n] or [B, J_n, I_n] each
@@ -336,7 +346,10 @@ def multi_mode_dot(
     matrices = list(matrices)
     numbers = plan.modes(modes, len(matrices), tensor.ndim - 1)
     factors = [_factor(matrix, tensor, n, transpose, precision) for matrix, n in zip(matrices, numbers, strict=True)]
-    module = resolve(backend, next((f for f in factors if f.requires_grad), tensor))
+    module = resolve(backend, tensor, *factors)
+    readable("x", tensor, module.name)
+    for factor in factors:
+        readable("matrix", factor, module.name)
     product = module.core_contraction(tensor, factors, numbers, precision=precision)
     return restore(_in_range(product, module, tensor, factors, numbers))
 
@@ -410,7 +423,7 @@ def _hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, 
     unit, exponent = _unit_range(_differentiable(x))
     norm = _norm(unit)
     factors = [_hosvd_factor(module, unit, n, r, sign, dtype) for n, r in enumerate(rank)]
-    factors = [torch.where(per_item(norm == 0, a), torch.eye(*a.shape[1:]).to(a), a) for a in factors]
+    factors = [torch.where(per_item(norm == 0, a), _identity(a), a) for a in factors]
     core = module.core_contraction(unit, factors, range(len(rank)), precision="float64")
     error = root((norm**2 - _norm(core) ** 2).abs()) / torch.where(norm == 0, 1.0, norm)
     values = [scaled(bounded(row_norms(_unfold(core, n))), exponent) for n in range(len(rank))]
@@ -437,6 +450,10 @@ def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str, d
         right = module.core_contraction(x, [vectors], [mode], precision="float64")
         vectors = vectors * column_signs(_unfold(right, mode).mT)
     return vectors
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(*like.shape[1:], dtype=like.dtype, device=like.device)
 
 
 def _singular_triplets(module: Backend, m: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -478,7 +495,7 @@ def _columns(w: Tensor) -> tuple[Tensor, Tensor]:
 
 def _straightened(u: Tensor) -> Tensor:
     """Nearly orthonormal columns [B, M, R] made orthonormal up to the square of what they lacked."""
-    lacking = u.mT @ u - torch.eye(u.shape[2]).to(u)
+    lacking = u.mT @ u - torch.eye(u.shape[2], dtype=u.dtype, device=u.device)
     return u - u @ (lacking.triu() - torch.diag_embed(lacking.diagonal(dim1=1, dim2=2) / 2))
 
 

@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
+from ._memory import has_tangent, is_transformed
+
 Precision = Literal["auto", "float32", "float64"]
 Method = Literal["eigencam", "tsm", "multivec_eigencam", "mtsm"]
 
@@ -208,8 +210,9 @@ def _auto(name: str) -> str:
     return auto
 
 
-def resolve(backend: str | None, x: Tensor) -> Backend:
-    """The backend for `x`: the one named by the argument or by TSM_FAST_BACKEND, which runs or raises, else the best.
+def resolve(backend: str | None, x: Tensor, *others: Tensor) -> Backend:
+    """The backend for `x` and what it meets: the one named by the argument or by TSM_FAST_BACKEND, which runs or
+    raises, else the best.
 
     Raises:
         ValueError: the name is unknown.
@@ -217,7 +220,7 @@ def resolve(backend: str | None, x: Tensor) -> Backend:
     """
     name = backend or os.environ.get("TSM_FAST_BACKEND")
     if name is None or name == "":
-        return load(_automatic(x))
+        return load(_automatic(x, *others))
     if name not in _ENTRIES:
         source = "backend" if backend else "TSM_FAST_BACKEND"
         raise ValueError(f"{source} must be one of {', '.join(map(repr, _ENTRIES))}, got {name!r}")
@@ -227,7 +230,7 @@ def resolve(backend: str | None, x: Tensor) -> Backend:
         raise RuntimeError(f"backend {name!r} runs on {_device(name)} tensors, got one on {x.device}")
     if name in _OLDEST and x.device.type == "cuda":
         _check_age(name, x)
-    if needs_grad(x) and not entry.autograd:
+    if needs_grad(x, *others) and not entry.autograd:
         raise RuntimeError(
             f"backend {name!r} has no gradients, and the input requires them: "
             "use backend='reference', or pass x.detach(), or call it under torch.no_grad()"
@@ -243,9 +246,9 @@ def load(name: str) -> Backend:
     return cast(Backend, _import(_ENTRIES[name].module))
 
 
-def needs_grad(x: Tensor) -> bool:
-    """Whether autograd records what is done with x."""
-    return x.requires_grad and torch.is_grad_enabled()
+def needs_grad(*tensors: Tensor) -> bool:
+    """Whether gradients, backward or forward, go through any of the tensors."""
+    return any((x.requires_grad and torch.is_grad_enabled()) or has_tangent(x) for x in tensors)
 
 
 def _device(name: str) -> str | None:
@@ -257,9 +260,9 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _automatic(x: Tensor) -> str:
+def _automatic(x: Tensor, *others: Tensor) -> str:
     # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
-    if needs_grad(x):
+    if needs_grad(x, *others) or any(map(is_transformed, (x, *others))):
         return "reference"
     if x.device.type == "cpu" and _is_built("cpu"):
         return "cpu"

@@ -212,7 +212,7 @@ def _checked_options(method: str, rank: dict[str, Any], options: dict[str, Any])
     if options.get("backend") is not None:
         plan.choice("backend", options["backend"], dispatch.backends())
         dispatch.load(options["backend"])
-    function(torch.zeros(0, 1, 1, 1), **{**options, "backend": "reference"})
+    function(torch.zeros(0, 1, 1, 1, device="cpu"), **{**options, "backend": "reference"})
     return {**rank, **options}
 
 

@@ -16,6 +16,7 @@ _DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64:
 _METHODS = {"eigencam": 0, "tsm": 1, "multivec_eigencam": 2, "mtsm": 3}
 _SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
 
+_CPU = torch.device("cpu")  # said to every new tensor, whatever torch takes for the default
 _LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -43,7 +44,7 @@ def mode_gram(
     wide = dtype == torch.float64
     shape = len(x), x.shape[mode + 1], x.shape[mode + 1]
     if not x.numel():
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device=_CPU)
     # Not zeros(): PyTorch's threads would spin for a while after it, on the cores that ours are about to use.
     gram = _empty(*shape, dtype=dtype)
     _cpu.mode_gram(_array(x), mode, center, wide, gram.data_ptr(), wide, torch.get_num_threads())
@@ -59,7 +60,7 @@ def truncated_svd(
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
     dtype = result_dtype(gram.dtype, precision)
     gram = gram if gram.dtype in (torch.float32, torch.float64) else gram.float()
-    values = torch.empty(len(gram), rank, dtype=dtype)
+    values = torch.empty(len(gram), rank, dtype=dtype, device=_CPU)
     vectors = _empty(len(gram), gram.shape[1], rank, dtype=dtype)
     if gram.numel():
         wide_out = dtype == torch.float64
@@ -84,7 +85,7 @@ def core_contraction(
         pointers[mode] = factor.data_ptr()
         shape[mode] = factor.shape[2]
     if not x.numel():
-        return torch.zeros(len(x), *shape, dtype=dtype)
+        return torch.zeros(len(x), *shape, dtype=dtype, device=_CPU)
     out = _empty(len(x), *shape, dtype=dtype)
     if out.numel():
         wide = dtype == torch.float64
@@ -115,10 +116,11 @@ def _hooi(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
     factors = [_empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
-    values = [torch.empty(len(x), r, dtype=dtype) for r in rank]
-    errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64)
-    n_sweeps = torch.zeros(len(x), dtype=torch.int64)
-    converged, finite = torch.zeros(len(x), dtype=torch.bool), torch.ones(len(x), dtype=torch.bool)
+    values = [torch.empty(len(x), r, dtype=dtype, device=_CPU) for r in rank]
+    errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64, device=_CPU)
+    n_sweeps = torch.zeros(len(x), dtype=torch.int64, device=_CPU)
+    converged = torch.zeros(len(x), dtype=torch.bool, device=_CPU)
+    finite = torch.ones(len(x), dtype=torch.bool, device=_CPU)
     if len(x):
         _cpu.hooi(
             _array(x),
@@ -155,8 +157,8 @@ def saliency(
 ) -> tuple[Tensor, Tensor]:
     """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`)."""
     dtype = torch.float64 if precision == "float64" else torch.float32
-    maps = torch.empty(len(x), *x.shape[2:], dtype=dtype)
-    finite = torch.ones(len(x), dtype=torch.bool)
+    maps = torch.empty(len(x), *x.shape[2:], dtype=dtype, device=_CPU)
+    finite = torch.ones(len(x), dtype=torch.bool, device=_CPU)
     if len(x):
         _cpu.saliency(
             _array(x),
@@ -202,7 +204,7 @@ def _passes_wide(x: Tensor, precision: Precision) -> bool:
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """A result to fill; a large one in large pages where the system has them."""
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(shape, dtype=dtype, device=_CPU)
     if out.nbytes >= _LARGE:
         _cpu.prefer_large_pages(out.data_ptr(), out.nbytes)
     return out

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import plan
 from ._arrays import as_tensor, peaks, scaled, unit_exponents
+from ._memory import readable, untraced
 from .dispatch import Method, Precision, map_noise, resolve
 from .gradients import cast
 
@@ -19,6 +20,7 @@ _POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the 
 _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32 are over 1e-5 of it
 
 
+@untraced
 def eigencam(
     features: Any,  # [B, C, H, W]
     *,
@@ -67,6 +69,7 @@ def eigencam(
     return _saliency(features, "eigencam", None, center, "signed", sign, nan, normalize, size, precision, backend)
 
 
+@untraced
 def tsm(
     features: Any,  # [B, C, H, W]
     rank: plan.Rank = None,
@@ -103,6 +106,7 @@ def tsm(
     return _saliency(features, "tsm", rank, False, "signed", "u", nan, normalize, size, precision, backend)
 
 
+@untraced
 def multivec_eigencam(
     features: Any,  # [B, C, H, W]
     *,
@@ -147,6 +151,7 @@ def multivec_eigencam(
     )
 
 
+@untraced
 def mtsm(
     features: Any,  # [B, C, H, W]
     rank: plan.Rank = None,
@@ -210,6 +215,7 @@ def _saliency(
     plan.features(x)
     effective = None if rank is None else plan.rank(rank, x.shape[1:])
     module = resolve(backend, x)
+    readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     raw = partial(
         module.saliency,
         method=method,
