@@ -44,7 +44,8 @@ static int64_t hooi_shared_bytes(const HooiPlan& p) {
         kept = (sizes + 3 * p.elements()) * 8;
     }
     const int64_t solver = eigh_bytes<double>(largest_problem(p));
-    return kept + (solver > passes ? solver : passes) + (longest + 4 * most_rank) * 8 + 4096;
+    return kept + (solver > passes ? solver : passes) + orthonormalize_bytes(most_rank) +
+           (longest + 8 * most_rank) * 8 + 4096;
 }
 
 static int64_t hooi_bytes(bool wide, const HooiPlan& plan) {
