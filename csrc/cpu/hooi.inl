@@ -169,7 +169,7 @@ struct HooiGroup {
         }
         product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);
         Arena scratch = arena;
-        orthonormalize(a, size, r, scratch.take<double>(r));
+        orthonormalize(a, size, r, plan.loss, scratch);
         if (!plan.sign_v)
             point_up_one(a, static_cast<int>(size), static_cast<int>(r), scratch.take<double>(r),
                          scratch.take<double>(r));
