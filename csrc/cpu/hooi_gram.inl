@@ -303,13 +303,15 @@ struct GramSweeps {
         copy(multi_mode_product<V>(own.vectors, n + 1, rank, factors, shape, spare), s * r, own.weights);
     }
     // The columns of `vectors` over sigma, and T = g vectors for g [S, depth]. A sigma that is lost in the rounding of
-    // g counts as the least that is not: the columns of A_big that come of it are short (hooi_factor.inl).
+    // g, which may leave lambda below 0, counts as the least that is not: the columns of A_big that come of it are
+    // short (hooi_factor.inl).
     void respond(const GramItems<V>& own, const V* g, int64_t depth) const {
         for (int lane = 0; lane < L; ++lane) {
             const double least = 1e-15 * static_cast<double>(s) * at(own.values, 0, lane);
             for (int64_t j = 0; j < r; ++j) {
                 double& lambda = at(own.values, j, lane);
-                lambda = 1 / __builtin_sqrt(lambda > least ? lambda : least);
+                const double size = __builtin_fabs(lambda);
+                lambda = 1 / __builtin_sqrt(size > least ? size : least);
             }
         }
         for (int64_t i = 0; i < depth; ++i)
