@@ -15,22 +15,22 @@ static inline double largest_entry(const double* x, int64_t n, int64_t step = 1)
     return most;  // NaN alone, or nothing
 }
 
-// Rounding of a Gram matrix in float moves the product of two of its eigenvectors over it by this much: seldom by more
-// than 1e-6 of the mean eigenvalue or 6e-8 of the first, in most cases by a tenth of it.
-static inline double gram_rounding(double trace, int64_t n, double first) {
-    const double mean = 4e-7 * trace / static_cast<double>(n), most = 6e-8 * first;
-    return mean < most ? mean : most;
-}
+// Rounding of a Gram matrix G in float moves the product of two of its eigenvectors v and w over it by about this much
+// times the roots of what each sees of the diagonal, sum_i v_i^2 G_ii: the mean eigenvalue where v is spread, the first
+// one where a few large entries make it. In most cases it is a tenth of it.
+constexpr double kGramRounding = 4e-7;
+
 // How far that turns two eigenvectors into one another.
 static inline double turned(double rounding, double gap) {
     return gap > rounding ? rounding / gap : 1;
 }
 // weights[j]: of vector j in a map. The same for what turning the vectors of neighbouring eigenvalues adds to it, in a
-// fixed irregular order of signs; of near values the nearest decide alone.
-static inline void turn_weights(const double* lambda, const double* weights, int64_t n, double rounding,
+// fixed irregular order of signs; of near values the nearest decide alone. seen[j]: of the diagonal, by vector j
+static inline void turn_weights(const double* lambda, const double* weights, int64_t n, const double* seen,
                                 double* moved) {
     for (int64_t j = 0; j < n; ++j) moved[j] = 0;
     for (int64_t j = 0; j + 1 < n; ++j) {
+        const double rounding = kGramRounding * __builtin_sqrt(seen[j] * seen[j + 1]);
         const double by = turned(rounding, lambda[j] - lambda[j + 1]) * (j % 3 == 0 ? -1 : 1);
         moved[j + 1] += by * weights[j];
         moved[j] -= by * weights[j + 1];
@@ -136,10 +136,17 @@ struct SaliencyGroup {
     // Eigenpairs that are wanted: a single map takes the second to know how far the first may be turned.
     int columns() const { return plan.single() ? (n > 1 ? 2 : 1) : static_cast<int>(n); }
     bool guarded() const { return sizeof(T) == 4 && plan.hooi.guard; }
-    double rounding(int k) const {
-        double trace = 0;
-        for (int64_t i = 0; i < n; ++i) trace += gram[k][i * n + i];
-        return gram_rounding(trace, n, values[k][0]);
+    // What each of the eigenvectors of item k sees of the diagonal of its Gram matrix: [columns()]
+    double* diagonal_seen(int k, Arena& scratch) const {
+        const int rank = columns();
+        double* seen = scratch.take<double>(rank);
+        for (int j = 0; j < rank; ++j) seen[j] = 0;
+        for (int64_t i = 0; i < n; ++i)
+            for (int j = 0; j < rank; ++j) {
+                const double v = vectors[k][i * rank + j];
+                seen[j] += v * v * gram[k][i * n + i];
+            }
+        return seen;
     }
 
     // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix.
@@ -377,7 +384,12 @@ struct SaliencyGroup {
     bool single_map(int k, double* map) {
         const int rank = columns();
         const double *lambda = values[k], *v = vectors[k];
-        const double by = guarded() && n > 1 ? turned(rounding(k), lambda[0] - lambda[1]) : 0;
+        double by = 0;  // how far the second vector may be in the first
+        if (guarded() && n > 1) {
+            Arena scratch = arena;
+            const double* seen = diagonal_seen(k, scratch);
+            by = turned(kGramRounding * __builtin_sqrt(seen[0] * seen[1]), lambda[0] - lambda[1]);
+        }
         double error = 0;
         if (by_position) {
             const double sigma = __builtin_sqrt(lambda[0]);
@@ -442,7 +454,7 @@ struct SaliencyGroup {
         for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
         const bool sure = plan.absolute || apply_signs(k, weights, scratch);
         double* moved = scratch.take<double>(n);
-        turn_weights(lambda, weights, n, rounding(k), moved);
+        turn_weights(lambda, weights, n, diagonal_seen(k, scratch), moved);
         double error = 0;
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) {
@@ -522,7 +534,11 @@ static bool truncated_holds(const SaliencyPlan& plan, const HooiItem& item, cons
     double* lambda = scratch.take<double>(r);
     double* moved = scratch.take<double>(r);
     for (int64_t j = 0; j < r; ++j) lambda[j] = item.sigma[0][j] * item.sigma[0][j];
-    turn_weights(lambda, weights, r, gram_rounding(item.norm2, c < s ? c : s, lambda[0]), moved);
+    // What a vector sees of the diagonal is not known here: the mean, or of a small matrix less.
+    const double mean = item.norm2 / static_cast<double>(c < s ? c : s), most = 0.15 * lambda[0];
+    double* seen = scratch.take<double>(r);
+    for (int64_t j = 0; j < r; ++j) seen[j] = mean < most ? mean : most;
+    turn_weights(lambda, weights, r, seen, moved);
     double error = 0;
     for (int64_t i = 0; i < s; ++i) {
         error = larger_size(error, dot(moved, t + i * r, r));
