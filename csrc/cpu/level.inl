@@ -34,8 +34,9 @@ namespace {
 template <class T>
 int64_t mode_gram_bytes_as(const Tensor& x, int mode, bool center) {
     const Fibres f = fibres_of(x, mode);
-    const int64_t means =
-        center && mode != x.order - 1 ? (f.count / x.shape[x.order - 1] + 1) * f.n * 8 + 192 + Panels<double>::bytes(f.n) : 0;
+    const int64_t means = center && mode != x.order - 1
+                              ? (f.count / x.shape[x.order - 1] + 1) * f.n * 8 + 192 + Panels<double>::bytes(f.n)
+                              : 0;
     return gram_bytes<T>(f.n) + means;
 }
 
@@ -122,8 +123,8 @@ void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena
         if (!items[k].sure) again[n++] = items[k];
     const int most = saliency_group_as<double>(plan);
     for (int first = 0; first < n; first += most)
-        (plan.truncated ? saliency_truncated<double> : saliency_full<double>)(
-            plan, again + first, n - first < most ? n - first : most, arena);
+        (plan.truncated ? saliency_truncated<double>
+                        : saliency_full<double>)(plan, again + first, n - first < most ? n - first : most, arena);
 }
 
 double fma_rate(int64_t steps) {

@@ -17,12 +17,12 @@ struct HooiPlan {
     int64_t shape[kMaxOrder], rank[kMaxOrder];
     int n_iter_max;
     double tol;
-    bool sign_v;   // columns signed by the right singular vector
-    bool refine;   // core from one more pass over X, good to eps instead of sqrt(eps)
-    bool factors;  // A_big is wanted
-    bool guard;    // items that float passes cannot vouch for are computed again in double
+    bool sign_v;       // columns signed by the right singular vector
+    bool refine;       // core from one more pass over X, good to eps instead of sqrt(eps)
+    bool factors;      // A_big is wanted
+    bool guard;        // items that float passes cannot vouch for are computed again in double
     bool keeps_scale;  // core and singular values stay those of X times the item's scale
-    int big;       // the mode larger than the product of the others; -1: none
+    int big;           // the mode larger than the product of the others; -1: none
 
     int64_t elements() const { return product_of(shape, order); }
     int64_t others_size(int m) const { return elements() / shape[m]; }
@@ -43,19 +43,19 @@ struct HooiItem {
     double norm2 = 0;
     bool finite = true, active = false, converged = false;
     int n_sweeps = 0;
-    double* errors = nullptr;      // [n_iter_max]
-    double* factor[kMaxOrder]{};   // [I_n, R_n], the big mode's left out
-    void* target = nullptr;        // where A_big is wanted, in double when `target_wide`, else in float; or null
+    double* errors = nullptr;     // [n_iter_max]
+    double* factor[kMaxOrder]{};  // [I_n, R_n], the big mode's left out
+    void* target = nullptr;       // where A_big is wanted, in double when `target_wide`, else in float; or null
     bool target_wide = false;
-    void* big_factor = nullptr;    // A_big [I_big, R_big]: the target, or where the types differ a place of its own
+    void* big_factor = nullptr;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
     bool big_wide = false;
-    double* core = nullptr;        // [R_1, ..., R_N]
-    double* sigma[kMaxOrder]{};    // [R_n]
-    const void* dense = nullptr;   // X as contiguous P (no big mode): the input itself, or own
-    void* own = nullptr;           // where a converted or scaled copy of X goes
-    double* responses = nullptr;   // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
-    double* weights = nullptr;     // A_big = X_(big) weights, [S, R_big]
-    double* unfolded = nullptr;    // projected unfolding of the mode being updated (no big mode)
+    double* core = nullptr;       // [R_1, ..., R_N]
+    double* sigma[kMaxOrder]{};   // [R_n]
+    const void* dense = nullptr;  // X as contiguous P (no big mode): the input itself, or own
+    void* own = nullptr;          // where a converted or scaled copy of X goes
+    double* responses = nullptr;  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
+    double* weights = nullptr;    // A_big = X_(big) weights, [S, R_big]
+    double* unfolded = nullptr;   // projected unfolding of the mode being updated (no big mode)
     double *matrix = nullptr, *values = nullptr, *vectors = nullptr;  // its eigenproblem
 };
 

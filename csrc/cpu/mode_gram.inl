@@ -34,7 +34,8 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         T* to = out + k * ld;
         if (f.step == 1) {
             for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j) to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j])) * factor);
+                for (int64_t j = 0; j < f.n; ++j)
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j])) * factor);
         } else if (gap != 1) {
             for (int64_t r = 0; r < run; ++r)
                 for (int64_t j = 0; j < f.n; ++j)

@@ -27,7 +27,8 @@ static inline double turned(double rounding, double gap) {
 }
 // weights[j]: of vector j in a map. The same for what turning the vectors of neighbouring eigenvalues adds to it, in a
 // fixed irregular order of signs; of near values the nearest decide alone.
-static inline void turn_weights(const double* lambda, const double* weights, int64_t n, double rounding, double* moved) {
+static inline void turn_weights(const double* lambda, const double* weights, int64_t n, double rounding,
+                                double* moved) {
     for (int64_t j = 0; j < n; ++j) moved[j] = 0;
     for (int64_t j = 0; j + 1 < n; ++j) {
         const double by = turned(rounding, lambda[j] - lambda[j + 1]) * (j % 3 == 0 ? -1 : 1);
@@ -111,7 +112,8 @@ struct SaliencyGroup {
 
     Adjust adjust(int k) const {
         if (!plan.center) return Adjust{false, nullptr, 1, scale[k], gain[k]};
-        return by_position ? Adjust{true, nullptr, 1, scale[k], gain[k]} : Adjust{false, means[k], s, scale[k], gain[k]};
+        return by_position ? Adjust{true, nullptr, 1, scale[k], gain[k]}
+                           : Adjust{false, means[k], s, scale[k], gain[k]};
     }
     // Rows are channels (fibres over positions).
     Adjust adjust_channels(int k) const { return Adjust{plan.center, nullptr, 1, scale[k], gain[k]}; }
