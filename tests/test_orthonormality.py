@@ -227,3 +227,19 @@ def test_factors_of_any_spectrum(backend, precision, seed):
     rank = plan.rank([draw.choice([n, max(1, n // 2), draw.randint(1, n)]) for n in shape], torch.Size(shape))
     result = backend.hooi(x, rank, sign=draw.choice("uv"), precision=precision, **HOOI)
     check_decomposition(x, result, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("backend_name", BACKENDS)
+@pytest.mark.parametrize("ratio", [1e-1, 1e-2, 3e-3, 1e-5, 1e-8, 0.0])
+def test_hosvd(backend_name, precision, ratio):
+    equal = randn(1, 1, 7, 7).expand(1, 90, 7, 7)
+    for x in (equal, one_large_mode(ratio, 0, 0)[None], one_large_mode(ratio, 2, 1)[None]):
+        items = x if precision == "float64" else x.float()
+        result = tsm_fast.hosvd(
+            items, (10, 7, 7) if x.shape[1] == 90 else (7, 7, 10), precision=precision, backend=backend_name
+        )
+        for factor in result.factors:
+            assert orthonormality(factor) <= ORTHONORMALITY[factor.dtype]
+        restored = tsm_fast.hosvd(items, precision=precision, backend=backend_name).reconstruct()
+        assert (restored - items).norm() <= (1e-12 if precision == "float64" else 1e-6) * items.norm()
