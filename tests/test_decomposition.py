@@ -169,6 +169,47 @@ def test_hosvd_of_any_scale(backend, exponent):
     torch.testing.assert_close(result.errors, one.errors, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("exponent", [-1000, -600, -520, 500, 520, 600, 1000])
+def test_singular_values_of_any_scale(backend, exponent):
+    """float64 items whose squares are no float64: the norms of their slices still are."""
+    x = randn(2, 20, 6, 5)
+    x[1, 2] = 0
+    large = x * 2.0**exponent
+    for decompose in (tsm_fast.hosvd, tsm_fast.tucker):
+        values = decompose(x, (4, 3, 3), backend=backend.name).singular_values
+        scaled = decompose(large, (4, 3, 3), backend=backend.name).singular_values
+        for one, other in zip(values, scaled, strict=True):
+            torch.testing.assert_close(other * 2.0**-exponent, one, rtol=1e-12, atol=0)
+    u, s, vh = tsm_fast.truncated_svd(x[:, 0], backend=backend.name)
+    for one, other in zip(
+        (u, s * 2.0**exponent, vh), tsm_fast.truncated_svd(large[:, 0], backend=backend.name), strict=True
+    ):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "dtype_exponents", [(torch.float32, (60, 100, -90)), (torch.float64, (600, 900, -1000))], ids=str
+)
+def test_mode_products_whose_steps_leave_the_range(backend, dtype_exponents):
+    """What a sum on the way cannot hold the result may: up, further up and down again, and sums that cancel."""
+    dtype, exponents = dtype_exponents
+    x, a, b = randn(2, 7, 5, 3), randn(4, 7, seed=1), randn(2, 5, seed=2)
+    a[0, 0] = 0
+    exact = tsm_fast.multi_mode_dot(x, [a, b])
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        powers = [exponents[i] for i in order]
+        parts = [(part * 2.0**power).to(dtype) for part, power in zip((x, a, b), powers, strict=True)]
+        found = tsm_fast.multi_mode_dot(parts[0], parts[1:], backend=backend.name)
+        expected = exact * 2.0 ** sum(powers)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    largest = torch.full((1, 4, 2), torch.finfo(dtype).max, dtype=dtype)
+    signs = torch.tensor([[2.0, 2.0, -2.0, -2.0], [2.0, 2.0, 2.0, 2.0]], dtype=dtype)
+    product = tsm_fast.mode_dot(largest, signs, 0, backend=backend.name)
+    assert torch.equal(product, torch.tensor([[[0.0, 0.0], [torch.inf, torch.inf]]], dtype=dtype))
+    largest[0, 0, 0] = torch.nan
+    assert tsm_fast.mode_dot(largest, signs, 0, backend=backend.name)[..., 0].isnan().all()
+
+
 def test_half_input_gives_float32(backend):
     for half in (torch.float16, torch.bfloat16):
         x = feature_maps(2, 20, 6, 5).to(half)

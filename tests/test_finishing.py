@@ -95,6 +95,101 @@ def test_float64_of_any_scale(backend, method, exponent):
         assert (maps - compute(method, backend, x, precision=precision)).abs().max() <= 2e-7
 
 
+SCALES = {
+    torch.float16: (-24, -14, 15),
+    torch.bfloat16: (-133, -100, 127),
+    torch.float32: (-149, -126, -70, 64, 127),
+    torch.float64: (-1074, -1022, -600, -511, 511, 600, 1023),
+}
+VARIANTS = [
+    ("eigencam", {}),
+    ("eigencam", {"center": False, "sign": "sum"}),
+    ("tsm", {}),
+    ("tsm", {"rank": (2, 2, 2)}),
+    *((method, {"combine": combine}) for method in ("multivec_eigencam", "mtsm") for combine in ("signed", "absolute")),
+    ("mtsm", {"rank": (4, 2, 2)}),
+]
+
+
+def at_scale(x: Tensor, exponent: int, dtype: torch.dtype) -> Tensor:
+    wide = x * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
+    return wide.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)
+
+
+@pytest.mark.parametrize("half", SCALES, ids=str)
+@pytest.mark.parametrize(("method", "options"), VARIANTS, ids=str)
+def test_finite_features_of_any_scale_give_finite_maps(backend, method, options, half):
+    """Features of one scale, with a zero position and a constant channel, from the smallest number to the largest."""
+    x = torch.randn(2, 9, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, :, 1, 2] = 0
+    x[:, 4] = 1.5
+    for exponent in SCALES[half]:
+        features = at_scale(x, exponent, half)
+        like = features.double() / features.double().abs().max().clamp(min=2.0**-1074)  # the same digits
+        for precision in ("auto", "float64"):
+            maps = compute(method, backend, features, precision=precision, **options)
+            expected = compute(method, backend, like, precision="float64", **options)
+            assert (maps - expected).abs().max() <= MAP_ERROR[method], exponent
+            for size in (None, (9, 5)):
+                raw = compute(method, backend, features, precision=precision, normalize=False, size=size, **options)
+                assert not raw.isnan().any(), exponent
+
+
+@pytest.mark.parametrize("ratio", [-40, -140, -260, -1000])
+@pytest.mark.parametrize("method", ["eigencam", "multivec_eigencam"])
+def test_a_large_constant_channel_hides_nothing(backend, method, ratio):
+    """Centring takes it away; what is left decides, however little it is."""
+    half = torch.float32 if ratio > -250 else torch.float64
+    x = torch.randn(2, 9, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    peak = 120 if half == torch.float32 else 900
+    features = at_scale(x, peak + ratio, half)
+    features[:, 3] = 2.0**peak
+    expected = compute(
+        method, backend, torch.where(features == 2.0**peak, 0, features).double() * 2.0 ** -(peak + ratio)
+    )
+    for precision in ("auto", "float64"):
+        maps = compute(method, backend, features, precision=precision)
+        assert (maps - expected).abs().max() <= MAP_ERROR[method]
+
+
+CONSTANTS = [1.0, 0.1, -3.3, 1e-3, 3e-39, 1e-42, 1e37]
+CONSTANT_SHAPES = [(40, 7, 6), (130, 7, 7), (9, 13, 6), (200, 14, 14), (300, 17, 17)]
+
+
+@pytest.mark.parametrize("shape", CONSTANT_SHAPES, ids=str)
+@pytest.mark.parametrize(("method", "options"), VARIANTS, ids=str)
+def test_constant_features_of_any_scale_give_zeros(backend, dtype, method, options, shape):
+    channels = torch.randn(shape[0], generator=torch.Generator().manual_seed(1), dtype=torch.float64).abs()
+    if backend.name == "reference" and shape[0] > 130:
+        channels, shape = channels[:60], (60, *shape[1:])
+    for value in CONSTANTS:
+        for features in (value * channels, torch.full_like(channels, value)):
+            x = features.to(dtype)[None, :, None, None].expand(1, *shape)
+            for precision in ("auto", "float64"):
+                maps = compute(method, backend, x, precision=precision, size=(20, 11), **options)
+                assert (maps == 0).all(), (value, precision)
+
+
+@pytest.mark.parametrize("contrast", [1e-8, 1e-10, 1e-11])
+def test_float64_maps_keep_a_low_contrast(backend, contrast):
+    """The bound below which a map is constant lies under what float64 features can tell apart."""
+    pattern = torch.rand(7, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (1 + torch.rand(1, 40, 1, 1, dtype=torch.float64)) * (1 + contrast * pattern)
+    maps = compute("tsm", backend, x, precision="float64")
+    expected = (pattern - pattern.min()) / (pattern.max() - pattern.min())
+    # Each entry is good to some 1e-15 of the largest.
+    assert (maps - expected).abs().max() <= 1e-14 / contrast
+
+
+def test_what_a_resized_map_leaves_out_still_counts(backend):
+    """One position carries everything and is not among those that are averaged: the rest is rounding."""
+    x = torch.zeros(1, 26, 3, 2)
+    x[0, 3, 0, 1] = 1
+    for precision in ("auto", "float64"):
+        maps = compute("mtsm", backend, x, size=(1, 19), precision=precision)
+        assert (maps == 0).all()
+
+
 def test_raw_maps_keep_the_scale(backend):
     x = feature_maps(2, 30, 6, 7)
     raw = tsm_fast.tsm(x, normalize=False, backend=backend.name)

@@ -74,8 +74,7 @@ def test_float32_precision(backend, signed):
     assert ((last - wanted).abs() <= 1e-3).all()
     for n, (mine, theirs) in enumerate(zip(result.singular_values, exact.singular_values, strict=True)):
         assert ((mine - theirs).abs() <= 1e-3 * theirs[:, :1]).all()
-        # And a vector from a Gram matrix good to 1e-7 is orthogonal to 1e-7 times the squared ratio of its value.
-        assert orthonormality(result.factors[n]) <= 1e-6 * float((theirs[:, 0] / theirs[:, -1]).max()) ** 2
+        assert orthonormality(result.factors[n]) <= 1e-5
 
 
 def test_signs_where_nothing_ties_are_those_of_tensorly(backend):

@@ -159,8 +159,8 @@ def scaled(x: Tensor, exponent: Tensor, power: int = 1) -> Tensor:
     """`x * 2 ** (power * exponent)` item by item, exact; in steps because 2 ** 1074 is no float64."""
     half = exponent.div(2, rounding_mode="floor")
     for part in (half, exponent - half) * power:
-        power = ((part + 1023) << 52).view(torch.float64)
-        x = x * per_item(power.to(x.dtype), x)
+        factor = ((part + 1023) << 52).view(torch.float64)
+        x = x * per_item(factor.to(x.dtype), x)
     return x
 
 

@@ -59,6 +59,7 @@ def finish(
     height_out: int,
     columns: int,
     normalize: bool,
+    noise: float,
     wide: bool,
     threads: int,
 ) -> None: ...

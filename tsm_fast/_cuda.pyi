@@ -71,6 +71,7 @@ def finish(
     rows: int,
     columns: int,
     normalize: bool,
+    noise: float,
     wide: bool,
     stream: int,
 ) -> None: ...

@@ -147,7 +147,8 @@ class _Cast(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0].clamp(-ctx.limit, ctx.limit).to(ctx.from_dtype), None, None
+        limit = min(ctx.limit, torch.finfo(grads[0].dtype).max)
+        return grads[0].clamp(-limit, limit).to(ctx.from_dtype), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:

@@ -169,7 +169,7 @@ def finish(
     if len(maps):
         maps = maps.contiguous()
         batch, height, width = maps.shape
-        pointers, sizes = (maps.data_ptr(), out.data_ptr()), (batch, height, width, *out.shape[1:])
+        pointers, sizes = (maps.data_ptr(), out.data_ptr()), (batch, height, width, out.shape[1], out.shape[2])
         how = normalize, map_noise(maps), maps.dtype == torch.float64
         with _on(maps):
             _cuda.finish(*pointers, *sizes, *how, _stream(maps))
@@ -193,7 +193,12 @@ def _saliency(
         _at_rank(unit, rank, combine, sign, single, maps, finite)
     else:
         centers = center and method in ("eigencam", "multivec_eigencam")
-        features = unit.flatten(2)  # [B, C, S]
+        uncentered = unit.flatten(2)  # [B, C, S]
+        features = uncentered
+        if centers and exponent is not None:  # what the mean leaves has its own range
+            features = _centered(uncentered)
+            left = unit_exponents(features)
+            features, exponent = scaled(features, -left), exponent + left
         if single:
             _leading_maps(features, centers, precision, maps, finite)
         else:
@@ -201,7 +206,7 @@ def _saliency(
             _combined_maps(features, centers, how, sign, precision, maps, finite, None)
         if method == "eigencam":
             wide = maps.dtype == torch.float64
-            _cuda.finish_single(_array(features), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
+            _cuda.finish_single(_array(uncentered), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
     if method == "tsm":
         maps.abs_()
     if exponent is not None:

@@ -224,7 +224,7 @@ def finish(
 
 
 def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
-    noise = map_noise(maps) * maps.amax((1, 2), keepdim=True)
+    noise = map_noise(maps) * maps.nan_to_num(0).amax((1, 2), keepdim=True)
     if size is not None:
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     return (_normalized(maps, noise) if normalize else maps,)

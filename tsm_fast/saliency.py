@@ -13,10 +13,11 @@ from torch import Tensor
 from . import plan
 from ._arrays import as_tensor, peaks, scaled, unit_exponents
 from ._memory import readable, untraced
-from .dispatch import Method, Precision, resolve
+from .dispatch import Method, Precision, map_noise, resolve
 from .gradients import cast
 
 _POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the features' scale, in that of the map
+_FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32 are over 1e-5 of it
 
 
 @untraced
@@ -233,9 +234,11 @@ def _saliency(
     if not normalize and size is None:
         return restore(maps)
     maps, exponent = _in_range(maps, x, raw, method, center)
+    if normalize and precision == "auto":
+        maps = _contrasted(maps, x, exponent, raw)
     maps = module.finish(maps, size, normalize=normalize)
     if exponent is not None and not normalize:
-        maps = scaled(maps.double(), exponent, _POWER[method]).to(maps.dtype)
+        maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
     return restore(maps)
 
 
@@ -244,7 +247,7 @@ def _zeroed(x: Tensor) -> Tensor:
 
 
 def _in_range(
-    maps: Tensor, x: Tensor, raw: Callable[[Tensor], tuple[Tensor, Tensor]], method: Method, center: bool
+    maps: Tensor, x: Tensor, raw: Callable[..., tuple[Tensor, Tensor]], method: Method, center: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
@@ -265,6 +268,24 @@ def _in_range(
         exponent = torch.maximum(left, exponent - 1000)
     again = raw(scaled(items, -exponent))[0]
     return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
+
+
+def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+    """The maps, with those that spread so little that their float32 would show computed again in float64, normalised.
+
+    `exponent` is that of `_in_range`.
+    """
+    lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
+    spread = highest - lowest
+    faint = ((spread < _FAINT * highest) & (spread > map_noise(maps) * highest)).nonzero().flatten()
+    if not len(faint):
+        return maps
+    items = _zeroed(x[faint]).double()
+    if exponent is not None:
+        items = scaled(items, -exponent[faint])
+    wide = raw(items, precision="float64")[0]
+    wide = wide - wide.amin((1, 2), keepdim=True)
+    return maps.index_copy(0, faint, (wide / wide.amax((1, 2), keepdim=True)).to(maps.dtype))
 
 
 class MapMethod(NamedTuple):

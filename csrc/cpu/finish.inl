@@ -1,7 +1,7 @@
 template <class T>
 static T largest_of_map(const T* map, int64_t size) {
-    T largest = map[0];
-    for (int64_t i = 1; i < size; ++i) largest = map[i] > largest ? map[i] : largest;
+    T largest = 0;
+    for (int64_t i = 0; i < size; ++i) largest = map[i] > largest ? map[i] : largest;
     return largest;
 }
 

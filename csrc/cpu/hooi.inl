@@ -3,6 +3,17 @@
 // (`big`), X is read once into their Gram matrix (hooi_gram.inl); elsewhere items share only the calls of the
 // eigensolver.
 
+// Whether passes in float leave the item inside the contract of method.md: errors come from 1 - ||core||^2 / ||X||^2,
+// good to 1e-7, and small singular values from differences of large ones.
+static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
+    for (int i = 0; i < item.n_sweeps; ++i)
+        if (!(item.errors[i] > 0.02)) return false;
+    for (int m = 0; m < plan.order; ++m)
+        for (int64_t k = 0; k < plan.rank[m]; ++k)
+            if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
+    return true;
+}
+
 template <class P>
 struct HooiGroup {
     const HooiPlan& plan;
@@ -169,7 +180,7 @@ struct HooiGroup {
         }
         product<double, true>(size, r, n, item.unfolded, n, item.vectors, r, a, r);
         Arena scratch = arena;
-        orthonormalize(a, size, r, scratch.take<double>(r));
+        orthonormalize(a, size, r, plan.loss, scratch);
         if (!plan.sign_v)
             point_up_one(a, static_cast<int>(size), static_cast<int>(r), scratch.take<double>(r),
                          scratch.take<double>(r));
@@ -238,7 +249,11 @@ struct HooiGroup {
             blank(item);
             return;
         }
+        finish_core(item);
+        if (sizeof(P) == 4 && plan.guard && !float_suffices(plan, item)) return;  // it will be computed again
         if (plan.big >= 0 && (plan.factors || plan.refine)) explicit_factor(item);
+    }
+    void finish_core(HooiItem& item) {
         slice_norms(item);
         if (plan.keeps_scale) return;
         const int64_t n = product_of(plan.rank, plan.order);
@@ -304,17 +319,6 @@ static int hooi_group_size(const HooiPlan& p) {
     int group = eigh_group<double>(largest_problem(p));
     while (group > 1 && bytes(group) > int64_t{8} << 20) group /= 2;
     return group;
-}
-
-// Whether passes in float leave the item inside the contract of method.md: errors come from 1 - ||core||^2 / ||X||^2,
-// good to 1e-7, and small singular values from differences of large ones.
-static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
-    for (int i = 0; i < item.n_sweeps; ++i)
-        if (!(item.errors[i] > 0.02)) return false;
-    for (int m = 0; m < plan.order; ++m)
-        for (int64_t k = 0; k < plan.rank[m]; ++k)
-            if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
-    return true;
 }
 
 // Decomposes the items; their results lie in front of what the arena has left.

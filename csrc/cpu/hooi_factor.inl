@@ -1,15 +1,56 @@
-// A_big = X_(big) weights, one pass over X after the sweeps: columns at unit length and signed.
+// A_big = X_(big) weights, one pass over X after the sweeps: orthonormal columns, signed. The weights come from the
+// eigenvectors of a Gram matrix, so that the columns lack about eps (sigma_1 / sigma_k)^2 of orthonormality, and are
+// short where sigma_k is lost: both are seen in that pass, and mended.
 
 // What the columns of a matrix are like, of the rows seen so far.
 template <class P>
 struct ColumnFacts {
-    double* squares;  // [rank] sums of squares
-    P *high, *low;    // [padded rank] largest and smallest entries, or 0
+    double* squares;   // [rank] sums of squares
+    P *high, *low;     // [padded rank] largest and smallest entries, or 0
+    P *judge_x, *sum;  // [padded rank] x, and A^T A x - x (judge_rows)
 
     ColumnFacts(int64_t rank, Arena& arena)
-        : squares(arena.take<double>(rank)), high(arena.take<P>(padded<P>(rank))), low(arena.take<P>(padded<P>(rank))) {
+        : squares(arena.take<double>(rank)),
+          high(arena.take<P>(padded<P>(rank))),
+          low(arena.take<P>(padded<P>(rank))),
+          judge_x(arena.take<P>(padded<P>(rank))),
+          sum(arena.take<P>(padded<P>(rank))) {
         for (int64_t k = 0; k < rank; ++k) squares[k] = 0;
-        for (int64_t k = 0; k < padded<P>(rank); ++k) high[k] = low[k] = 0;
+        for (int64_t k = 0; k < padded<P>(rank); ++k) {
+            high[k] = low[k] = 0;
+            judge_x[k] = k < rank ? judge<P>(static_cast<int>(k)) : P(0);
+            sum[k] = -judge_x[k];
+        }
+    }
+    static Vec<P> part(const P* row, int64_t k, int64_t rank) {
+        return rank - k < kLanes<P> ? load_first(row + k, rank - k) : load(row + k);
+    }
+    void judge_columns(const P* a, int64_t rows, int64_t rank) {
+        int64_t i = 0;
+        for (; i + 4 <= rows; i += 4) judge_block<4>(a + i * rank, rank);
+        for (; i < rows; ++i) judge_block<1>(a + i * rank, rank);
+    }
+    template <int RB>
+    void judge_block(const P* a, int64_t rank) {
+        Vec<P> dots[RB] = {};
+        for (int64_t k = 0; k < rank; k += kLanes<P>)
+            for (int r = 0; r < RB; ++r) dots[r] += part(a + r * rank, k, rank) * load(judge_x + k);
+        P dot[RB];
+        for (int r = 0; r < RB; ++r) dot[r] = sum_lanes<P>(dots[r]);
+        for (int64_t k = 0; k < rank; k += kLanes<P>) {
+            Vec<P> at = load(sum + k);
+            for (int r = 0; r < RB; ++r) at += dot[r] * part(a + r * rank, k, rank);
+            store(sum + k, at);
+        }
+    }
+    // What the columns lack of orthonormality.
+    double loss(int64_t rank) const {
+        double most = 0;
+        for (int64_t k = 0; k < rank; ++k) {
+            const double size = __builtin_fabs(static_cast<double>(sum[k]));
+            most = most > size ? most : size;  // NaN stays
+        }
+        return most;
     }
     void see(const P* a, int64_t rows, int64_t rank) {
         constexpr int L = kLanes<P>;
@@ -36,12 +77,6 @@ struct ColumnFacts {
         while (i + 1 < rows && a[i * rank + k] != high[k] && a[i * rank + k] != low[k]) ++i;
         return a[i * rank + k] < 0 ? -1 : 1;
     }
-    // Whether no column is so short that its angles are lost; `orthonormalize` mends those.
-    bool sound(int64_t rank) const {
-        for (int64_t k = 0; k < rank; ++k)
-            if (!(squares[k] > 1e-6 * squares[0])) return false;
-        return true;
-    }
 };
 
 // Column k of a times factor[k]
@@ -62,19 +97,20 @@ static void scale_columns(P* a, int64_t rows, int64_t rank, const double* factor
     }
 }
 
-// Columns some of which have lost their angles become orthonormal and signed.
+// The columns of a become orthonormal, those that are hardly there the first columns of the identity that complete the
+// set.
 template <class P>
-static void mend(P* a, int64_t rows, int64_t rank, bool keep_signs, double* sign, Arena scratch) {
+static void make_orthonormal(P* a, int64_t rows, int64_t rank, Arena scratch) {
+    if (straighten_columns(a, rows, rank, rank, scratch)) return;
     double* wide = scratch.take<double>(rows * rank);
-    double* spare = scratch.take<double>(rank);
+    double* lengths = scratch.take<double>(rank);
     for (int64_t i = 0; i < rows * rank; ++i) wide[i] = static_cast<double>(a[i]);
-    orthonormalize(wide, rows, rank, spare);
-    largest_entries(wide, rows, rank, sign, spare);
-    for (int64_t k = 0; k < rank; ++k) sign[k] = !keep_signs && sign[k] < 0 ? -1 : 1;
-    for (int64_t i = 0; i < rows * rank; ++i) a[i] = static_cast<P>(wide[i] * sign[i % rank]);
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = column_length(wide, rows, rank, k);
+    orthonormalize_from(wide, rows, rank, 0, lengths, 1e-6);
+    for (int64_t i = 0; i < rows * rank; ++i) a[i] = static_cast<P>(wide[i]);
 }
 
-// A_big signed, and T and the core from it where asked for.
+// A_big signed, and T and the core from it where asked for, or where A_big is not what T was made for.
 template <class P>
 void HooiGroup<P>::explicit_factor(HooiItem& item) {
     const int64_t rows = plan.shape[plan.big], r = plan.rank[plan.big];
@@ -82,26 +118,31 @@ void HooiGroup<P>::explicit_factor(HooiItem& item) {
     Arena scratch = arena;
     const Tensor matrix = unfolding(item, scratch);
     double* sign = scratch.take<double>(r);
+    double* factor = scratch.take<double>(r);
     ColumnFacts<P> facts(r, scratch);
-    multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch,
-                     [&](const P* done, int64_t count) { facts.see(done, count, r); });
-    if (facts.sound(r)) {
-        double* factor = scratch.take<double>(r);
-        for (int64_t k = 0; k < r; ++k) {
-            sign[k] = plan.sign_v ? 1 : facts.sign(a, rows, r, k);
-            factor[k] = sign[k] / __builtin_sqrt(facts.squares[k]);
-        }
-        scale_columns(a, rows, r, factor);
-    } else {
-        mend(a, rows, r, plan.sign_v, sign, scratch);
+    multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch, [&](const P* done, int64_t count) {
+        facts.see(done, count, r);
+        facts.judge_columns(done, count, r);
+    });
+    const bool mended = !(facts.loss(r) <= static_cast<double>(loss_kept<P>(plan.loss)));
+    if (mended) {
+        make_orthonormal(a, rows, r, scratch);
+        facts = ColumnFacts<P>(r, scratch);
+        facts.see(a, rows, r);
     }
+    for (int64_t k = 0; k < r; ++k) {
+        sign[k] = plan.sign_v ? 1 : facts.sign(a, rows, r, k);
+        factor[k] = mended ? sign[k] : sign[k] / __builtin_sqrt(facts.squares[k]);
+    }
+    scale_columns(a, rows, r, factor);
     // The right vector of the projected unfolding was signed when it was found.
     if (!plan.sign_v) sign_by_factor(item, sign);
-    if (!plan.refine) return;
+    if (!plan.refine && !mended) return;
     multiply_columns<P>(matrix, item.scale, a, r, item.responses, scratch);
     double* spare[2];
     for (auto& buffer : spare) buffer = scratch.take<double>(plan.others_size(plan.big) * r);
     contract_responses<double>(plan, item.responses, item.factor, spare, item.core);
+    finish_core(item);
 }
 
 // Columns of T and slices of the core with the signs of the columns of A_big.

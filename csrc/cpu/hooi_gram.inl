@@ -302,13 +302,16 @@ struct GramSweeps {
         factors[n] = nullptr;
         copy(multi_mode_product<V>(own.vectors, n + 1, rank, factors, shape, spare), s * r, own.weights);
     }
-    // The columns of `vectors` over sigma, and T = g vectors for g [S, depth].
+    // The columns of `vectors` over sigma, and T = g vectors for g [S, depth]. A sigma that is lost in the rounding of
+    // g, which may leave lambda below 0, counts as the least that is not: the columns of A_big that come of it are
+    // short (hooi_factor.inl).
     void respond(const GramItems<V>& own, const V* g, int64_t depth) const {
         for (int lane = 0; lane < L; ++lane) {
             const double least = 1e-15 * static_cast<double>(s) * at(own.values, 0, lane);
             for (int64_t j = 0; j < r; ++j) {
                 double& lambda = at(own.values, j, lane);
-                lambda = lambda > least ? 1 / __builtin_sqrt(lambda) : 0;
+                const double size = __builtin_fabs(lambda);
+                lambda = 1 / __builtin_sqrt(size > least ? size : least);
             }
         }
         for (int64_t i = 0; i < depth; ++i)
@@ -348,7 +351,7 @@ struct GramSweeps {
         each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
             double* a = item.factor[m];
             get(own.factor[m], int64_t{size} * rank, lane, a);
-            orthonormalize(a, size, rank, lengths);
+            orthonormalize(a, size, rank, plan.loss, scratch);
             if (!plan.sign_v) point_up_one(a, size, rank, lengths, lengths + rank);
             put(a, int64_t{size} * rank, lane, own.factor[m]);
         });

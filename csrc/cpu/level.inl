@@ -76,34 +76,35 @@ int saliency_group_as(const SaliencyPlan& plan) {
     return plan.truncated ? hooi_group_size<T>(plan.hooi) : SaliencyGroup<T>::group_size(plan);
 }
 
-// Full-rank maps; items whose signs float could not settle are computed again in double.
 template <class T>
 void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
-    SaliencyGroup<T> group(plan, arena);
-    group.run(items, count);
-    if (sizeof(T) == 8 || !plan.hooi.guard) return;
-    SaliencyItem again[kMostItems];
-    int n = 0;
-    for (int k = 0; k < count; ++k)
-        if (!items[k].sure) again[n++] = items[k];
-    const int most = SaliencyGroup<double>::group_size(plan);
-    for (int first = 0; first < n; first += most)
-        SaliencyGroup<double>(plan, arena).run(again + first, n - first < most ? n - first : most);
+    SaliencyGroup<T>(plan, arena).run(items, count);
 }
 
 template <class T>
-void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
-    if (!plan.truncated) {
-        saliency_full<T>(plan, items, count, arena);
-        return;
-    }
+void saliency_truncated(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     HooiItem tucker[kMostItems];
     for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
     hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
     for (int k = 0; k < count; ++k) {
         items[k].finite = tucker[k].finite;
-        truncated_map<T>(plan, tucker[k], items[k].map, arena);
+        items[k].sure = truncated_map<T>(plan, tucker[k], items[k].map, arena);
     }
+}
+
+// Maps; items whose signs or vectors float could not settle are computed again in double.
+template <class T>
+void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    (plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
+    if (sizeof(T) == 8 || !plan.hooi.guard) return;
+    SaliencyItem again[kMostItems];
+    int n = 0;
+    for (int k = 0; k < count; ++k)
+        if (!items[k].sure) again[n++] = items[k];
+    const int most = saliency_group_as<double>(plan);
+    for (int first = 0; first < n; first += most)
+        (plan.truncated ? saliency_truncated<double>
+                        : saliency_full<double>)(plan, again + first, n - first < most ? n - first : most, arena);
 }
 
 double fma_rate(int64_t steps) {

@@ -86,8 +86,8 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
             for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j) - first;
             T sum = sum_lanes<T>(sums);
             for (int64_t i = j; i < f.n; ++i) sum += row[i] - first;
-            const T mean = sum / static_cast<T>(f.n);
-            for (j = 0; j < f.n; ++j) row[j] = (row[j] - first - mean) * gain;
+            const T mean = (first + sum / static_cast<T>(f.n)) * gain;
+            for (j = 0; j < f.n; ++j) row[j] = row[j] * gain - mean;
         } else {
             const double* mean = how.means + (k0 + k) / how.period * f.n;
             for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>((row[j] - mean[j]) * how.gain);

@@ -38,30 +38,6 @@ static bool make_orthogonal(double* a, int64_t rows, int64_t rank, int64_t k, do
     return true;
 }
 
-// Columns of a [rows, rank], orthogonal but for rounding and longest first, at unit length. Those far shorter than the
-// first have lost their angles and are made orthogonal anew; those of no length become the first columns of the
-// identity that complete the set. lengths: [rank]
-static void orthonormalize(double* a, int64_t rows, int64_t rank, double* lengths) {
-    for (int64_t k = 0; k < rank; ++k) lengths[k] = 0;
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < rank; ++k) lengths[k] += a[i * rank + k] * a[i * rank + k];
-    for (int64_t k = 0; k < rank; ++k) lengths[k] = __builtin_sqrt(lengths[k]);
-    const double first = lengths[0];
-    int64_t sound = 0;
-    while (sound < rank && lengths[sound] > 1e-3 * first) ++sound;
-    for (int64_t k = 0; k < sound; ++k) lengths[k] = 1 / lengths[k];
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < sound; ++k) a[i * rank + k] *= lengths[k];
-    const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
-    for (int64_t k = sound; k < rank; ++k) {
-        if (lengths[k] > 1e-12 * first && make_orthogonal(a, rows, rank, k, least * lengths[k])) continue;
-        for (int64_t unit = 0; unit < rows; ++unit) {
-            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
-            if (make_orthogonal(a, rows, rank, k, least)) break;
-        }
-    }
-}
-
 // ---- what columns that should be orthonormal lack, and the cure of a small loss ----
 // In the two layouts of the eigensolver (householder.inl): rows of vectors D = V, one matrix a lane, or rows of numbers
 // D, zeros behind the last column up to a whole vector V.
@@ -144,4 +120,96 @@ static inline void straighten_rows(D* rows, int64_t ld, int rank, const D* u, in
         }
         for (int r = 0; r < RB; ++r) store_as(rows + r * ld + j, sums[r]);
     }
+}
+
+// R^-1 in place of E = R^T R [n, n], rows ld apart, right of the diagonal, with zeros left of it up to a whole vector;
+// false where E is too close to singular for Y R^-1 to be orthonormal to 100 eps.
+static bool invert_cholesky(double* e, int n, int64_t ld) {
+    for (int k = 0; k < n; ++k) {
+        const double whole = e[k * ld + k];
+        for (int p = 0; p < k; ++p) e[k * ld + k] -= e[p * ld + k] * e[p * ld + k];
+        if (!(e[k * ld + k] > 1e-2 * whole && e[k * ld + k] > 1e-12 * e[0])) return false;
+        e[k * ld + k] = __builtin_sqrt(e[k * ld + k]);
+        for (int p = 0; p < k; ++p)
+            for (int j = k + 1; j < n; ++j) e[k * ld + j] -= e[p * ld + k] * e[p * ld + j];
+        for (int j = k + 1; j < n; ++j) e[k * ld + j] /= e[k * ld + k];
+    }
+    for (int i = n - 1; i >= 0; --i) {  // row i of the inverse from those below it
+        double* row = e + i * ld;
+        const double inverse = 1 / row[i];
+        for (int j = n - 1; j > i; --j) {
+            double sum = 0;
+            for (int k = i + 1; k <= j; ++k) sum += row[k] * e[k * ld + j];
+            row[j] = -sum * inverse;
+        }
+        row[i] = inverse;
+        for (int j = i / kLanes<double> * kLanes<double>; j < i; ++j) row[j] = 0;
+    }
+    return true;
+}
+
+// Makes columns [0, n) of a [rows, rank] orthonormal by a Cholesky factor of their products, in place; false, with a
+// untouched, where they are too close to dependent for that.
+template <class P>
+static bool straighten_columns(P* a, int64_t rows, int64_t rank, int64_t n, Arena scratch) {
+    using V = Vec<double>;
+    const int64_t ld = padded<double>(n);
+    const int columns = static_cast<int>(n);
+    double* e = scratch.take<double>(n * ld);
+    double* four = scratch.take<double>(4 * ld);
+    auto take_rows = [&](int64_t i) {
+        for (int64_t j = 0; j < 4 * ld; ++j) four[j] = 0;
+        for (int64_t r = 0; r < 4 && i + r < rows; ++r)
+            for (int64_t j = 0; j < n; ++j) four[r * ld + j] = static_cast<double>(a[(i + r) * rank + j]);
+    };
+    for (int64_t i = 0; i < n * ld; ++i) e[i] = 0;
+    for (int64_t i = 0; i < rows; i += 4) {
+        take_rows(i);
+        add_products<V, double, 4>(four, ld, columns, e, ld);
+    }
+    if (!invert_cholesky(e, columns, ld)) return false;
+    for (int p = 0; p < columns; ++p)
+        for (int64_t j = p; j < n; ++j) e[p * ld + j] = (j == p ? 1 : 0) - e[p * ld + j];
+    for (int64_t i = 0; i < rows; i += 4) {
+        take_rows(i);
+        straighten_rows<V, double, 4>(four, ld, columns, e, ld);
+        for (int64_t r = 0; r < 4 && i + r < rows; ++r)
+            for (int64_t j = 0; j < n; ++j) a[(i + r) * rank + j] = static_cast<P>(four[r * ld + j]);
+    }
+    return true;
+}
+
+// ---- an orthonormal set from columns ----
+
+// Columns [from, rank) of a become orthonormal to each other and to those before them, which are; those no longer than
+// `none` become the first columns of the identity that complete the set. lengths: [rank], of all columns on entry
+static void orthonormalize_from(double* a, int64_t rows, int64_t rank, int64_t from, const double* lengths,
+                                double none) {
+    const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
+    for (int64_t k = from; k < rank; ++k) {
+        if (lengths[k] > none && make_orthogonal(a, rows, rank, k, least * lengths[k])) continue;
+        for (int64_t unit = 0; unit < rows; ++unit) {
+            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
+            if (make_orthogonal(a, rows, rank, k, least)) break;
+        }
+    }
+}
+
+// Columns of a [rows, rank] = B V, V the eigenvectors of B^T B, longest first: at unit length, and orthonormal but for
+// `loss`. Those of no length become the first columns of the identity that complete the set.
+static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, Arena scratch) {
+    double* lengths = scratch.take<double>(rank);
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = 0;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) lengths[k] += a[i * rank + k] * a[i * rank + k];
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = __builtin_sqrt(lengths[k]);
+    // Squaring B left the columns orthogonal to about 1e-15 of the first, squared.
+    const double first = lengths[0];
+    int64_t nearly = 0;
+    while (nearly < rank && lengths[nearly] > 1e-3 * first) ++nearly;
+    const bool sound = nearly == 0 || 1e-15 * first * first < loss * lengths[nearly - 1] * lengths[nearly - 1];
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < nearly; ++k) a[i * rank + k] /= lengths[k];
+    if (!sound) straighten_columns(a, rows, rank, nearly, scratch);
+    orthonormalize_from(a, rows, rank, nearly, lengths, 1e-12 * first);
 }

@@ -15,6 +15,56 @@ static inline double largest_entry(const double* x, int64_t n, int64_t step = 1)
     return most;  // NaN alone, or nothing
 }
 
+// Rounding of a Gram matrix G in float moves the product of two of its eigenvectors v and w over it by about this much
+// times the roots of what each sees of the diagonal, sum_i v_i^2 G_ii: the mean eigenvalue where v is spread, the first
+// one where a few large entries make it. In most cases it is a tenth of it.
+constexpr double kGramRounding = 4e-7;
+
+// How far that turns two eigenvectors into one another.
+static inline double turned(double rounding, double gap) {
+    return gap > rounding ? rounding / gap : 1;
+}
+// weights[j]: of vector j in a map. The same for what turning the vectors of neighbouring eigenvalues adds to it, in a
+// fixed irregular order of signs; of near values the nearest decide alone. seen[j]: of the diagonal, by vector j
+static inline void turn_weights(const double* lambda, const double* weights, int64_t n, const double* seen,
+                                double* moved) {
+    for (int64_t j = 0; j < n; ++j) moved[j] = 0;
+    for (int64_t j = 0; j + 1 < n; ++j) {
+        const double rounding = kGramRounding * __builtin_sqrt(seen[j] * seen[j + 1]);
+        const double by = turned(rounding, lambda[j] - lambda[j + 1]) * (j % 3 == 0 ? -1 : 1);
+        moved[j + 1] += by * weights[j];
+        moved[j] -= by * weights[j + 1];
+    }
+}
+
+static inline double dot(const double* a, const double* b, int64_t n, bool absolute = false) {
+    constexpr int L = kLanes<double>;
+    Vec<double> sums{};
+    int64_t j = 0;
+    for (; j + L <= n; j += L) {
+        const Vec<double> x = load(b + j);
+        sums += load(a + j) * (absolute ? vabs<double>(x) : x);
+    }
+    double sum = sum_lanes<double>(sums);
+    for (; j < n; ++j) sum += a[j] * (absolute ? __builtin_fabs(b[j]) : b[j]);
+    return sum;
+}
+static inline double larger_size(double most, double x) {
+    return __builtin_fabs(x) > most ? __builtin_fabs(x) : most;
+}
+
+constexpr double kSingleError = 1e-5, kCombinedError = 5e-5;  // of a normalised map, half of what is promised
+
+// Whether a map [size] that may be wrong by `error` holds when it is normalised.
+static inline bool holds(const double* map, int64_t size, double error, double limit) {
+    double low = map[0], high = map[0];
+    for (int64_t i = 1; i < size; ++i) {
+        low = map[i] < low ? map[i] : low;
+        high = map[i] > high ? map[i] : high;
+    }
+    return error <= limit * (high - low);
+}
+
 template <class T>
 struct SaliencyGroup {
     const SaliencyPlan& plan;
@@ -64,7 +114,7 @@ struct SaliencyGroup {
         }
         const double* g[kMostItems];
         double *value[kMostItems], *vector[kMostItems];
-        const int rank = plan.single() ? 1 : static_cast<int>(n);
+        const int rank = columns();
         for (int i = 0; i < left; ++i) {
             read(items[open[i]], open[i]);
             g[i] = gram[open[i]];
@@ -81,6 +131,22 @@ struct SaliencyGroup {
             else
                 items[k].sure &= plan.single() ? single_map(k, map) : combined_map(k, map);
         }
+    }
+
+    // Eigenpairs that are wanted: a single map takes the second to know how far the first may be turned.
+    int columns() const { return plan.single() ? (n > 1 ? 2 : 1) : static_cast<int>(n); }
+    bool guarded() const { return sizeof(T) == 4 && plan.hooi.guard; }
+    // What each of the eigenvectors of item k sees of the diagonal of its Gram matrix: [columns()]
+    double* diagonal_seen(int k, Arena& scratch) const {
+        const int rank = columns();
+        double* seen = scratch.take<double>(rank);
+        for (int j = 0; j < rank; ++j) seen[j] = 0;
+        for (int64_t i = 0; i < n; ++i)
+            for (int j = 0; j < rank; ++j) {
+                const double v = vectors[k][i * rank + j];
+                seen[j] += v * v * gram[k][i * n + i];
+            }
+        return seen;
     }
 
     // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix.
@@ -291,24 +357,59 @@ struct SaliencyGroup {
         for (int64_t i = 0; i < n * columns; ++i) b[i] = static_cast<T>(vectors[k][i]);
         return b;
     }
-    // map = F^T z for z [C]
-    void project(int k, const double* z, double* map, Arena scratch) const {
-        T* b = scratch.take<T>(c);
-        for (int64_t i = 0; i < c; ++i) b[i] = static_cast<T>(z[i]);
-        multiply(positions(k), adjust(k), b, 1, scratch,
-                 [&](int64_t row, const T* w) { map[row] = static_cast<double>(w[0]); });
+    // map = F^T z for z [C]; returns the largest magnitude in F^T other.
+    double project(int k, const double* z, const double* other, double* map, Arena scratch) const {
+        const Fibres f = positions(k);
+        const int64_t np = padded<T>(c);
+        T* b = scratch.take<T>(2 * np);
+        for (int64_t i = 0; i < np; ++i) {
+            b[i] = i < c ? static_cast<T>(z[i]) : T(0);
+            b[np + i] = i < c ? static_cast<T>(other[i]) : T(0);
+        }
+        double most = 0;
+        Panels<T> panels(f, adjust(k), scratch);
+        for (int64_t at = 0; at < s; at += panels.per_panel) {
+            const int64_t count = s - at < panels.per_panel ? s - at : panels.per_panel;
+            const T* rows = panels.rows(at, count);
+            for (int64_t r = 0; r < count; ++r) {
+                map[at + r] = static_cast<double>(row_dot(rows + r * panels.ld, b, c));
+                if (guarded()) most = larger_size(most, static_cast<double>(row_dot(rows + r * panels.ld, b + np, c)));
+            }
+        }
+        return most;
     }
 
-    // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes.
+    // eigencam and tsm: F^T u_1 with its sign, then the negative part or the sign goes. False where the second vector
+    // may be in it.
     bool single_map(int k, double* map) {
-        const double sigma = __builtin_sqrt(values[k][0]);
-        if (by_position)
-            for (int64_t i = 0; i < s; ++i) map[i] = sigma * vectors[k][i];
-        else
-            project(k, vectors[k], map, arena);
+        const int rank = columns();
+        const double *lambda = values[k], *v = vectors[k];
+        double by = 0;  // how far the second vector may be in the first
+        if (guarded() && n > 1) {
+            Arena scratch = arena;
+            const double* seen = diagonal_seen(k, scratch);
+            by = turned(kGramRounding * __builtin_sqrt(seen[0] * seen[1]), lambda[0] - lambda[1]);
+        }
+        double error = 0;
+        if (by_position) {
+            const double sigma = __builtin_sqrt(lambda[0]);
+            for (int64_t i = 0; i < s; ++i) {
+                map[i] = sigma * v[i * rank];
+                error = larger_size(error, by > 0 ? sigma * by * v[i * rank + 1] : 0);
+            }
+        } else {
+            Arena scratch = arena;
+            double* u = scratch.take<double>(c);
+            double* other = scratch.take<double>(c);
+            for (int64_t i = 0; i < c; ++i) {
+                u[i] = v[i * rank];
+                other[i] = by > 0 ? by * v[i * rank + 1] : 0;
+            }
+            error = project(k, u, other, map, scratch);
+        }
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(map[i], k);
         finish_single(k, map);
-        return true;
+        return !guarded() || holds(map, s, unscaled(error, k), kSingleError);
     }
     void finish_single(int k, double* map) {
         if (plan.method == Method::tsm) {
@@ -352,30 +453,38 @@ struct SaliencyGroup {
         double* weights = scratch.take<double>(n);
         for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
         const bool sure = plan.absolute || apply_signs(k, weights, scratch);
+        double* moved = scratch.take<double>(n);
+        turn_weights(lambda, weights, n, diagonal_seen(k, scratch), moved);
+        double error = 0;
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
-                double sum = 0;
-                for (int64_t j = 0; j < n; ++j) sum += weights[j] * (plan.absolute ? __builtin_fabs(v[j]) : v[j]);
-                map[i] = __builtin_fabs(sum);
+                map[i] = __builtin_fabs(dot(weights, v, n, plan.absolute));
+                error = larger_size(error, dot(moved, v, n));
             }
         } else if (plan.absolute) {
             multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
-                double sum = 0;
-                for (int64_t j = 0; j < n; ++j) sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
+                double sum = 0, other = 0;
+                for (int64_t j = 0; j < n; ++j) {
+                    sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
+                    other += moved[j] * static_cast<double>(w[j]);
+                }
                 map[row] = sum;
+                error = larger_size(error, other);
             });
         } else {
             double* z = scratch.take<double>(c);
+            double* other = scratch.take<double>(c);
             for (int64_t i = 0; i < c; ++i) {
-                z[i] = 0;
-                for (int64_t j = 0; j < n; ++j) z[i] += weights[j] * vectors[k][i * n + j];
+                z[i] = dot(weights, vectors[k] + i * n, n);
+                other[i] = dot(moved, vectors[k] + i * n, n);
             }
-            project(k, z, map, scratch);
+            error = project(k, z, other, map, scratch);
             for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
         }
+        const bool settled = !guarded() || holds(map, s, error, kCombinedError);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
-        return sure;
+        return sure && settled;
     }
     // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
     // Rounding of the Gram matrix turns vector j by up to 1e-7 / n trace / gap_j, and a pass over F moves the entries
@@ -410,18 +519,39 @@ struct SaliencyGroup {
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
-            double turned = 1e-7 / static_cast<double>(n) * trace / gap;
-            if (pass) turned += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
-            sure = sure && __builtin_fabs(high[j] + low[j]) > turned * most;
+            double moved = 1e-7 / static_cast<double>(n) * trace / gap;
+            if (pass) moved += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+            sure = sure && __builtin_fabs(high[j] + low[j]) > moved * most;
         }
         return sure;
     }
 };
 
+// Whether the map of the responses t [S, R] times the weights [R] holds where float turned the columns of A_1.
+static bool truncated_holds(const SaliencyPlan& plan, const HooiItem& item, const double* t, const double* weights,
+                            double* map, Arena scratch) {
+    const int64_t c = plan.channels(), s = plan.positions(), r = plan.hooi.rank[0];
+    double* lambda = scratch.take<double>(r);
+    double* moved = scratch.take<double>(r);
+    for (int64_t j = 0; j < r; ++j) lambda[j] = item.sigma[0][j] * item.sigma[0][j];
+    // What a vector sees of the diagonal is not known here: the mean, or of a small matrix less.
+    const double mean = item.norm2 / static_cast<double>(c < s ? c : s), most = 0.15 * lambda[0];
+    double* seen = scratch.take<double>(r);
+    for (int64_t j = 0; j < r; ++j) seen[j] = mean < most ? mean : most;
+    turn_weights(lambda, weights, r, seen, moved);
+    double error = 0;
+    for (int64_t i = 0; i < s; ++i) {
+        error = larger_size(error, dot(moved, t + i * r, r));
+        map[i] = __builtin_fabs(map[i]);
+    }
+    return holds(map, s, error, plan.single() ? kSingleError : kCombinedError);
+}
+
 // tsm and mtsm at a rank: the responses F^T a_i of the columns of A_1, whose sign is the factor's or (Sign::v) such
 // that the response's entry of largest magnitude is positive.
+// False where float may have turned the columns into one another.
 template <class T>
-static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map, Arena scratch) {
+static bool truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map, Arena scratch) {
     const int64_t c = plan.channels(), s = plan.positions(), r = plan.hooi.rank[0];
     double* t = item.responses;
     if (plan.hooi.big != 0) {
@@ -440,18 +570,22 @@ static void truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
         }
     }
     for (int64_t i = 0; i < s; ++i) map[i] = 0;
-    const int64_t used = plan.method == Method::tsm ? 1 : r;
+    const int64_t used = plan.single() ? 1 : r;
+    double* weights = scratch.take<double>(r);
+    for (int64_t j = 0; j < r; ++j) weights[j] = plan.single() ? j == 0 : item.sigma[0][j];
     for (int64_t j = 0; j < used; ++j) {
         double most = 0, entry = 0;
         for (int64_t i = 0; i < s; ++i)
             if (__builtin_fabs(t[i * r + j]) > most) most = __builtin_fabs(entry = t[i * r + j]);
         const bool flip = plan.sign == Sign::v && !plan.absolute && entry < 0;
-        const double weight = plan.method == Method::tsm ? 1 : item.sigma[0][j] * (flip ? -1 : 1);
+        weights[j] *= flip ? -1 : 1;
         for (int64_t i = 0; i < s; ++i)
-            map[i] += weight * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
+            map[i] += weights[j] * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
     }
+    const bool settled = item.big_wide || !item.finite || truncated_holds(plan, item, t, weights, map, scratch);
     for (int64_t i = 0; i < s; ++i) {
         map[i] = __builtin_fabs(map[i]) / item.scale;
-        if (plan.method == Method::mtsm) map[i] /= item.scale;
+        if (!plan.single()) map[i] /= item.scale;
     }
+    return settled;
 }

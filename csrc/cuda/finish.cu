@@ -77,10 +77,10 @@ void run(const void* maps, int64_t batch, int height, int width, int rows, int c
 
 }  // namespace
 
-void finish(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize,
-            double noise, const Output& out, void* stream) {
+void finish(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, double noise,
+            const Output& out, void* stream) {
     (out.wide ? run<double> : run<float>)(maps, batch, height, width, rows, columns, normalize, noise, out.data,
-                                        stream);
+                                          stream);
 }
 
 }  // namespace tsm::cuda

@@ -102,7 +102,7 @@ void combine_channels(const TensorBatch& x, const double* values, const double* 
 
 // maps: [B, height, width] and out: [B, rows, columns], contiguous, in the same type; resized where the shapes differ,
 // then normalised where asked
-void finish(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize,
-            double noise, const Output& out, void* stream);
+void finish(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, double noise,
+            const Output& out, void* stream);
 
 }  // namespace tsm::cuda

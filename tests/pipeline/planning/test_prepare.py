@@ -231,6 +231,17 @@ def test_two_workers_on_one_shard(settings: Settings, tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").iterdir())) == 1
 
 
+def test_what_a_killed_worker_left_is_cleaned_by_the_next(settings: Settings, tmp_path: Path) -> None:
+    run = prepare(settings, tmp_path)
+    for name in ("shards/.part-000000.parquet.0123456789ab.tmp", "markers/.000000.json.0123456789ab.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    run_shard(run.shards[0])
+    assert [path.name for folder in ("shards", "markers") for path in (tmp_path / folder).iterdir()] == [
+        "part-000000.parquet",
+        "000000.json",
+    ]
+
+
 def test_a_dataset_of_this_program(photos: Photos, tmp_path: Path) -> None:
     source = DatasetSource(list(photos.values()), list(photos))
     run = prepare(Settings("my photos", size=(64, 64)), tmp_path, source=source)

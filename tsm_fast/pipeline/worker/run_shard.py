@@ -72,12 +72,13 @@ def run_shard(
     present = run.marker(spec.index)
     if present is not None and run.is_whole(present):
         return present
-    path = shard_path(spec.out, spec.index)
-    publish.clean(path.parent, path.name)
+    path, marked = shard_path(spec.out, spec.index), marker_path(spec.out, spec.index)
+    for left in (path, marked):  # by a worker that was killed
+        publish.clean(left.parent, left.name)
     with torch_state(resources) as device, quiet_decoders():
         shard = _Shard(run, spec, network(run, device, resources, source), resources, tell, stop)
         marker = shard.publish(path)
-    publish.publish_json(marker_path(spec.out, spec.index), marker.to_json())
+    publish.publish_json(marked, marker.to_json())
     return marker
 
 
