@@ -1,5 +1,6 @@
 // An array as Python describes it, and the batch that it is.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <tuple>
@@ -12,11 +13,22 @@ namespace tsm {
 // (address, dtype, shape [B, I_1, ...], strides in elements)
 using Array = std::tuple<uintptr_t, int, std::vector<int64_t>, std::vector<int64_t>>;
 
+// Memory that is there: Python describes a tensor without any (a fake one, say) by the address 0.
+template <class T>
+T* memory_at(uintptr_t address) {
+    if (address == 0) throw std::invalid_argument("an array must have memory");
+    return reinterpret_cast<T*>(address);
+}
+
 inline TensorBatch batch_of(const Array& array) {
     const auto& [address, dtype, shape, stride] = array;
     const int order = static_cast<int>(shape.size()) - 1;
     if (order < 1 || order > kMaxOrder || stride.size() != shape.size())
         throw std::invalid_argument("an array must have a batch dimension and 1 to 5 modes");
+    const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
+    if (!empty && address == 0) throw std::invalid_argument("an array that is not empty must have memory");
+    if (address % static_cast<uintptr_t>(size_of(static_cast<DType>(dtype))) != 0)
+        throw std::invalid_argument("the numbers of an array must be aligned");
     TensorBatch x{
         {reinterpret_cast<const void*>(address), static_cast<DType>(dtype), order, {}, {}}, shape[0], stride[0]};
     for (int i = 0; i < order; ++i) {

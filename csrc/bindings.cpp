@@ -15,7 +15,7 @@ using namespace tsm;
 namespace {
 
 Output output(uintptr_t address, bool wide) {
-    return {reinterpret_cast<void*>(address), wide};
+    return {memory_at<void>(address), wide};
 }
 
 HooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
@@ -69,9 +69,13 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("core_contraction", [](const Array& x, const std::vector<uintptr_t>& factors,
                                  const std::vector<int64_t>& rank, uintptr_t out, bool wide, int threads) {
         py::gil_scoped_release release;
+        const TensorBatch batch = batch_of(x);
         const void* pointers[kMaxOrder];
-        for (size_t i = 0; i < factors.size(); ++i) pointers[i] = reinterpret_cast<const void*>(factors[i]);
-        core_contraction(batch_of(x), pointers, rank.data(), output(out, wide), threads);
+        for (size_t i = 0; i < factors.size(); ++i) {
+            const bool same = rank[i] == batch.first.shape[i];  // as the size of a mode without a factor is
+            pointers[i] = same ? reinterpret_cast<const void*>(factors[i]) : memory_at<const void>(factors[i]);
+        }
+        core_contraction(batch, pointers, rank.data(), output(out, wide), threads);
     });
     m.def("hooi", [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
                      bool refine, bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
@@ -85,10 +89,10 @@ PYBIND11_MODULE(_cpu, m) {
             out.factors[i] = output(factors[i], wide_out);
             out.singular_values[i] = output(values[i], wide_out);
         }
-        out.errors = reinterpret_cast<double*>(errors);
-        out.n_sweeps = reinterpret_cast<int64_t*>(n_sweeps);
-        out.converged = reinterpret_cast<bool*>(converged);
-        out.finite = reinterpret_cast<bool*>(finite);
+        out.errors = memory_at<double>(errors);
+        out.n_sweeps = memory_at<int64_t>(n_sweeps);
+        out.converged = memory_at<bool>(converged);
+        out.finite = memory_at<bool>(finite);
         hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard), wide, out, threads);
     });
     m.def("saliency", [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute,
@@ -104,12 +108,12 @@ PYBIND11_MODULE(_cpu, m) {
         plan.truncated = !rank.empty();
         const std::vector<int64_t> full(batch.first.shape, batch.first.shape + 3);
         plan.hooi = plan_of(batch, plan.truncated ? rank : full, n_iter_max, tol, false, refine, guard);
-        saliency(batch, plan, wide, output(maps, wide_out), reinterpret_cast<bool*>(finite), threads);
+        saliency(batch, plan, wide, output(maps, wide_out), memory_at<bool>(finite), threads);
     });
     m.def("finish", [](uintptr_t maps, uintptr_t out, int64_t batch, int64_t height, int64_t width, int64_t height_out,
                        int64_t columns, bool normalize, double noise, bool wide, int threads) {
         py::gil_scoped_release release;
         const FinishPlan plan{height, width, height_out, columns, false, normalize, noise, nullptr, nullptr};
-        finish(reinterpret_cast<const void*>(maps), batch, plan, output(out, wide), threads);
+        finish(memory_at<const void>(maps), batch, plan, output(out, wide), threads);
     });
 }

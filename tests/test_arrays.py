@@ -71,6 +71,17 @@ def test_dlpack_comes_back_through_its_library(backend):
     assert torch.equal(bare, expected)
 
 
+class Broken(OnlyDlpack):
+    def __dlpack__(self, **options):
+        raise BufferError("this array is spread over several devices")
+
+
+def test_arrays_that_cannot_be_exported():
+    message = "^features must be readable through DLPack, got Broken: this array is spread over several devices$"
+    with pytest.raises(TypeError, match=message):
+        tsm_fast.tsm(Broken(FEATURES))
+
+
 NUMPY_VIEWS = {
     "negative strides": lambda x: x[:, ::-1, ::-1, ::-1][:, ::-1, ::-1, ::-1],
     "negative batch stride": lambda x: x[::-1].copy()[::-1],

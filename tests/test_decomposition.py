@@ -77,13 +77,25 @@ def test_an_item_is_what_tensorly_takes(backend):
     result = tsm_fast.tucker(x, (4, 3, 3), backend=backend.name)
     assert len(result) == 3
     restored = result.reconstruct()
-    for i, item in enumerate(result):
-        assert np.abs(tucker_to_tensor(item) - restored[i]).max() < 1e-12
+    for i in range(len(result)):
+        assert np.abs(tucker_to_tensor(result[i]) - restored[i]).max() < 1e-12
         error = np.linalg.norm(restored[i] - x[i]) / np.linalg.norm(x[i])
         assert abs(error - result.errors[i, result.n_sweeps[i] - 1]) < 1e-9
     assert np.array_equal(result[-1][0], result.core[2])
     with pytest.raises(IndexError):
         result[3]
+
+
+@pytest.mark.parametrize("decompose", [tsm_fast.tucker, tsm_fast.hosvd])
+def test_a_batch_is_not_unpacked_as_an_item(decompose):
+    """A batch of two would unpack into its two items, as if they were core and factors."""
+    result = decompose(randn(2, 6, 5, 4), 2)
+    message = r"^a TuckerResult is a batch: take core, factors = result\[i\], or result.core and result.factors$"
+    with pytest.raises(TypeError, match=message):
+        _core, _factors = result
+    for use in (list, iter, tucker_to_tensor, dict):
+        with pytest.raises(TypeError, match=message):
+            use(result)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

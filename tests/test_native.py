@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import tsm_fast
 from tsm_fast.dispatch import Backend, Method, load
 
 from .helpers import NATIVE, feature_maps, randn
+from .helpers import STEPS as PROTOCOL
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
 
@@ -332,3 +334,43 @@ def test_inputs_are_not_written_to(cpu):
         step(cpu, x)
     assert torch.equal(x, copy)
     assert tsm_fast.tsm(x).data_ptr() != x.data_ptr()
+
+
+def without_addresses(value: Any) -> Iterator[Any]:
+    """An argument of the compiled module with each of its addresses replaced, one at a time, by none."""
+    if isinstance(value, list | tuple):
+        for i, part in enumerate(value):
+            for other in without_addresses(part):
+                yield type(value)([*value[:i], other, *value[i + 1 :]])
+    elif isinstance(value, int) and value > 2**20:
+        yield 0
+
+
+def test_no_entry_takes_an_address_that_is_none(cpu, monkeypatch):
+    """Behind the checks in Python, whatever goes around them."""
+    from tsm_fast import _cpu, native
+
+    class Spy:
+        calls: ClassVar[list[tuple[str, tuple[Any, ...]]]] = []
+
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            def call(*args: Any) -> None:
+                self.calls.append((name, args))
+                getattr(_cpu, name)(*args)
+
+            return call
+
+    monkeypatch.setattr(native, "_cpu", Spy())
+    x = FEATURES[:2]
+    for step in STEPS.values():
+        step(cpu, x)
+    assert {name for name, _ in Spy.calls} == set(PROTOCOL)
+    for name, args in Spy.calls:
+        replaced = list(without_addresses(args))
+        assert len(replaced) >= 2
+        for wrong in replaced:
+            with pytest.raises(ValueError, match=r"^an array (that is not empty )?must have memory$"):
+                getattr(_cpu, name)(*wrong)
+    (address, *rest), *others = next(args for name, args in Spy.calls if name == "mode_gram")
+    with pytest.raises(ValueError, match=r"^the numbers of an array must be aligned$"):
+        _cpu.mode_gram((address + 1, *rest), *others)

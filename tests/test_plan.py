@@ -17,16 +17,25 @@ VALUE_ERRORS = {
     "rank must lie in 1..9 for mode 0, got 0": lambda: tsm_fast.hosvd(X, (0, 2, 2)),
     "rank must lie in 1..4 for mode 1, got -1": lambda: tsm_fast.tsm(X, (1, -1, 1)),
     "rank must lie in 1..4 for mode 1, got 5": lambda: tsm_fast.mtsm(X, 5),
-    "rank must have one number for each of the 3 modes, got 2": lambda: tsm_fast.tucker(X, (2, 2)),
-    "rank must have one number for each of the 3 modes, got 0": lambda: tsm_fast.tsm(X, ()),
+    "rank must have one number for each of the 3 modes of an item, got 2": lambda: tsm_fast.tucker(X, (2, 2)),
+    "rank must have one number for each of the 3 modes of an item, got 0": lambda: tsm_fast.tsm(X, ()),
+    "rank must have one number for each of the 3 modes of an item, got 4": lambda: tsm_fast.mtsm(X, (1, 1, 1, 1)),
+    "rank must have one number for each of the 2 modes of an item, got 3; the first dimension of x is the batch: a "
+    "single tensor goes in as x[None]": lambda: tsm_fast.tucker(X[0], (2, 2, 2)),
+    "rank must have one number for each of the 3 modes of an item, got 4; the first dimension of x is the batch: a "
+    "single tensor goes in as x[None]": lambda: tsm_fast.hosvd(X, (2, 2, 2, 2)),
     "rank must lie in 1..4 for a 9 x 4 matrix, got 5": lambda: tsm_fast.truncated_svd(X[..., 0], 5),
-    f"x {ORDER} (2, 9)": lambda: tsm_fast.tucker(X[..., 0, 0]),
+    f"x {ORDER} (2, 9); a single matrix goes in as x[None]": lambda: tsm_fast.tucker(X[..., 0, 0]),
+    f"x {ORDER} (9,)": lambda: tsm_fast.hosvd(X[0, :, 0, 0]),
     f"x {ORDER} (2, 1, 1, 1, 1, 1, 1)": lambda: tsm_fast.hosvd(torch.rand(2, 1, 1, 1, 1, 1, 1)),
     f"x {ORDER} ()": lambda: tsm_fast.unfold(torch.tensor(1.0), 0),
     "x must have no empty mode (only the batch may be empty), got shape (2, 0, 4, 3)": lambda: tsm_fast.tucker(
         X[:, :0]
     ),
     "m must be [B, M, N], got shape (2, 9, 4, 3)": lambda: tsm_fast.truncated_svd(X),
+    "m must be [B, M, N], got shape (9, 4); a single matrix goes in as m[None]": lambda: tsm_fast.truncated_svd(
+        X[0, :, :, 0]
+    ),
     "m must have no empty mode (only the batch may be empty), got shape (2, 9, 0)": lambda: tsm_fast.truncated_svd(
         X[:, :, 0, :0]
     ),

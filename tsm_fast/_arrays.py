@@ -5,19 +5,28 @@ the per-item scaling and column signs that several files share.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ._memory import stored
 
-Restore = Callable[[Tensor], Any]
+
+class Restore(Protocol):
+    """Takes results back to the kind of array that came."""
+
+    def __call__(self, tensor: Tensor, *, exact: bool = True) -> Any:
+        """`exact`: whether a library that has no such wide dtype is worth a warning."""
+        ...
+
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PART = 2**21  # numbers: 16 MB in float64
+_NARROWER = {torch.float64: torch.float32, torch.int64: torch.int32}
 _NEED = "float16, bfloat16, float32 or float64"
 
 
@@ -31,7 +40,7 @@ def as_tensor(name: str, array: Any) -> tuple[Tensor, Restore]:
     elif "numpy" in sys.modules and isinstance(array, sys.modules["numpy"].ndarray):
         tensor, restore = _from_numpy(name, array), _to_numpy
     elif hasattr(array, "__dlpack__") and not isinstance(array, torch.fx.Proxy):
-        tensor, restore = _from_dlpack(name, array), _exporter(array)
+        tensor, restore = _from_dlpack(name, array), _restore_to(array)
     else:
         raise TypeError(f"{name} must be a torch, NumPy or DLPack array, got {type(array).__name__}")
     if tensor.layout is not torch.strided or tensor.is_nested:
@@ -47,11 +56,11 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _same(tensor: Tensor) -> Tensor:
+def _same(tensor: Tensor, *, exact: bool = True) -> Tensor:
     return tensor
 
 
-def _to_numpy(tensor: Tensor) -> Any:
+def _to_numpy(tensor: Tensor, *, exact: bool = True) -> Any:
     return tensor.numpy()
 
 
@@ -85,12 +94,42 @@ def _from_dlpack(name: str, array: Any) -> Tensor:
         raise TypeError(f"{name} must be readable through DLPack, got {kind}: {error}{hint}") from error
 
 
-def _exporter(array: Any) -> Restore:
-    """Results go back through its own `from_dlpack` (array API standard); without one, torch tensors come out."""
-    if not hasattr(array, "__array_namespace__"):
-        return _same
-    namespace = array.__array_namespace__()
-    return namespace.from_dlpack
+def _restore_to(array: Any) -> Restore:
+    """Back to the library of the array, where it follows the array API standard; otherwise torch tensors come out."""
+    return _ArrayApi(array) if hasattr(array, "__array_namespace__") else _same
+
+
+class _ArrayApi:
+    """Results go back through the array's own `from_dlpack` (array API standard), to its device, in the dtype that they
+    have or the one next to it that there is on that device.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.namespace = array.__array_namespace__()
+        self.device = getattr(array, "device", None)
+
+    def __call__(self, tensor: Tensor, *, exact: bool = True) -> Any:
+        if tensor.dtype in _NARROWER and not self._has(tensor.dtype):
+            narrower = _NARROWER[tensor.dtype]
+            if exact:
+                name, wide = self.namespace.__name__, dtype_name(tensor.dtype)
+                message = f"{name} has no {wide} on {self.device}: the result is rounded to {dtype_name(narrower)}"
+                warnings.warn(message, stacklevel=_depth())
+            tensor = tensor.to(narrower)
+        result = self.namespace.from_dlpack(tensor)
+        return result if self.device is None or result.device == self.device else result.to_device(self.device)
+
+    def _has(self, dtype: torch.dtype) -> bool:
+        info = getattr(self.namespace, "__array_namespace_info__", None)  # since 2023.12
+        return info is None or dtype_name(dtype) in info().dtypes(device=self.device)
+
+
+def _depth() -> int:
+    """How many calls lie between the caller of this package and the caller of this function."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(f"{__package__}."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def by_parts(compute: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, numbers: int) -> tuple[Tensor, ...]:

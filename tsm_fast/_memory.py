@@ -138,6 +138,8 @@ def _no_values(x: Tensor) -> str:
     while is_transformed(x):
         if _functorch.is_batchedtensor(x):
             return "a tensor of values, got one that torch.func.vmap maps: make that dimension a part of the batch"
+        if _functorch.is_functionaltensor(x):
+            return "a tensor of values, got one of torch.func.functionalize: call it outside"
         x = _functorch.get_unwrapped(x)
     if x.is_meta or isinstance(x, FakeTensor):
         return f"a tensor of values, got a {'meta' if x.is_meta else 'fake'} one: pass one on a real device"

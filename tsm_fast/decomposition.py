@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ _WELL_CONDITIONED = 1e-3
 class TuckerResult:
     """A batch of Tucker decompositions, `X ~ core x_1 A_1 x_2 A_2 ...`, as arrays of the kind that went in.
 
-    `result[i]` is item i as `(core, factors)`, which is what TensorLy takes; `len(result)` is the batch size.
+    `result[i]` is item i as `(core, factors)`, which is what TensorLy takes; `len(result)` is the batch size. The
+    result itself does not unpack: it is a batch, also one of two.
 
     >>> import torch, tsm_fast
     >>> result = tsm_fast.tucker(torch.rand(4, 32, 7, 7), rank=(8, 4, 4))
@@ -60,8 +61,9 @@ class TuckerResult:
     def __getitem__(self, item: int) -> tuple[Any, list[Any]]:
         return self.core[item], [factor[item] for factor in self.factors]
 
-    def __iter__(self) -> Iterator[tuple[Any, list[Any]]]:
-        return (self[item] for item in range(len(self)))
+    def __iter__(self) -> NoReturn:
+        # Without it Python would go through the items, and a batch of two would unpack as core and factors.
+        raise TypeError("a TuckerResult is a batch: take core, factors = result[i], or result.core and result.factors")
 
     def reconstruct(self) -> Any:  # [B, I_1, ..., I_N]
         """The tensors that the decompositions stand for, `[B, I_1, ..., I_N]`."""
@@ -120,7 +122,7 @@ def tucker(
     limit, tolerance = plan.stopping(n_iter_max, tol)
     tensor, restore = as_tensor("x", x)
     plan.tensor("x", tensor)
-    effective = plan.rank(rank, tensor.shape[1:])
+    effective = plan.rank(rank, tensor.shape[1:], "x")
     module = resolve(backend, tensor)
     readable("x", tensor, module.name)
     result = module.hooi(tensor, effective, n_iter_max=limit, tol=tolerance, sign=sign, precision=precision)
@@ -130,8 +132,8 @@ def tucker(
         factors=[restore(factor) for factor in result.factors],
         singular_values=[restore(values) for values in result.singular_values],
         rank=effective,
-        errors=restore(result.errors),
-        n_sweeps=restore(result.n_sweeps),
+        errors=restore(result.errors, exact=False),
+        n_sweeps=restore(result.n_sweeps, exact=False),
         converged=restore(result.converged),
     )
 
@@ -167,7 +169,7 @@ def hosvd(
     plan.precision(precision)
     tensor, restore = as_tensor("x", x)
     plan.tensor("x", tensor)
-    effective = plan.rank(rank, tensor.shape[1:])
+    effective = plan.rank(rank, tensor.shape[1:], "x")
     dtype = result_dtype(tensor.dtype, precision)
     module = resolve(backend, tensor)
     readable("x", tensor, module.name)
@@ -178,8 +180,8 @@ def hosvd(
         factors=[restore(factor) for factor in rest[: len(effective)]],
         singular_values=[restore(values) for values in rest[len(effective) :]],
         rank=effective,
-        errors=restore(error),
-        n_sweeps=restore(torch.zeros(len(core), dtype=torch.int64, device=core.device)),
+        errors=restore(error, exact=False),
+        n_sweeps=restore(torch.zeros(len(core), dtype=torch.int64, device=core.device), exact=False),
         converged=restore(torch.ones(len(core), dtype=torch.bool, device=core.device)),
     )
 

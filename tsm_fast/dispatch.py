@@ -247,7 +247,7 @@ def load(name: str) -> Backend:
 
 
 def needs_grad(*tensors: Tensor) -> bool:
-    """Whether gradients, backward or forward, go through any of the tensors."""
+    """Whether autograd records what is done with any of the tensors, or carries tangents through it."""
     return any((x.requires_grad and torch.is_grad_enabled()) or has_tangent(x) for x in tensors)
 
 

@@ -45,7 +45,8 @@ def integer(name: str, value: Any) -> int:
 def tensor(name: str, x: Tensor) -> None:
     """A batch [B, I_1, ..., I_N] of order 2 to 5 with no empty mode; B may be 0."""
     if not MIN_ORDER <= x.ndim - 1 <= MAX_ORDER:
-        raise ValueError(f"{name} must be [B, I_1, ..., I_N] with {_ORDERS}, got shape {tuple(x.shape)}")
+        need = f"[B, I_1, ..., I_N] with {_ORDERS}"
+        raise ValueError(f"{name} must be {need}, got shape {tuple(x.shape)}{_as_batch(name, x)}")
     _no_empty_mode(name, x)
 
 
@@ -60,7 +61,7 @@ def shape(sizes: Iterable[Any]) -> list[int]:
 def matrices(name: str, x: Tensor) -> None:
     """A batch [B, M, N] of matrices."""
     if x.ndim != 3:
-        raise ValueError(f"{name} must be [B, M, N], got shape {tuple(x.shape)}")
+        raise ValueError(f"{name} must be [B, M, N], got shape {tuple(x.shape)}{_as_batch(name, x)}")
     _no_empty_mode(name, x)
 
 
@@ -70,6 +71,10 @@ def features(x: Tensor) -> None:
         hint = "; a single map goes in as features[None]" if x.ndim == 3 else ""
         raise ValueError(f"features must be [B, C, H, W], got shape {tuple(x.shape)}{hint}")
     _no_empty_mode("features", x)
+
+
+def _as_batch(name: str, x: Tensor) -> str:
+    return f"; a single matrix goes in as {name}[None]" if x.ndim == 2 else ""
 
 
 def _no_empty_mode(name: str, x: Tensor) -> None:
@@ -97,8 +102,10 @@ def modes(values: Iterable[Any] | None, count: int, order: int) -> list[int]:
     return numbers
 
 
-def rank(value: Rank, sizes: Sequence[int]) -> tuple[int, ...]:
+def rank(value: Rank, sizes: Sequence[int], name: str = "") -> tuple[int, ...]:
     """The effective (feasible) rank: one number per mode, TensorLy's rank where that is feasible.
+
+    `name` is that of tensors that may have come without their batch dimension.
 
     `r_n` must lie in `1..I_n`; where it is more than the product of the other ranks the unfolding has no such many
     singular vectors, and the effective rank is `min(r_n, prod of the other effective ranks)`.
@@ -109,13 +116,16 @@ def rank(value: Rank, sizes: Sequence[int]) -> tuple[int, ...]:
         requested = tuple(integer("rank", r) for r in value)
     else:
         requested = (integer("rank", value),) * len(sizes)
+    if len(requested) != len(sizes):
+        single = f"; the first dimension of {name} is the batch: a single tensor goes in as {name}[None]"
+        hint = single if name and len(requested) == len(sizes) + 1 else ""
+        need = f"one number for each of the {len(sizes)} modes of an item"
+        raise ValueError(f"rank must have {need}, got {len(requested)}{hint}")
     return _feasible(requested, tuple(sizes))
 
 
 @lru_cache(maxsize=1024)
 def _feasible(requested: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if len(requested) != len(sizes):
-        raise ValueError(f"rank must have one number for each of the {len(sizes)} modes, got {len(requested)}")
     for number, (r, size) in enumerate(zip(requested, sizes, strict=True)):
         if not 1 <= r <= size:
             raise ValueError(f"rank must lie in 1..{size} for mode {number}, got {r}")
