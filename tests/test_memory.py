@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.masked import masked_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 import tsm_fast
@@ -99,6 +100,23 @@ def masked(x: Tensor) -> Tensor:
         return masked_tensor(x, x > 0)
 
 
+class Watched(Tensor):
+    """A subclass that sees every operation, and shares the memory of the tensor it was made of."""
+
+    plain: Tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(Watched, lambda x: x.plain, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
+def watched(x: Tensor) -> Tensor:
+    result = Tensor._make_subclass(Watched, x)
+    result.plain = x
+    return result
+
+
 def double(x: Tensor) -> Tensor:
     return TwoTensor(x, x)
 
@@ -111,7 +129,11 @@ def distributed() -> Iterator[Callable[[Tensor], Tensor]]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("make", [freed, partial(freed, left=3), freed_view, freed_transposed])
+@pytest.mark.parametrize(
+    "make",
+    [freed, partial(freed, left=3), freed_view, freed_transposed, lambda x: watched(freed_view(x))],
+    ids=["all", "all but three bytes", "a view", "transposed", "a view in a subclass"],
+)
 @pytest.mark.parametrize("function", [*COMPUTES, *RESHAPES])
 def test_freed_memory(function: str, make: Callable[[Tensor], Tensor]) -> None:
     call, name, array = (COMPUTES | RESHAPES)[function]
@@ -350,6 +372,7 @@ def test_what_has_memory_is_read(function: str) -> None:
     with torch.no_grad():
         assert torch.equal(call(nn.Parameter(array)), expected)
     assert torch.equal(call(array.as_subclass(Plain)), expected)
+    assert torch.equal(call(watched(array)), expected)
     with FlopCounterMode(display=False):  # looks on, and records nothing
         assert torch.equal(call(array), expected)
     zero = torch._efficientzerotensor(array.shape)

@@ -105,7 +105,7 @@ def _is_traced() -> bool:
 def _address(x: Tensor) -> int | None:
     """Where x lies in memory; None for a tensor that stands for others."""
     if type(x).__torch_dispatch__ is not _PLAIN:  # pyright: ignore[reportAttributeAccessIssue]
-        return None
+        return None if isinstance(x, FakeTensor) else x.data_ptr() or None
     try:
         return x.data_ptr()
     except RuntimeError:  # a transform of torch.func
