@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import sys
 import threading
+import time
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -614,15 +619,158 @@ def test_threads_take_turns_on_one_model(small: Residual, images: Tensor) -> Non
         barrier.wait()
         results[k] = [[extract(inputs[k]) for _ in range(5)] for extract in extractors]
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads(4, work)
     for k in range(4):
         for row, wanted in zip(results[k], expected, strict=True):
             assert all(torch.equal(maps, wanted[k]) for maps in row)
     assert all(module.training for module in small.modules())
+
+
+class Slow(nn.Module):
+    """Gives other threads their chance in the middle of a forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(1e-3)
+        return x
+
+
+def block(channels: int, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    convolution = nn.Conv2d(channels, 32, 3, padding=1)
+    return nn.Sequential(convolution, Slow(), nn.BatchNorm2d(32), nn.ReLU(), Slow(), nn.Dropout(0.5))
+
+
+def family(kind: str) -> tuple[list[nn.Module], list[tuple[nn.Module, Any, int]]]:
+    """Models that share modules, and extractors on them: model, layer, channels of its inputs."""
+    first, second = block(3, 0), block(32, 1)
+    model = nn.Sequential(first, second)
+    if kind == "a model and its submodules":
+        return [model], [(model, "1", 3), (second, "3", 32), (first, "2", 3), (model, "0.5", 3)]
+    other = nn.Sequential(block(3, 2), second)
+    return [model, other], [(model, "1", 3), (other, "1.3", 3), (model, ["0", "1.2"], 3), (second, "5", 32)]
+
+
+@pytest.mark.parametrize("kind", ["a model and its submodules", "models that share a submodule"])
+def test_threads_take_turns_on_shared_modules(kind: str) -> None:
+    models, extractors = family(kind)
+    modules = {module for model in models for module in model.modules()}
+    modes = {module: i % 3 > 0 for i, module in enumerate(sorted(modules, key=id))}
+    for module, training in modes.items():
+        module.training = training
+    states = [copy.deepcopy(model.state_dict()) for model in models]
+    inputs = {
+        channels: torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(5)) for channels in (3, 32)
+    }
+    expected = [SaliencyExtractor(model, layer)(inputs[channels]) for model, layer, channels in extractors]
+    wrong: list[str] = []
+    barrier = threading.Barrier(len(extractors))
+
+    def work(k: int) -> None:
+        model, layer, channels = extractors[k]
+        extract = SaliencyExtractor(model, layer)
+        barrier.wait()
+        for _ in range(25):
+            try:
+                maps = extract(inputs[channels])
+            except Exception as error:
+                wrong.append(repr(error))
+                continue
+            for name, map_ in maps.items() if isinstance(maps, dict) else [(layer, maps)]:
+                wanted = expected[k][name] if isinstance(maps, dict) else expected[k]
+                if not torch.equal(map_, wanted):
+                    wrong.append(f"{name}: a wrong map")
+
+    run_threads(len(extractors), work)
+    assert not wrong
+    assert {module: module.training for module in modules} == modes
+    for model, state in zip(models, states, strict=True):
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, state[name]), name
+        assert hook_count(model) == 0
+
+
+def run_threads(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+
+
+def test_models_that_share_nothing_run_at_the_same_time(images: Tensor) -> None:
+    barrier = threading.Barrier(2)
+
+    class Meets(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            barrier.wait(20)
+            return x
+
+    maps: list[Any] = [None, None]
+    extractors = [SaliencyExtractor(nn.Sequential(Meets()), "0") for _ in range(2)]
+
+    def work(k: int) -> None:
+        maps[k] = extractors[k](images)
+
+    run_threads(2, work)
+    assert torch.equal(maps[0], maps[1])
+
+
+def test_an_extractor_within_a_forward_pass(images: Tensor) -> None:
+    """On a part of the model that runs, and on another model: one thread, which waits for nobody."""
+    part, other = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 1)
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = nn.Sequential(part)
+
+        def forward(self, x: Tensor) -> Tensor:
+            inner = SaliencyExtractor(self.part, "0")(x)
+            outer = SaliencyExtractor(nn.Sequential(other), "0")(x)
+            return self.part(x) * inner[:, None] + outer[:, None, 1:-1, 1:-1]
+
+    model = nn.Sequential(Looks()).train()
+    maps = SaliencyExtractor(model, "0")(images)
+    assert torch.equal(maps, SaliencyExtractor(model, "0")(images))
+    assert all(module.training for module in model.modules())
+
+
+def test_compiled_models_that_share_nothing_are_eager_until_the_last_has_run(images: Tensor) -> None:
+    """Whether compiled code runs is said for the whole process."""
+    models = []
+    for seed in range(3):
+        model = nn.Sequential(block(3, seed), block(32, seed))
+        model[1] = torch.compile(model[1], backend="eager")
+        models.append(model)
+    extractors = [SaliencyExtractor(model, "1.3") for model in models]
+    expected = [extract(images) for extract in extractors]
+    wrong: list[str] = []
+
+    def work(k: int) -> None:
+        for _ in range(10):
+            try:
+                if not torch.equal(extractors[k](images), expected[k]):
+                    wrong.append("a wrong map")
+            except Exception as error:
+                wrong.append(repr(error))
+
+    run_threads(len(models), work)
+    assert not wrong
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+def test_nothing_is_kept_of_a_model(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    extract = SaliencyExtractor(model, "0")
+    maps = extract(images)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(SaliencyExtractor(other, "0")(images), maps)
+    assert torch.equal(copy.deepcopy(extract)(images), maps)
+    gone = weakref.ref(model)
+    del model, extract
+    gc.collect()
+    assert gone() is None
 
 
 # Wrappers, precision, devices

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from inspect import Parameter, signature
 from types import TracebackType
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from . import dispatch, plan
 from ._arrays import FLOAT_DTYPES
+from ._turns import turn
 from .layers import Layers, choose_layer, describe, find_layers, first_tensor, is_glob
 from .saliency import METHODS
 
@@ -48,8 +48,8 @@ class SaliencyExtractor:
     without gradients; the mode of every submodule, the hooks and the grad mode are as before after each call, also
     after an exception. Hooks are there only during a call, so `with` is a matter of scope: it lets go of the model.
 
-    Calls on one model from several threads wait for each other. Running the same model elsewhere at the same time is
-    not safe, since it is in eval mode and hooked meanwhile.
+    Calls from several threads on models that share modules (a model and a part of it, say) wait for each other; others
+    run at the same time. Running such a model elsewhere meanwhile is not safe, since it is in eval mode and hooked.
 
     Raises:
         ValueError: a layer does not exist (close names are offered), or gives something else than `[B, C, H, W]`.
@@ -114,7 +114,7 @@ class SaliencyExtractor:
         if model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
         args, kwargs = _arguments(inputs)
-        with _lock(model), torch.no_grad(), _evaluating(model), _eager(model):
+        with _alone(model), torch.no_grad():
             if not self._modules:
                 name, self.reason = choose_layer(model, lambda: model(*args, **kwargs))
                 self._modules = find_layers(model, name)
@@ -143,11 +143,11 @@ class SaliencyExtractor:
     def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the wanted layers give, by name; the forward pass stops when the last of them has run."""
         found: dict[str, Any] = {}
-        thread = threading.get_ident()
+        thread = threading.current_thread()
 
         def reader(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def read(_module: nn.Module, _args: Any, output: Any) -> None:
-                if threading.get_ident() != thread or name in found:
+                if threading.current_thread() is not thread or name in found:
                     return
                 value = first_tensor(output)
                 value = value if self._reshape_transform is None else self._reshape_transform(value)
@@ -180,14 +180,17 @@ class _Stop(Exception):
     """Raised by the last wanted layer's hook, caught in `_features` alone."""
 
 
-_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
+# What a turn is taken on beside modules: whether compiled code runs eagerly is one setting for the whole process.
+_STANCE = object()
 
 
-def _lock(model: nn.Module) -> Any:
-    """One lock a model, shared by all its extractors: hooks and modes belong to the model."""
-    with _locks_guard:
-        return _locks.setdefault(model, threading.RLock())
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and eager, none of its modules in another thread's call: modes and hooks are theirs."""
+    modules = list(model.modules())
+    compiled = any(map(_is_compiled, modules))
+    with turn([*modules, *[_STANCE] * compiled]), _evaluating(modules), _eager() if compiled else nullcontext():
+        yield
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -250,9 +253,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Eval mode, by the flags alone: `train()` and `eval()` may be overridden to do more (merge adapters, say)."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in modules]
     try:
         for module, _ in modes:
             module.training = False
@@ -262,13 +265,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _eager() -> AbstractContextManager[Any]:
     """Compiled submodules run eagerly: hooks inside compiled graphs do not fire."""
-    compiled = any(
-        hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()
-    )
     stance = getattr(torch.compiler, "set_stance", None)
-    return stance("force_eager") if compiled and stance is not None else nullcontext()
+    return nullcontext() if stance is None else stance("force_eager")
 
 
 def _did_not_run(name: str, module: nn.Module, model: nn.Module) -> str:
