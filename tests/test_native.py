@@ -23,7 +23,16 @@ from .helpers import STEPS as PROTOCOL
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
 
-STEP_TESTS = "mode_gram truncated_svd orthonormality core_contraction hooi saliency near_ties finishing".split()
+STEP_TESTS = [
+    "mode_gram",
+    "truncated_svd",
+    "orthonormality",
+    "core_contraction",
+    "hooi",
+    "saliency",
+    "near_ties",
+    "finishing",
+]
 HOOI = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 SALIENCY = {"center": True, "combine": "signed", "sign": "u"}
 
