@@ -90,7 +90,7 @@ def _from_dlpack(name: str, array: Any) -> Tensor:
         return torch.from_dlpack(array)
     except Exception as error:
         kind = type(array).__name__
-        hint = "; jax.pure_callback hands arrays out of jit, vmap and grad" if kind.endswith("Tracer") else ""
+        hint = "; jax.pure_callback hands arrays out of jax.jit" if kind.endswith("Tracer") else ""
         raise TypeError(f"{name} must be readable through DLPack, got {kind}: {error}{hint}") from error
 
 

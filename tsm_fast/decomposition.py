@@ -88,7 +88,8 @@ def tucker(
     result does not depend on the rest of the batch. (De Lathauwer, De Moor and Vandewalle, 2000.)
 
     Args:
-        x: tensors `[B, I_1, ..., I_N]`, N in 2..5, torch, NumPy or DLPack, any float dtype, any strides.
+        x: tensors `[B, I_1, ..., I_N]`, N in 2..5, torch, NumPy or DLPack, any float dtype, any strides. The first
+            dimension is always the batch: a single tensor goes in as `x[None]`.
         rank: one number in `1..I_n` per mode; an int is used for all modes, `None` keeps every mode. Where `r_n` is
             more than the product of the other ranks there are no such many singular vectors: the effective rank, in
             `result.rank`, is `min(r_n, product of the other effective ranks)`.
@@ -108,9 +109,10 @@ def tucker(
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError: x is no float array, or an option has the wrong type.
+        TypeError: x is no float array, or one without memory or values (fake, meta, a DTensor), or an option has the
+            wrong type.
         ValueError: wrong order, a rank out of range, NaN or Inf in x, or an unknown option.
-        RuntimeError: the named backend cannot run.
+        RuntimeError: the named backend cannot run, the memory of x was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> x = torch.rand(4, 32, 7, 7)

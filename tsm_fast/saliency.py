@@ -56,9 +56,10 @@ def eigencam(
         of array on the same device as the features.
 
     Raises:
-        TypeError: features are no float array, or an option has the wrong type.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
         ValueError: features are not `[B, C, H, W]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
-        RuntimeError: the named backend cannot run.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
