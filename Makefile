@@ -12,6 +12,8 @@ CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.
 # Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
 CUDA       ?= OFF
 CUDA_ARCHS ?= native
+# The first that the Triton backend is offered for, see dispatch.py.
+OLDEST_TRITON := 3.6.0
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
 SECONDS ?= 60
@@ -24,7 +26,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test lint asan fuzz races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test static lint asan fuzz races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,8 +35,12 @@ help:  ## this list
 demo: build  ## saliency maps of real photos with a real network, into demo_out/
 	$(BIN)/tsm-fast demo
 
-test: build lint  ## all checks and all tests
+test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all tests
 	TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q --doctest-modules tsm_fast tests
+
+static: env build/triton-$(OLDEST_TRITON)/.done  ## every Triton kernel compiled for every GPU, by the newest Triton and the oldest
+	$(BIN)/python -m benchmarks.triton_compiles
+	PYTHONPATH=build/triton-$(OLDEST_TRITON) $(BIN)/python -m benchmarks.triton_compiles
 
 lint: build  ## ruff, clang-format and pyright
 	$(BIN)/ruff check
@@ -103,6 +109,11 @@ build/dev/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
 		-DTSM_FAST_CUDA_ARCHITECTURES="$(CUDA_ARCHS)" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/dev --parallel $(JOBS)
 	cmake --install build/dev --prefix .
+	@touch $@
+
+# Beside the environment, whose constraints are for the newest.
+build/triton-%/.done: $(VENV)/.torch
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-compile --upgrade --target build/triton-$* triton==$*
 	@touch $@
 
 build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)

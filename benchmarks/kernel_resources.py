@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -57,8 +57,10 @@ class Launch(NamedTuple):
 
     def key(self) -> tuple[Any, ...]:
         """Kernel, meta-parameters and dtypes; one stands for all that differ by what divides strides and sizes."""
-        dtypes = [value.dtype for value in self.arguments.values() if isinstance(value, torch.Tensor)]
-        return self.name, *self.meta().items(), *dtypes
+        return self.name, *self.meta().items(), *(tensor.dtype for tensor in self.tensors())
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [value for value in self.arguments.values() if isinstance(value, torch.Tensor)]
 
     def meta(self) -> dict[str, Any]:
         return {name: value for name, value in self.arguments.items() if name.isupper()} | self.options
@@ -128,8 +130,8 @@ def _specialized(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[t
     return signature, constants, attributes
 
 
-def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
-    """One row: what the kernel takes when it is compiled for an architecture."""
+def compiled_binary(launch: Launch, architecture: int) -> Any:
+    """What Triton makes of a kernel for an architecture, as for a launch there."""
     signature, constants, attributes = _specialized(launch)
     names = launch.kernel.arg_names
     source = ASTSource(
@@ -139,7 +141,12 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
         attrs=attributes,
     )
     target = GPUTarget("cuda", architecture, 32)
-    binary = cast(Any, triton.compile(source, target=target, options=launch.options))
+    return triton.compile(source, target=target, options=launch.options)
+
+
+def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
+    """One row: what the kernel takes when it is compiled for an architecture."""
+    binary = compiled_binary(launch, architecture)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()

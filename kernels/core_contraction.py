@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..dispatch import Precision, result_dtype
 from .launch import Arithmetic, arithmetic, on_device, tile
+from .widening import widened
 
 
 @on_device
@@ -113,7 +114,7 @@ def contraction_kernel(
         a = tl.load(x_at[:, None] + k[None, :] * stride_m, mask=(q < rows)[:, None] & inside[None, :], other=0.0)
         f = tl.load(factor_at[None, :] + k[:, None] * factor_m, mask=inside[:, None] & (r < rank)[None, :], other=0.0)
         if WIDE:
-            total += tl.dot(a.to(tl.float64), f.to(tl.float64), out_dtype=tl.float64)
+            total += tl.dot(widened(a, size), widened(f, size), out_dtype=tl.float64)
         else:
             total += tl.dot(a.to(tl.float32), f.to(tl.float32), input_precision=INPUT_PRECISION)
     to = out + b * rows * rank + (o * rank * inner + i)[:, None] + r.to(tl.int64)[None, :] * inner

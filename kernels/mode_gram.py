@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..dispatch import Precision, result_dtype
 from .launch import MAX_TILE, Arithmetic, arithmetic, as_matrices, on_device, tile
+from .widening import widened
 
 
 @on_device
@@ -130,10 +131,14 @@ def gram_kernel(
             # [K, N]
             inside = (k < depth)[:, None] & (r < n)[None, :]
             a = tl.load(base + k_at[:, None] + r_at[None, :], mask=inside, other=0.0)
+            if WIDE:
+                a = widened(a, depth)
             other = (k < depth)[:, None] & (c < n)[None, :]
             d = a
             if not SINGLE:
                 d = tl.load(base + k_at[:, None] + c_at[None, :], mask=other, other=0.0)
+                if WIDE:
+                    d = widened(d, depth)
             if means is not None:
                 mean = means + b * mean_b + k.to(tl.int64)[:, None] * mean_k
                 a = a.to(tl.float64) - tl.load(mean + r.to(tl.int64)[None, :] * mean_n, mask=inside, other=0.0)
@@ -145,7 +150,7 @@ def gram_kernel(
                 a = tl.where(inside, a - (tl.sum(a, 1) / n)[:, None], 0.0)
                 d = a
             if WIDE:
-                total += tl.dot(tl.trans(a.to(tl.float64)), d.to(tl.float64), out_dtype=tl.float64)
+                total += tl.dot(tl.trans(a), d, out_dtype=tl.float64)
             else:
                 product = tl.dot(tl.trans(a.to(tl.float32)), d.to(tl.float32), input_precision=INPUT_PRECISION)
                 total += product.to(tl.float64)

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import tile
+from .widening import widened
 
 
 def extremes(matrix: Tensor, vectors: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -140,5 +141,5 @@ def _product(
         v = tl.load(
             column_at[None, :] + d[:, None] * vectors_d, mask=inside[:, None] & (r < columns)[None, :], other=0.0
         )  # [D, R]
-        product += tl.dot(m.to(tl.float64), v.to(tl.float64), out_dtype=tl.float64)
+        product += tl.dot(widened(m, depth), widened(v, depth), out_dtype=tl.float64)
     return product

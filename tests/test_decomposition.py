@@ -18,6 +18,7 @@ from .helpers import (
     VALUE_ERROR,
     feature_maps,
     largest_is_positive,
+    low_rank,
     orthonormality,
     projector,
     randn,
@@ -158,6 +159,33 @@ def test_hosvd_of_zeros_has_the_identity(backend):
         assert torch.equal(factor, torch.eye(*factor.shape[1:]).expand_as(factor))
     assert result.errors.tolist() == [[0.0], [0.0]]
     assert tsm_fast.hosvd(torch.zeros(0, 30, 4, 3), (5, 3, 2), backend=backend.name).core.shape == (0, 5, 3, 2)
+
+
+# What docs/decompositions.md says of the errors of exact fits: rounding of a sum of n squares, of which it is the root.
+FLOOR = 3e-7
+EXACT_FITS = {
+    "full rank": (randn(2, 30, 5, 4), None),
+    "full rank after a ReLU": (feature_maps(2, 256, 14, 14), None),
+    "low rank": (low_rank((200, 14, 14), (5, 3, 3), 0.0)[None], (5, 3, 3)),
+    "more rank than there is": (low_rank((40, 6, 7), (3, 2, 2), 0.0)[None], (5, 3, 3)),
+    "rank one": (torch.arange(1.0, 31)[:, None, None].expand(1, 30, 9, 8), (1, 1, 1)),
+    "constant": (torch.full((1, 30, 7, 7), 0.1), (4, 2, 2)),
+    "constant in float64": (torch.full((1, 64, 56, 56), 0.7, dtype=torch.float64), (1, 1, 1)),
+    "constant and large": (torch.full((1, 64, 56, 56), 0.7), (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("backend_name", BACKENDS)
+@pytest.mark.parametrize("name", EXACT_FITS)
+def test_errors_of_exact_fits_are_below_their_floor(backend_name, name):
+    x, rank = EXACT_FITS[name]
+    numbers = x[0].numel()
+    compiled = max(FLOOR, 1e-8 * numbers**0.5)  # one square after the other
+    result = tsm_fast.tucker(x, rank, n_iter_max=3, backend=backend_name)
+    assert result.errors.nan_to_num().max() <= (FLOOR if backend_name == "reference" else compiled)
+    assert tsm_fast.hosvd(x, rank, backend=backend_name).errors.max() <= FLOOR
+    single = tsm_fast.tucker(x, rank, n_iter_max=3, precision="float32", backend=backend_name)
+    assert single.errors.nan_to_num().max() <= 3e-3
 
 
 @pytest.mark.parametrize("exponent", [-1000, -600, 600, 1000])

@@ -177,6 +177,74 @@ def test_a_gpu_that_is_too_old(find_spec, monkeypatch):
             dispatch.resolve(name, X)
 
 
+@pytest.mark.parametrize(
+    ("version", "capability", "amd", "need"),
+    [
+        ("3.6.0", (9, 0), False, None),
+        ("3.6.0", (8, 0), False, None),
+        ("3.6.0", (12, 0), False, None),
+        ("3.6.0", (10, 0), False, "Triton 3.8 or newer for a GPU of sm_100, got 3.6.0"),
+        ("3.7.1", (10, 3), False, "Triton 3.8 or newer for a GPU of sm_103, got 3.7.1"),
+        ("3.7.1", (11, 0), False, "Triton 3.8 or newer for a GPU of sm_110, got 3.7.1"),
+        ("3.7.1", (10, 3), True, None),
+        ("3.8.0", (10, 0), False, None),
+        ("3.10.0+git1234", (10, 0), False, None),
+        ("3.5.1", (9, 0), False, "Triton 3.6 or newer, got 3.5.1"),
+        ("2.10.0", (9, 0), True, "Triton 3.6 or newer, got 2.10.0"),
+    ],
+)
+def test_a_triton_that_cannot_compile_the_kernels(version, capability, amd, need, find_spec, monkeypatch):
+    """The backend says so where it is named and in `backends()`, and the automatic choice takes another."""
+    triton, kernels = ModuleType("triton"), ModuleType("tsm_fast.kernels")
+    triton.__version__, kernels.name = version, "triton"
+    for name, module in (("triton", triton), ("tsm_fast.kernels", kernels)):
+        find_spec[name] = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+    find_spec["tsm_fast._cuda"] = None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", "6.2" if amd else None)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    info = tsm_fast.backends()["triton"]
+    assert dispatch._automatic(OnGpu(SMALL)) == ("triton" if need is None else "reference")
+    assert info.available == (need is None)
+    if need is None:
+        assert dispatch.resolve("triton", OnGpu(SMALL)) is kernels
+        return
+    assert info.reason == f"needs {need}"
+    assert info.auto == ""
+    with pytest.raises(RuntimeError, match=rf"backend 'triton' (cannot run: )?needs {re.escape(need)}"):
+        dispatch.resolve("triton", OnGpu(SMALL))
+
+
+def test_a_triton_that_does_not_load_is_not_passed_over(find_spec, monkeypatch):
+    find_spec["tsm_fast._cuda"] = None
+    for name in ("triton", "tsm_fast.kernels"):
+        find_spec[name] = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "does not load" in tsm_fast.backends()["triton"].reason
+    with pytest.raises(RuntimeError, match="backend 'triton' cannot run: built, but it does not load"):
+        dispatch.resolve(None, OnGpu(SMALL))
+
+
+def test_a_second_gpu_may_suit_a_backend(find_spec, monkeypatch):
+    find_spec["tsm_fast._cuda"] = ModuleSpec("tsm_fast._cuda", None)
+    monkeypatch.setitem(sys.modules, "tsm_fast.native_cuda", ModuleType("tsm_fast.native_cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for newer, available in ((9, True), (7, False)):
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, n=newer: (n, 0) if device == 1 else (7, 0)
+        )
+        assert tsm_fast.backends()["cuda"].available == available
+    assert tsm_fast.backends()["cuda"].reason == "needs a GPU of sm_80 or newer, got sm_70"
+
+
 @pytest.mark.usefixtures("without_native")
 def test_an_install_of_pure_torch():
     assert dispatch.resolve(None, X).name == "reference"

@@ -341,7 +341,8 @@ def test_what_does_not_depend_on_the_choice_of_tied_vectors_has_its_derivative(n
     def invariants(y: Tensor) -> tuple[Tensor, ...]:
         u, s, vh = (part[0] for part in tsm_fast.truncated_svd(y))
         left, right = u[:, tied], vh[tied]
-        return left @ left.mT, right.mT @ right, left @ right, s[tied].sum(), s[tied].square().sum()
+        best = left @ left.mT @ y[0]
+        return left @ left.mT, right.mT @ right, left @ right, best, s[tied].sum(), s[tied].square().sum()
 
     assert check(invariants, (m,))
 

@@ -103,7 +103,10 @@ def tucker(
     Returns:
         A `TuckerResult`; its core, factors and singular values are float64 for float64 input or
         `precision="float64"`, and float32 otherwise. An item of zeros has a zero core, error 0, and the first columns
-        of the identity as factors.
+        of the identity as factors. The error of an exact fit is the root of the rounding of two squares: at most 3e-7,
+        or 1e-8 times the root of the numbers of an item where that is more; 3e-3 for `precision="float32"`.
+
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
         TypeError: x is no float array, or one without memory or values (fake, meta, a DTensor), or an option has the
@@ -504,7 +507,8 @@ def _straightened(u: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:  # [B] float64
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    # `vector_norm` adds one square after the other, and the error of an exact fit would be the rounding of that.
+    return root(x.double().flatten(1).square().sum(1))
 
 
 def _unfold(x: Tensor, mode: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -115,7 +116,14 @@ _ENTRIES = {
 }
 
 _OLDEST = {"cuda": (8, 0), "triton": (7, 5)}  # the first compute capability that each is for
+_OLDEST_TRITON = (3, 6)
 _FULL_RATE_DOUBLE = ((8, 0), (9, 0), (10, 0))  # A100, H100 and H200, B200
+
+
+def oldest_triton(capability: tuple[int, int]) -> tuple[int, int]:
+    """The first Triton that compiles every kernel for an NVIDIA GPU: `make static` tries them."""
+    multiplies_in_tensor_memory = (10, 0) <= capability < (12, 0)
+    return (3, 8) if multiplies_in_tensor_memory else _OLDEST_TRITON
 
 
 class _GpuCase(NamedTuple):
@@ -187,7 +195,7 @@ def backends() -> dict[str, BackendInfo]:
     wanted = os.environ.get("TSM_FAST_BACKEND")
     table = {}
     for name in _ENTRIES:
-        reason = _unavailable(name)
+        reason = _unavailable(name) or _unsuited_here(name)
         auto = ""
         if wanted == name:
             auto = "chosen for everything: TSM_FAST_BACKEND names it"
@@ -202,7 +210,8 @@ def _auto(name: str) -> str:
     if name in _OLDEST:
         if _device(name) != "cuda":
             return ""
-        rows = [row for row in _GPU_CHOICE if next(filter(_is_built, row.order), None) == name]
+        there = [other for other in _OLDEST if _is_built(other) and not _unsuited_here(other)]
+        rows = [row for row in _GPU_CHOICE if next(filter(there.__contains__, row.order), None) == name]
         return "; ".join(f"chosen for {row.tensors}: {row.why}" for row in rows)
     auto = f"chosen for {_ENTRIES[name].auto}"
     if name == "reference" and _unavailable("cpu") is not None:
@@ -229,7 +238,9 @@ def resolve(backend: str | None, x: Tensor, *others: Tensor) -> Backend:
     if _device(name) not in (None, x.device.type):
         raise RuntimeError(f"backend {name!r} runs on {_device(name)} tensors, got one on {x.device}")
     if name in _OLDEST and x.device.type == "cuda":
-        _check_age(name, x)
+        reason = _unsuited(name, torch.cuda.get_device_capability(x.device))
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} {reason} on {x.device}")
     if needs_grad(x, *others) and not entry.autograd:
         raise RuntimeError(
             f"backend {name!r} has no gradients, and the input requires them: "
@@ -270,7 +281,7 @@ def _automatic(x: Tensor, *others: Tensor) -> str:
         case = _gpu_case(x)
         row = next(row for row in _GPU_CHOICE if row.holds(case))
         for name in row.order:
-            if _is_built(name) and (case.amd or case.capability >= _OLDEST[name]):
+            if _is_built(name) and not _unsuited(name, case.capability):
                 return name
     return "reference"
 
@@ -282,13 +293,34 @@ def _gpu_case(x: Tensor) -> _GpuCase:
     return _GpuCase(amd, torch.cuda.get_device_capability(x.device), x.dtype, min(widest, rest))
 
 
-def _check_age(name: str, x: Tensor) -> None:
-    capability = torch.cuda.get_device_capability(x.device)
-    if torch.version.hip is None and capability < _OLDEST[name]:
-        need = "sm_{}{}".format(*_OLDEST[name])
-        raise RuntimeError(
-            f"backend {name!r} needs a GPU of {need} or newer, got sm_{capability[0]}{capability[1]} on {x.device}"
-        )
+def _unsuited(name: str, capability: tuple[int, int]) -> str | None:
+    """Why a backend that is built cannot run on a GPU, or None."""
+    amd, gpu = torch.version.hip is not None, "sm_{}{}".format(*capability)
+    if not amd and capability < _OLDEST[name]:
+        return "needs a GPU of sm_{}{} or newer, got ".format(*_OLDEST[name]) + gpu
+    oldest = _OLDEST_TRITON if amd else oldest_triton(capability)
+    if name == "triton" and _version_of_triton() < oldest:
+        return _newer_triton(oldest, "" if oldest == _OLDEST_TRITON else f" for a GPU of {gpu}")
+    return None
+
+
+def _unsuited_here(name: str) -> str | None:
+    """Why a backend can run on none of this machine's GPUs, or None: also where it needs none, and where none is."""
+    if _device(name) != "cuda" or not torch.cuda.is_available():
+        return None
+    reasons = [_unsuited(name, torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())]
+    return reasons[0] if reasons and all(reasons) else None
+
+
+def _newer_triton(oldest: tuple[int, int], where: str = "") -> str:
+    return f"needs Triton {oldest[0]}.{oldest[1]} or newer{where}, got {_import('triton').__version__}"
+
+
+def _version_of_triton() -> tuple[int, ...]:
+    try:
+        return tuple(map(int, _import("triton").__version__.split(".")[:2]))
+    except ImportError:
+        return (sys.maxsize,)  # `load` says what is wrong with it
 
 
 def _is_built(name: str) -> bool:
@@ -312,6 +344,8 @@ def _unavailable(name: str) -> str | None:
     if _device(name) == "cuda" and not torch.cuda.is_available():
         return "no GPU: torch.cuda.is_available() is False"
     try:
+        if name == "triton" and _version_of_triton() < _OLDEST_TRITON:
+            return _newer_triton(_OLDEST_TRITON)
         _import(_ENTRIES[name].module)
     except ImportError as error:
         return f"built, but it does not load: {error}"

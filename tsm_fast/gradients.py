@@ -85,10 +85,9 @@ class _Svd(Function):
         by = _quotients(s)
         in_u, in_v = u.mT @ grad_u, vh @ grad_v
         inside = by.difference * _skew(in_u + in_v) + by.sum * _skew(in_u - in_v)
-        left = u @ inside + (grad_u - u @ in_u) * by.value
-        right = (grad_v - vh.mT @ in_v) * by.value
-        turning = (left @ vh + u @ right.mT) / by.scale
-        return turning.clamp(-_LARGEST, _LARGEST) + u * (by.nonzero * grad_s)[..., None, :] @ vh
+        left = _clamped((u @ (inside - in_u * by.value) + grad_u * by.value) / by.scale)
+        right = _clamped((grad_v - vh.mT @ in_v) * by.value / by.scale)
+        return (left + u * (by.nonzero * grad_s)[..., None, :]) @ vh + u @ right.mT
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,8 +121,8 @@ class _Eigh(Function):
         values, vectors = ctx.saved_tensors
         by = _quotients(values)
         inside = by.difference * _skew(vectors.mT @ grads[1])
-        turning = (vectors @ inside @ vectors.mT) / by.scale
-        return turning.clamp(-_LARGEST, _LARGEST) + vectors * grads[0][..., None, :] @ vectors.mT
+        turning = _clamped(vectors @ inside / by.scale)
+        return (turning + vectors * grads[0][..., None, :]) @ vectors.mT
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,6 +179,10 @@ def _reciprocal(x: Tensor) -> Tensor:
     """Of numbers of size 1, 0 where x is 0 or cannot be told from it."""
     zero = x.abs() <= TIE
     return torch.where(zero, 0.0, 1.0 / torch.where(zero, 1.0, x))
+
+
+def _clamped(gradient: Tensor) -> Tensor:
+    return gradient.clamp(-_LARGEST, _LARGEST)
 
 
 def _skew(m: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ struct ColumnFacts {
         double most = 0;
         for (int64_t k = 0; k < rank; ++k) {
             const double size = __builtin_fabs(static_cast<double>(sum[k]));
-            most = most > size ? most : size;  // NaN stays
+            most = most > size ? most : size;  // where one is NaN, all are
         }
         return most;
     }

@@ -210,6 +210,6 @@ static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, A
     const bool sound = nearly == 0 || 1e-15 * first * first < loss * lengths[nearly - 1] * lengths[nearly - 1];
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t k = 0; k < nearly; ++k) a[i * rank + k] /= lengths[k];
-    if (!sound) straighten_columns(a, rows, rank, nearly, scratch);
-    orthonormalize_from(a, rows, rank, nearly, lengths, 1e-12 * first);
+    const int64_t done = sound || straighten_columns(a, rows, rank, nearly, scratch) ? nearly : 0;
+    orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first);
 }

@@ -93,7 +93,7 @@ struct LaneEigen {
         for (; i + 4 <= n; i += 4) judge_rows<V, V, 4>(vectors + i * rank, rank, rank, x, c);
         for (; i < n; ++i) judge_rows<V, V, 1>(vectors + i * rank, rank, rank, x, c);
         V most{};
-        for (int j = 0; j < rank; ++j) most = most > vabs<T>(c[j]) ? most : vabs<T>(c[j]);  // NaN stays
+        for (int j = 0; j < rank; ++j) most = most > vabs<T>(c[j]) ? most : vabs<T>(c[j]);  // where one is NaN, all are
         return most;
     }
     // e: [rank, ld] of scratch
@@ -221,7 +221,7 @@ struct StripEigen {
         T most = 0;
         for (int j = 0; j < rank; ++j) {
             const T size = c[j] < 0 ? -c[j] : c[j];
-            most = most > size ? most : size;  // NaN stays
+            most = most > size ? most : size;  // where one is NaN, all are
         }
         return most;
     }

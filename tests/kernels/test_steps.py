@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 
 import tsm_fast
@@ -223,6 +224,22 @@ def test_core_contraction(dtype, modes):
         exact = reference.core_contraction(x, *arguments, precision=precision)
         assert mine.dtype == exact.dtype
         assert (mine - exact).abs().max() <= 3 * ERROR[exact.dtype] * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_halves_are_hidden_from_an_older_compiler(monkeypatch, dtype):
+    """What a kernel does before Triton 3.9 changes no bit."""
+    x, factor = (randn(2, 9, 5, 6) + 3).to(dtype), randn(2, 5, 3)
+    calls = [
+        lambda: kernels.mode_gram(x, 1, precision="float64"),
+        lambda: kernels.mode_gram(x, 2, center=True, precision="float64"),
+        lambda: kernels.core_contraction(x, [factor], [1], precision="float64"),
+        lambda: kernels.saliency(x, "mtsm", None, center=False, combine="signed", sign="u")[0],
+        lambda: kernels.saliency(x, "mtsm", None, center=True, combine="absolute", sign="u")[0],
+    ]
+    expected = [call() for call in calls]
+    monkeypatch.setattr(sys.modules["tsm_fast.kernels.widening"], "HIDDEN", tl.constexpr(True))
+    assert all(call().equal(result) for call, result in zip(calls, expected, strict=True))
 
 
 def test_core_contraction_in_any_strides():
