@@ -862,3 +862,22 @@ def test_interpolated_maps_are_scaled_last(small: Residual, images: Tensor) -> N
     low, high = wide.amin(1, keepdim=True), wide.amax(1, keepdim=True)
     expected = ((wide - low) / (high - low)).view(2, 12, 16)
     torch.testing.assert_close(SaliencyExtractor(small, "block2", size="input")(images), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_uses_an_extractor_itself_stops_where_the_outer_one_wants():
+    """The outer extractor's layer runs inside of the inner one's pass first."""
+
+    class Glimpse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3))
+            self.attend = [SaliencyExtractor(self.backbone, "2")]  # in a list: no submodule
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.backbone(x * self.attend[0](x).mean())
+
+    model, x = Glimpse().eval(), torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for layer, size in {"backbone.0": 14, "backbone.1": 14, "backbone.2": 12}.items():
+        with SaliencyExtractor(model, layer) as extract:
+            assert extract(x).shape == (2, size, size)
+    assert not any(module._forward_hooks for module in model.modules())

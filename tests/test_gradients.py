@@ -524,3 +524,30 @@ def test_transforms_of_torch_func(route):
     torch.testing.assert_close(torch.func.hessian(loss)(x), torch.autograd.functional.hessian(loss, x))
     if route in ("eigencam", "tsm", "mtsm"):  # HOOI leaves out items that have stopped, whose number vmap cannot know
         torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x[:, None])[:, 0], expected)
+
+
+@pytest.mark.parametrize("method", ["tsm", "mtsm", "eigencam", "multivec_eigencam"])
+@pytest.mark.parametrize(
+    ("dtype", "exponent", "step"),
+    [(torch.float16, -10, 7), (torch.bfloat16, -126, 6), (torch.float32, -126, 7), (torch.float64, -1022, 7)],
+    ids=str,
+)
+def test_faint_maps_have_gradients_within_the_range_of_the_input(method, dtype, exponent, step):
+    """Maps of little contrast are computed again in float64, and their gradients are as large as that is small."""
+    x = torch.full((1, 1, 2, 2), 2.0**exponent, dtype=dtype)
+    x[0, 0, 0, 0] *= 1 + 2.0**-step
+    x.requires_grad_()
+    options = {} if method in ("tsm", "mtsm") else {"center": False}
+    getattr(tsm_fast, method)(x, **options)[0, 1, 1].backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-300, 1.0])
+def test_mode_products_beyond_the_range_have_the_gradients_of_einsum(size):
+    x = (size * randn(1, 2, 3)).requires_grad_()
+    matrix = (size * randn(4, 2, seed=1)).requires_grad_()
+    mine = torch.autograd.grad(tsm_fast.mode_dot(x, matrix, 0).sum(), (x, matrix))
+    theirs = torch.autograd.grad(torch.einsum("bij,ki->bkj", x, matrix).sum(), (x, matrix))
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=0)

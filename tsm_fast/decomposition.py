@@ -24,7 +24,7 @@ from ._arrays import (
 )
 from ._memory import readable, untraced
 from .dispatch import N_ITER_MAX, TOL, Backend, Precision, needs_grad, resolve, result_dtype
-from .gradients import bounded, cast, root, row_norms, svd
+from .gradients import bounded, cast, instead, root, row_norms, svd
 
 # The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
 # the ratio of the last singular value kept to the first: enough for float64 results above _STRAIGHT, and to be
@@ -395,7 +395,7 @@ def _in_range(product: Tensor, module: Backend, x: Tensor, factors: Sequence[Ten
     limits = torch.finfo(product.dtype)
     peak = peaks(product)
     lost = (~((peak >= limits.tiny / limits.eps) & (peak <= limits.max))).nonzero().flatten()
-    sources = [x[lost], *(factor[lost] for factor in factors)]
+    sources = [source.detach()[lost] for source in (x, *factors)]
     usable = torch.stack([peaks(source) for source in sources]).isfinite().all(0)
     if not usable.any():
         return product
@@ -405,7 +405,8 @@ def _in_range(product: Tensor, module: Backend, x: Tensor, factors: Sequence[Ten
     again = module.core_contraction(units[0], units[1:], modes, precision="float64")
     # Beyond these bounds all is 0 or Inf: entries lie between 2**-1074 and 2**60.
     exponent = torch.stack(exponents).sum(0).clamp(-1200, 2044)
-    return product.index_copy(0, lost[usable], scaled(again, exponent).to(product.dtype))
+    lost = lost[usable]
+    return product.index_copy(0, lost, instead(product[lost], scaled(again, exponent).to(product.dtype)))
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from inspect import Parameter, signature
 from types import TracebackType
 from typing import Any, Literal
@@ -143,7 +143,7 @@ class SaliencyExtractor:
     def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the wanted layers give, by name; the forward pass stops when the last of them has run."""
         found: dict[str, Any] = {}
-        thread = threading.current_thread()
+        thread, stop = threading.current_thread(), _Stop()
 
         def reader(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def read(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -155,15 +155,18 @@ class SaliencyExtractor:
                 # Later layers may write into this output (ReLU in place), unless nothing runs after it.
                 found[name] = value.clone() if isinstance(value, Tensor) and not last else value
                 if last:
-                    raise _Stop
+                    raise stop
 
             return read
 
         with ExitStack() as hooks:
             for name, module in self._modules.items():
                 hooks.callback(module.register_forward_hook(reader(name)).remove)
-            with suppress(_Stop):
+            try:
                 model(*args, **kwargs)
+            except _Stop as raised:
+                if raised is not stop:  # that of an extractor around this one, whose layer ran inside of it
+                    raise
         for name, module in self._modules.items():
             if name not in found:
                 raise RuntimeError(_did_not_run(name, module, model))
@@ -177,7 +180,7 @@ class SaliencyExtractor:
 
 
 class _Stop(Exception):
-    """Raised by the last wanted layer's hook, caught in `_features` alone."""
+    """Raised by the last wanted layer's hook, caught by the `_features` that it was made by."""
 
 
 # What a turn is taken on beside modules: whether compiled code runs eagerly is one setting for the whole process.

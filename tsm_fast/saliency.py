@@ -273,7 +273,7 @@ def _in_range(
         # What the mean leaves decides, and may be so little that what it takes is no float32 then.
         unit = scaled(items.double(), -exponent)
         left = exponent + unit_exponents(unit - unit[:, :, :1, :1])
-        items = items.double() if (exponent - left).max() > 60 else items
+        items = cast(items, torch.float64) if (exponent - left).max() > 60 else items
         exponent = torch.maximum(left, exponent - 1000)
     again = raw(scaled(items, -exponent))[0]
     return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
@@ -289,12 +289,12 @@ def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[
     faint = ((spread < _FAINT * highest) & (spread > map_noise(maps) * highest)).nonzero().flatten()
     if not len(faint):
         return maps
-    items = _zeroed(x[faint]).double()
+    items = cast(_zeroed(x[faint]), torch.float64)
     if exponent is not None:
         items = scaled(items, -exponent[faint])
     wide = raw(items, precision="float64")[0]
     wide = wide - wide.amin((1, 2), keepdim=True)
-    return maps.index_copy(0, faint, (wide / wide.amax((1, 2), keepdim=True)).to(maps.dtype))
+    return maps.index_copy(0, faint, cast(wide / wide.amax((1, 2), keepdim=True), maps.dtype))
 
 
 class MapMethod(NamedTuple):

@@ -80,14 +80,15 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
     for (int64_t k = 0; k < kc; ++k) {
         T* row = rows + k * ld;
         if (how.center_fibres) {
-            const T first = row[0];  // less which a constant fibre is exactly 0
+            // Less its first entry, a constant fibre is exactly 0, and one of little contrast keeps its digits.
+            const T first = row[0];
             Vec<T> sums{};
             int64_t j = 0;
             for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j) - first;
             T sum = sum_lanes<T>(sums);
             for (int64_t i = j; i < f.n; ++i) sum += row[i] - first;
-            const T mean = (first + sum / static_cast<T>(f.n)) * gain;
-            for (j = 0; j < f.n; ++j) row[j] = row[j] * gain - mean;
+            const T mean = sum / static_cast<T>(f.n);
+            for (j = 0; j < f.n; ++j) row[j] = (row[j] - first - mean) * gain;
         } else {
             const double* mean = how.means + (k0 + k) / how.period * f.n;
             for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>((row[j] - mean[j]) * how.gain);
