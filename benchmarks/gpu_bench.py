@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.cuda_build import ROOT
-from benchmarks.gpu_cases import BACKENDS, cases, on_this_gpu, quick
+from benchmarks.gpu_cases import BACKENDS, SMALL_BATCHES, cases, on_this_gpu, quick
 from benchmarks.gpu_rows import Case, Process, Record, Row, measured, publish
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,7 +43,8 @@ def table(run: dict[str, Any]) -> str:
         if "failed" in row:
             lines.append(f"{head} {row['failed'].replace('|', '/')} | | | | | |")
             continue
-        peer = peers.get((row["work"], row["shape"])) if row["backend"] in BACKENDS else None
+        comparable = row["backend"] in BACKENDS and row["batch"] not in SMALL_BATCHES
+        peer = peers.get((row["work"], row["shape"])) if comparable else None
         cells = [
             f"{row['us']:.3f} ({row['p20']:.3f} to {row['p80']:.3f})",
             f"{1 / row['us']:.3f}",

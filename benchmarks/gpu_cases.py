@@ -312,6 +312,8 @@ class GpuBench:
             torch.cuda.synchronize()
 
     def row(self, case: Case) -> Row:
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()  # of the rows before
         if case.work in ("copy", "float64 product"):
             return self.ceiling(case)
         prepared = self.prepared(case)

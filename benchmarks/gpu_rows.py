@@ -70,13 +70,14 @@ class Process:
     def row(self, case: Case, seconds: float) -> tuple[Row, bool]:
         """The row, and whether the process is of further use."""
         try:
-            self._connection.send(case)
-            return self._answer(seconds)
+            return self._answer(seconds, case)
         except Lost as lost:
             return {"failed": str(lost)}, False
 
-    def _answer(self, seconds: float) -> Any:
+    def _answer(self, seconds: float, case: Case | None = None) -> Any:
         try:
+            if case is not None:
+                self._connection.send(case)
             if self._connection.poll(seconds):
                 return self._connection.recv()
             self.end()

@@ -84,6 +84,15 @@ def test_a_process_that_is_lost_takes_one_row_along(work, text):
     assert after["process"] != before["process"]
 
 
+def test_a_process_that_ended_between_two_cases_takes_one_row_along():
+    process = Process(Failing)
+    process._process.kill()
+    process._process.join()
+    lost, after = measured([Case(work, "7x7", "cuda", 1) for work in ("one", "two")], Failing, process)
+    assert lost["failed"] == "the process ended with exit status -9"
+    assert after["us"] == 1.0
+
+
 def test_a_process_that_does_not_start_ends_the_run():
     with pytest.raises(Lost, match="the process ended with exit status 1"):
         Process(no_start)
