@@ -26,10 +26,16 @@ WANTED = (
     ((1024, 14, 14), "tsm", 1.2e6),
 )
 
-# Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3.
-SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 8, 5.1, 5, 1.7
-# Cycles, estimated from the latency of dependent float64 operations.
-A_ROTATION, A_STEP_OF_A_SUM, A_BARRIER = 150, 10, 50
+# Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3, sweeps of
+# QL those of a copy of its loop in NumPy (2530 to 2620 rotations at n = 49, 36 300 at 196).
+SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
+# Cycles, estimated from the machine code of sm_90: eleven dependent float64 operations and branches make a rotation; an
+# update is a load that waits for the store before it, for all that the compiler knows.
+A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_BARRIER = 265, 10, 57, 50
+A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
+BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
+SLOW = 6  # a dependent access to the L2 cache, in units of one to shared memory
+A_RESIZED_ENTRY = 120  # instructions
 
 
 @cache
@@ -55,7 +61,9 @@ def _gram(c: int, s: int, leading: bool) -> Cost:
     a_row = 2 * 128 * _fragments(tiles)
     operations = a_row * c + (SQUARINGS * a_row * 8 * tiles if leading else 0)
     amounts = {"HBM": 4.0 * c * s + 8 * (s if leading else s * s), "float64 matrix": operations}
-    return Cost({**amounts, "conversions": 8.0 * tiles * c})
+    # Three blocks a multiprocessor: what one waits for in its squarings, the products of the others fill in part.
+    pause = chain(SQUARINGS * A_SQUARING, 3) if leading else 0.0
+    return Cost({**amounts, "conversions": 8.0 * tiles * c}, pause)
 
 
 def _gram_tiles(n: int, depth: int) -> Cost:
@@ -83,29 +91,32 @@ def _leading(c: int, s: int) -> Cost:
     """One block on a multiprocessor."""
     chunks, kept, _ = leading_layout(c, s)
     reads = 1 + (LANCZOS_STEPS - 1) * (1 - kept / chunks)
-    barriers = 14 * A_BARRIER + 2 * 600 + 2000  # a step: sums, orthogonalisation, the tridiagonal problem
     amounts = {"HBM": 4 * c * s * reads, "float64 vector": LANCZOS_STEPS * 4 * c * s}
     amounts["conversions"] = LANCZOS_STEPS * chunks * 2 * 512 * 7
-    return Cost(amounts, LANCZOS_STEPS * chain(barriers, 1))
+    return Cost(amounts, chain(BETWEEN_STEPS, 1))
 
 
 def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
     """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
-    reflectors = n * (4 * n / 2 * A_STEP_OF_A_SUM * slow * ceil(n / 2 / lanes) + 10 * A_BARRIER)
-    sweeps = SWEEPS_A_VALUE * n
-    return reflectors + sweeps * n / 2 * (A_ROTATION + 2 * A_STEP_OF_A_SUM * slow * ceil(n / lanes))
+    steps = 2 * n / 2 * (A_STEP_OF_A_SUM + AN_UPDATE) * slow * ceil(n / 2 / lanes)
+    rotations = SWEEPS_A_VALUE * n * n / 2
+    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + AN_UPDATE * slow * ceil(n / lanes))
 
 
 def _svd(n: int) -> Cost:
     matrix = 8 * n * (n | 1)
-    moved = {"HBM": 16.0 * n * n}
+    moved = 16.0 * n * n
+    worked = 31.0 * n**3  # bytes: 8 n^3 to reduce, as many to form Q, 15 n^3 for QL
     if n <= 64:
         registers, _ = _resources("svd_small_kernel<double>")
-        return Cost({**moved, "chain": chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + 68 * n + 32))})
+        seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + 68 * n + 32))
+        return Cost({"HBM": moved, "shared memory": 2.8 * worked, "chain": seconds})  # 80 000 accesses at n = 49
     registers, _ = _resources("svd_large_kernel<double>")
     on_chip = matrix + 68 * n + 304 <= 98304
     at_once = blocks(registers, 256, 68 * n + 304 + (matrix if on_chip else 0))
-    return Cost({**moved, "chain": chain(_eigen_cycles(n, 256, 1 if on_chip else 2), at_once)})
+    seconds = chain(_eigen_cycles(n, 256, 1 if on_chip else SLOW), at_once)
+    # The matrices of all blocks together are more than the L2 cache holds.
+    return Cost({"HBM": moved + (0 if on_chip else worked), "chain": seconds})
 
 
 def _extremes_small(c: int, s: int) -> Cost:
@@ -130,8 +141,9 @@ def _combine(s: int) -> Cost:
     return Cost({"HBM": 8.0 * s * s})
 
 
-def _finish(c: int, s: int) -> Cost:
-    return Cost({"HBM": 4.0 * c * s, "float64 vector": 4 * c * s, "conversions": c * s})
+def _sign(s: int) -> Cost:
+    """By the entry of largest magnitude of the map, as EigenCAM takes it by default: the features are not read."""
+    return Cost({"HBM": 12.0 * s})
 
 
 def _project(c: int, s: int) -> Cost:
@@ -140,7 +152,9 @@ def _project(c: int, s: int) -> Cost:
 
 def _resize(s: int, side: int) -> Cost:
     """Two passes over the result, weights in double; the second one writes."""
-    return Cost({"HBM": 4.0 * (s + side * side), "float64 vector": 2.0 * 14 * side * side})
+    entries = side * side
+    work = {"instructions": A_RESIZED_ENTRY * entries, "conversions": 2 * 4.5 * entries}
+    return Cost({"HBM": 4.0 * (s + entries), "float64 vector": 2.0 * 14 * entries, **work})
 
 
 def _hooi(c: int, s: int) -> Cost:
@@ -158,7 +172,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     """Kernels of each call and what an item costs."""
     small = s <= 64
     lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
-    found = {"tsm": [lead], "eigencam": [lead, ("finish_kernel", _finish(c, s))]}
+    found = {"tsm": [lead], "eigencam": [lead, ("finish_kernel", _sign(s))]}
     if small:
         gram = ("gram_kernel", _gram(c, s, False))
         signs = ("extremes_small_kernel", _extremes_small(c, s))

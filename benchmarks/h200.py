@@ -8,15 +8,17 @@ from typing import NamedTuple
 SMS, CLOCK = 132, 1.755e9
 SHARED_BYTES, REGISTERS = 228 * 1024, 65536  # of a multiprocessor
 
-# The copy was measured elsewhere, the others are the vendor's or, for the L2 cache, an assumption.
+# The copy was measured elsewhere; the others are the vendor's, at the clock under load, or, for the L2 cache, an
+# assumption.
 RATES = {
     "HBM": 4.3e12,  # bytes/s
     "L2": 5.5e12,
     "shared memory": SMS * 128 * CLOCK,
     "TF32": 395e12,  # operations/s on matrix units
-    "float64 matrix": 67e12,
-    "float64 vector": 33.5e12,
+    "float64 matrix": SMS * 256 * CLOCK,
+    "float64 vector": SMS * 128 * CLOCK,
     "conversions": SMS * 16 * CLOCK,  # of float32 to float64
+    "instructions": SMS * 128 * CLOCK,  # of a thread each
 }
 
 

@@ -162,6 +162,8 @@ def hosvd(
     Returns:
         A `TuckerResult` with `n_sweeps` 0, `errors` [B, 1], the error of the HOSVD itself, and `converged` True.
 
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
+
     Raises:
         TypeError, ValueError, RuntimeError: as in `tucker`.
 
@@ -212,6 +214,9 @@ def truncated_svd(
         `U` [B, M, R], `S` [B, R] (non-increasing), `Vh` [B, R, N], with `U diag(S) Vh` the best approximation of rank
         R; orthonormal also where singular values are 0. float64 for float64 input or `precision="float64"`, else
         float32.
+
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0, so that
+    `(u * s[:, None]) @ vh` of tied triplets has no right one; `u @ u.mT @ m` is the same matrix, and has.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in `tucker`.

@@ -55,6 +55,8 @@ def eigencam(
         Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, float32 (float64 for `precision="float64"`), the same kind
         of array on the same device as the features.
 
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
+
     Raises:
         TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
             has the wrong type.
@@ -96,6 +98,8 @@ def tsm(
     Returns:
         Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
 
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
+
     Raises:
         TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
 
@@ -136,6 +140,8 @@ def multivec_eigencam(
 
     Returns:
         Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in `eigencam`.
@@ -179,6 +185,8 @@ def mtsm(
 
     Returns:
         Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+
+    Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
