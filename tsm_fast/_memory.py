@@ -89,7 +89,7 @@ def readable(name: str, x: Tensor, backend: str, *, looks: bool = True) -> None:
 
 def is_transformed(x: Tensor) -> bool:
     """Whether a transform of torch.func (grad, vmap, ...) stands between x and its memory."""
-    return _functorch.is_functorch_wrapped_tensor(x)
+    return not _address(x) and _functorch.is_functorch_wrapped_tensor(x)
 
 
 def has_tangent(x: Tensor) -> bool:

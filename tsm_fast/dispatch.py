@@ -241,7 +241,7 @@ def resolve(backend: str | None, x: Tensor, *others: Tensor) -> Backend:
         reason = _unsuited(name, torch.cuda.get_device_capability(x.device))
         if reason is not None:
             raise RuntimeError(f"backend {name!r} {reason} on {x.device}")
-    if needs_grad(x, *others) and not entry.autograd:
+    if not entry.autograd and any(map(needs_grad, (x, *others))):
         raise RuntimeError(
             f"backend {name!r} has no gradients, and the input requires them: "
             "use backend='reference', or pass x.detach(), or call it under torch.no_grad()"
@@ -257,9 +257,9 @@ def load(name: str) -> Backend:
     return cast(Backend, _import(_ENTRIES[name].module))
 
 
-def needs_grad(*tensors: Tensor) -> bool:
-    """Whether autograd records what is done with any of the tensors, or carries tangents through it."""
-    return any((x.requires_grad and torch.is_grad_enabled()) or has_tangent(x) for x in tensors)
+def needs_grad(x: Tensor) -> bool:
+    """Whether autograd records what is done with x, or carries tangents through it."""
+    return (x.requires_grad and torch.is_grad_enabled()) or has_tangent(x)
 
 
 def _device(name: str) -> str | None:
@@ -273,7 +273,7 @@ def _interpreted() -> bool:
 
 def _automatic(x: Tensor, *others: Tensor) -> str:
     # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
-    if needs_grad(x, *others) or any(map(is_transformed, (x, *others))):
+    if any(needs_grad(tensor) or is_transformed(tensor) for tensor in (x, *others)):
         return "reference"
     if x.device.type == "cpu" and _is_built("cpu"):
         return "cpu"
