@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,11 +16,17 @@ import torch
 import tsm_fast
 
 from .helpers import feature_maps
+from .needs import needs
 
-array_api_strict = pytest.importorskip("array_api_strict", reason="needs the extra dev")
+pytestmark = needs("array_api_strict", extra="dev")
 
+array_api_strict: Any = import_module("array_api_strict") if find_spec("array_api_strict") else None
 FEATURES = feature_maps(3, 30, 6, 7)
-DEVICES = {str(device): device for device in array_api_strict.__array_namespace_info__().devices()}
+DEVICES = (
+    {str(device): device for device in array_api_strict.__array_namespace_info__().devices()}
+    if array_api_strict
+    else {}
+)
 STRICT = {name: array_api_strict.asarray(FEATURES.numpy(), device=device) for name, device in DEVICES.items()}
 
 

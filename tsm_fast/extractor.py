@@ -143,7 +143,7 @@ class SaliencyExtractor:
     def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the wanted layers give, by name; the forward pass stops when the last of them has run."""
         found: dict[str, Any] = {}
-        thread, stop = threading.current_thread(), _Stop()
+        thread = threading.current_thread()
 
         def reader(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def read(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -155,7 +155,7 @@ class SaliencyExtractor:
                 # Later layers may write into this output (ReLU in place), unless nothing runs after it.
                 found[name] = value.clone() if isinstance(value, Tensor) and not last else value
                 if last:
-                    raise stop
+                    raise _Stop(found)
 
             return read
 
@@ -165,7 +165,7 @@ class SaliencyExtractor:
             try:
                 model(*args, **kwargs)
             except _Stop as raised:
-                if raised is not stop:  # that of an extractor around this one, whose layer ran inside of it
+                if raised.args[0] is not found:  # that of an extractor around this one, whose layer ran inside of it
                     raise
         for name, module in self._modules.items():
             if name not in found:
@@ -180,7 +180,7 @@ class SaliencyExtractor:
 
 
 class _Stop(Exception):
-    """Raised by the last wanted layer's hook, caught by the `_features` that it was made by."""
+    """Raised by the last wanted layer's hook with what was found, caught by the `_features` that collects that."""
 
 
 # What a turn is taken on beside modules: whether compiled code runs eagerly is one setting for the whole process.
