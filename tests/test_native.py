@@ -284,8 +284,9 @@ def levels() -> list[str]:
     return load("cpu").simd_levels() if NATIVE else []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("level", levels()[:-1])
 def test_steps_at_each_simd_level(level):
+    """The best level is that of the tests themselves."""
     shown = python("from tsm_fast import native; print(native.simd_level())", TSM_FAST_SIMD=level)
     assert shown.stdout.strip() == level, shown.stderr
     tests = [str(HERE / f"test_{step}.py") for step in STEP_TESTS]
@@ -295,7 +296,7 @@ def test_steps_at_each_simd_level(level):
         cwd=HERE,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
