@@ -165,7 +165,7 @@ class SaliencyExtractor:
             try:
                 model(*args, **kwargs)
             except _Stop as raised:
-                if raised.args[0] is not found:  # that of an extractor around this one, whose layer ran inside of it
+                if raised.found is not found:  # that of an extractor around this one, whose layer ran inside of it
                     raise
         for name, module in self._modules.items():
             if name not in found:
@@ -180,7 +180,14 @@ class SaliencyExtractor:
 
 
 class _Stop(Exception):
-    """Raised by the last wanted layer's hook with what was found, caught by the `_features` that collects that."""
+    """Raised by the last wanted layer's hook with what was found, caught by the `_features` that collects that.
+
+    What was found is no argument: interpreters of graphs write their own message into those.
+    """
+
+    def __init__(self, found: dict[str, Any]):
+        super().__init__()
+        self.found = found
 
 
 # What a turn is taken on beside modules: whether compiled code runs eagerly is one setting for the whole process.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ class Trouble(torch.nn.Module):
                 os.kill(os.getpid(), signal.SIGKILL)
             elif what == "hang":
                 trouble.unlink()
-                time.sleep(1000)
+                while not trouble.with_name("awake").exists():
+                    time.sleep(0.02)
             elif what == "fail":
                 raise RuntimeError("out of luck")
         return self.conv(images)
@@ -141,9 +144,13 @@ def test_a_thread_that_hangs_ends_the_run(tmp_path: Path, trouble: Path, monkeyp
     monkeypatch.setattr("tsm_fast.pipeline.engines.lanes.GRACE", 0.5)
     run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", **ELEVEN)
     trouble.write_text("hang")
+    before = set(threading.enumerate())
     outcome = run(run_, workers=0, resources=Resources(shard_timeout=1))
     assert (outcome.code, outcome.complete, outcome.shards_done) == (1, False, 1)
     assert outcome.reason == "shard 1 took longer than 1 s and hangs (--shard-timeout)"
+    trouble.with_name("awake").touch()
+    while set(threading.enumerate()) - before:
+        time.sleep(0.02)
 
 
 def test_too_many_errors_stop_a_run(tmp_path: Path) -> None:
