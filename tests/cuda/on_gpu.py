@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..helpers import STEPS
 
+Step = Callable[..., Any]
+
 
 def require_gpu() -> None:
     """Skips without a GPU; fails where FAIL_WITHOUT_CUDA=1 says that there should be one."""
@@ -26,6 +28,13 @@ def require_gpu() -> None:
 class OnGpu:
     """The steps of a backend: tensors that they are given go to its device, strides and all, and results come back."""
 
+    mode_gram: Step
+    truncated_svd: Step
+    core_contraction: Step
+    hooi: Step
+    saliency: Step
+    finish: Step
+
     def __init__(self, backend: Any, device: str = "cuda") -> None:
         self.name = backend.name
         self.__spec__ = None
@@ -33,7 +42,7 @@ class OnGpu:
             setattr(self, step, _elsewhere(getattr(backend, step), device))
 
 
-def _elsewhere(step: Callable[..., Any], device: str) -> Callable[..., Any]:
+def _elsewhere(step: Step, device: str) -> Step:
     @wraps(step)
     def run(*arguments: Any, **options: Any) -> Any:
         there = partial(in_place, device=device)
