@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 from ..cuda.on_gpu import ON_GPU
@@ -36,6 +37,6 @@ def _quicken() -> None:
 if INTERPRETED:
     assert "triton" not in sys.modules, "Triton was imported before"
     os.environ["TRITON_INTERPRET"] = "1"
-
+    import_module("tsm_fast.kernels")
     _quicken()
     del os.environ["TRITON_INTERPRET"]
