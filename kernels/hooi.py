@@ -33,7 +33,7 @@ class Sweeps(NamedTuple):
     factors: list[Tensor | None]  # N times [B, I_n, R_n]
     weights: Tensor | None  # [B, S, R_1]
     responses: Tensor | None  # [B, S, R_1], X_(1)^T A_1
-    errors: Tensor  # [B, room]
+    errors: Tensor  # [B, n_iter_max]
     n_sweeps: Tensor  # [B] int64
     converged: Tensor  # [B] bool
     norm: Tensor  # [B], of the item; not finite where it holds NaN or Inf
@@ -49,18 +49,10 @@ def hooi(
     sign: str,
     precision: Precision = "auto",
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`).
-
-    Waits for the device: the shape of the errors is the number of sweeps.
-    """
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
     dtype = result_dtype(x.dtype, precision)
     unit, exponent = unit_items(x)
-    room = min(n_iter_max, 1000)
-    while True:
-        swept = _sweeps(unit, rank, room, tol, sign)
-        if room == n_iter_max or not (~swept.converged & swept.norm.isfinite()).any():
-            break
-        room = min(10 * room, n_iter_max)
+    swept = _sweeps(unit, rank, n_iter_max, tol, sign)
     finite, zero = swept.norm.isfinite(), swept.norm == 0
     factors = [_blank(factor, zero, finite) for factor in _explicit(unit, swept, sign)]
     core = contract(unit, factors, range(unit.ndim - 1), torch.float64)
@@ -68,12 +60,11 @@ def hooi(
     values = [torch.linalg.vector_norm(core.movedim(n + 1, 1).flatten(2), dim=2) for n in range(len(rank))]
     if exponent is not None:
         core, values = scaled(core, exponent), [scaled(value, exponent) for value in values]
-    most = int(swept.n_sweeps.max()) if len(x) else 0
     return HooiResult(
         core.to(dtype),
         [factor.to(dtype).contiguous() for factor in factors],
         [value.to(dtype) for value in values],
-        swept.errors[:, :most].contiguous(),
+        swept.errors,
         swept.n_sweeps,
         swept.converged,
         finite,

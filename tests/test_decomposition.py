@@ -10,6 +10,7 @@ from tensorly import tucker_to_tensor
 from tensorly.tenalg.core_tenalg import multi_mode_dot
 
 import tsm_fast
+from tsm_fast import decomposition
 
 from .helpers import (
     BACKENDS,
@@ -37,12 +38,25 @@ def test_tucker_is_the_step(backend):
     result = tsm_fast.tucker(x, rank, backend=backend.name)
     step = backend.hooi(x, rank, n_iter_max=100, tol=1e-4, sign="u")
     assert torch.equal(result.core, step.core)
-    assert torch.equal(result.errors, step.errors)
+    assert torch.equal(result.errors, step.errors[:, : int(step.n_sweeps.max())])
+    assert step.errors[:, result.errors.shape[1] :].isnan().all()
     assert all(map(torch.equal, result.factors, step.factors))
     assert all(map(torch.equal, result.singular_values, step.singular_values))
     assert torch.equal(result.n_sweeps, step.n_sweeps)
     assert torch.equal(result.converged, step.converged)
     assert result.rank == rank
+
+
+@pytest.mark.parametrize("options", [{}, {"n_iter_max": 12, "tol": 0}, {"n_iter_max": 10**12}], ids=str)
+def test_room_for_the_errors_is_made_as_it_is_needed(backend, monkeypatch, options):
+    x, rank = tensors()["pines"]
+    at_once = tsm_fast.tucker(x, rank, backend=backend.name, **options)
+    assert at_once.errors.shape == (len(x), int(at_once.n_sweeps.max()))
+    monkeypatch.setattr(decomposition, "_ROOM", 1)
+    piecemeal = tsm_fast.tucker(x, rank, backend=backend.name, **options)
+    assert torch.equal(piecemeal.errors.nan_to_num(), at_once.errors.nan_to_num())
+    assert torch.equal(piecemeal.n_sweeps, at_once.n_sweeps)
+    assert all(map(torch.equal, piecemeal.factors, at_once.factors))
 
 
 RANKS = [

@@ -50,7 +50,7 @@ def poisoned():
 
 
 def test_the_steps_are_those_of_the_protocol(cuda):
-    assert beyond_the_protocol(cuda) == {"hooi": ["trim"]}
+    assert beyond_the_protocol(cuda) == {}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,9 +1,8 @@
 """The compiled CUDA backend: the six steps of `steps.backend.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
-Everything is launched on the current stream, and nothing waits for the device except `hooi`, whose result is as long as
-its longest item took (`hooi(..., trim=False)` does not wait either), and what needs a library, above n = 256. Sums are
-in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches are cut so that the
-workspace stays near `WORKSPACE_BYTES`.
+Everything is launched on the current stream, and nothing waits for the device except what needs a library, above
+n = 256. Sums are in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches
+are cut so that the workspace stays near `WORKSPACE_BYTES`.
 """
 
 from __future__ import annotations
@@ -112,25 +111,10 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
-    trim: bool = True,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`).
-
-    `trim=False` leaves `errors` at [B, n_iter_max], NaN after an item's last sweep: then nothing waits for the device.
-    """
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
     _check(x)
-    dtype = result_dtype(x.dtype, precision)
-    # Room for the errors is made as it is needed: a limit of a million sweeps costs nothing where ten are enough.
-    room = min(n_iter_max, 1000) if trim else n_iter_max
-    while True:
-        result = _hooi(x, rank, room, tol, sign == "v", dtype)[0]
-        if not trim:
-            return result
-        if room == n_iter_max or not (~result.converged & result.finite).any():
-            break
-        room = min(10 * room, n_iter_max)
-    most = int(result.n_sweeps.max()) if len(x) else 0
-    return result._replace(errors=result.errors[:, :most].contiguous())
+    return _hooi(x, rank, n_iter_max, tol, sign == "v", result_dtype(x.dtype, precision))[0]
 
 
 def saliency(
