@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from ..steps.scaling import column_signs as signs_of
-from ..steps.scaling import scaled
+from ..steps.scaling import scaled, unfold, unit_range
 from .core_contraction import contract, mode_product
 from .jacobi import column_signs, descending, eigenpairs
-from .launch import MIN_TILE, ON_CHIP, on_device, unit_items
+from .launch import MIN_TILE, ON_CHIP, on_device
 from .mode_gram import gram
 from .orthonormalize import orthonormalize
 from .products import extremes
@@ -51,17 +51,15 @@ def hooi(
 ) -> HooiResult:
     """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
     dtype = result_dtype(x.dtype, precision)
-    unit, exponent = unit_items(x)
+    unit, exponent = unit_range(x)
     swept = _sweeps(unit, rank, n_iter_max, tol, sign)
     finite, zero = swept.norm.isfinite(), swept.norm == 0
     factors = [_blank(factor, zero, finite) for factor in _explicit(unit, swept, sign)]
     core = contract(unit, factors, range(unit.ndim - 1), torch.float64)
     core = torch.where(finite.view(-1, *(1,) * (core.ndim - 1)), core, torch.nan)
-    values = [torch.linalg.vector_norm(core.movedim(n + 1, 1).flatten(2), dim=2) for n in range(len(rank))]
-    if exponent is not None:
-        core, values = scaled(core, exponent), [scaled(value, exponent) for value in values]
+    values = [scaled(torch.linalg.vector_norm(unfold(core, n), dim=2), exponent) for n in range(len(rank))]
     return HooiResult(
-        core.to(dtype),
+        scaled(core, exponent).to(dtype),
         [factor.to(dtype).contiguous() for factor in factors],
         [value.to(dtype) for value in values],
         swept.errors,
@@ -318,7 +316,7 @@ def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign:
 
 def _left_vectors(y: Tensor, mode: int, rank: int, sign: str) -> Tensor:
     """Leading left singular vectors [B, I_n, R] of the mode-n unfolding, from the Gram matrix of its shorter side."""
-    matrix = y.movedim(mode + 1, 1).flatten(2)
+    matrix = unfold(y, mode)
     if matrix.shape[1] <= matrix.shape[2]:
         vectors = eigh(gram(matrix, wide=True), rank)[1]
         if sign == "u":

@@ -11,8 +11,6 @@ import torch
 import triton
 from torch import Tensor
 
-from ..steps.scaling import peaks, scaled
-
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # triton.jit looks at it when a kernel is defined
 MIN_TILE = 16  # the smallest side of a matrix product in Triton
 MAX_TILE = 64  # the largest Gram tile that a program keeps in registers
@@ -73,19 +71,3 @@ def tile(n: int, most: int = MAX_TILE, least: int = MIN_TILE) -> int:
 def warps(elements: int, per_thread: int, most: int = 8) -> int:
     """Warps for tiles of `elements` with about `per_thread` of them a thread, a power of two."""
     return max(1, min(most, triton.next_power_of_2(-(-elements // (32 * per_thread)))))
-
-
-def as_matrices(x: Tensor, mode: int) -> Tensor:
-    """The mode-n unfolding [B, I_n, rest]: a view where the strides allow it, else one copy."""
-    return x.movedim(mode + 1, 1).flatten(2)
-
-
-def unit_items(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """float64 items times the power of two that brings their largest magnitude into [1/2, 1), a copy, and the exponents
-    [B] that undo it. Squares of the other dtypes are float64 numbers as they are.
-    """
-    if x.dtype != torch.float64:
-        return x, None
-    peak = peaks(x)
-    exponent = torch.frexp(torch.where(peak.isfinite(), peak, 1.0)).exponent.long()
-    return scaled(x, -exponent), exponent

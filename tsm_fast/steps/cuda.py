@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
 from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 from .cusolver import library_eigenpairs
-from .scaling import scaled, unit_exponents
+from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 
 name = "cuda"
 
@@ -44,7 +44,7 @@ def mode_gram(
     if not x.numel():
         return x.new_zeros(len(x), size, size, dtype=dtype)
     if center and mode != x.ndim - 2:
-        x, center = _centered(x), False
+        x, center = centered(x), False
     gram = x.new_empty(len(x), size, size, dtype=torch.float64 if center else dtype)
     with _on(x):
         _mode_gram(x, mode, gram, center)
@@ -171,7 +171,7 @@ def _saliency(
     maps: Tensor,  # [B, S]
     finite: Tensor,  # [B]
 ) -> None:
-    unit, exponent = _unit_range(x)
+    unit, exponent = unit_range(x)
     single = method in ("eigencam", "tsm")
     if rank is not None:
         _at_rank(unit, rank, combine, sign, single, maps, finite)
@@ -180,7 +180,7 @@ def _saliency(
         uncentered = unit.flatten(2)  # [B, C, S]
         features = uncentered
         if centers and exponent is not None:  # what the mean leaves has its own range
-            features = _centered(uncentered)
+            features = centered(uncentered)
             left = unit_exponents(features)
             features, exponent = scaled(features, -left), exponent + left
         if single:
@@ -251,7 +251,7 @@ def _combined_maps(
     for part in _parts(len(x), 8 * n * (n + columns) + _svd_bytes(n, True) + copied):
         items, skip = x[part], 0 if settled is None else settled[part].data_ptr()
         if copied:
-            items = _centered(items)
+            items = centered(items)
         gram = x.new_empty(len(items), n, n, dtype=torch.float64)
         _mode_gram(items, 1 if by_position else 0, gram, center and by_position, skip)
         values, vectors = gram.new_empty(len(items), columns), gram.new_empty(len(items), n, columns)
@@ -306,8 +306,8 @@ def _hooi(
     result = HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
     if not size:
         return result, responses
-    unit, exponent = _unit_range(x)
-    matrix = unit.movedim(big + 1, 1).flatten(2) if big >= 0 else unit  # [B, I_big, S]
+    unit, exponent = unit_range(x)
+    matrix = unfold(unit, big) if big >= 0 else unit  # [B, I_big, S]
     per_item_bytes = _cuda.hooi_workspace(shape, rank) + 8 * others * others
     with _on(x):
         for part in _parts(size, per_item_bytes):
@@ -368,20 +368,6 @@ def _library_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool) -> N
 
 def _svd_bytes(n: int, wide: bool) -> int:
     return _cuda.truncated_svd_workspace(n, 1, wide) if n <= _cuda.largest else 32 * n * n
-
-
-def _unit_range(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """float64 items times the power of two that keeps their squares in range, and the exponents [B] that undo it."""
-    if x.dtype != torch.float64 or not len(x):
-        return x, None
-    exponent = unit_exponents(x)
-    return scaled(x, -exponent), exponent
-
-
-def _centered(x: Tensor) -> Tensor:
-    """In float64, less its mean over the last mode; the shift makes a constant channel exactly 0."""
-    shifted = x.double() - x[..., :1].double()
-    return shifted - shifted.mean(-1, keepdim=True)
 
 
 def _parts(batch: int, bytes_per_item: int) -> Iterator[slice]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 from .gradients import TIE, bounded, cast, eigh, norm, root, row_norms, svd
-from .scaling import by_parts, column_signs, per_item, scaled, unfold, unit_exponents
+from .scaling import by_parts, centered, column_signs, per_item, scaled, unfold, unit_exponents
 
 name = "reference"
 
@@ -33,7 +33,7 @@ def mode_gram(
     precision: Precision = "auto",
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; `center` first subtracts the mean over the last mode."""
-    wide = _centered(_wide(x)) if center else _wide(x)
+    wide = centered(_wide(x)) if center else _wide(x)
     unfolded = unfold(wide, mode)
     return (unfolded @ unfolded.mT).to(result_dtype(x.dtype, precision))
 
@@ -153,7 +153,7 @@ def saliency(
     centers = center and method in ("eigencam", "multivec_eigencam")
     unfolded = uncentered
     if centers:
-        unfolded, left, _ = _unit_items(_centered(uncentered))
+        unfolded, left, _ = _unit_items(centered(uncentered))
         exponent = exponent + left
     if rank is None:
         vectors, values, _ = svd(unfolded)
@@ -231,12 +231,6 @@ def _normalized(maps: Tensor, noise: Tensor) -> Tensor:
     spread = highest - lowest
     constant = spread <= noise
     return torch.where(constant, 0.0, (maps - lowest) / torch.where(constant, 1.0, spread))
-
-
-def _centered(x: Tensor) -> Tensor:
-    """Less its mean over the last mode; the shift makes a constant channel exactly 0."""
-    shifted = x - x[..., :1]
-    return shifted - shifted.mean(-1, keepdim=True)
 
 
 def _wide(x: Tensor) -> Tensor:
