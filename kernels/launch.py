@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -50,17 +50,6 @@ def arithmetic(x: Tensor, wide: bool, exact: bool = False) -> Arithmetic:
         return Arithmetic(False, "ieee")
     narrow = exact and x.dtype in (torch.float16, torch.bfloat16)
     return Arithmetic(False, "tf32" if narrow else "tf32x3")
-
-
-@cache
-def _double_rate(index: int) -> bool:
-    major, minor = torch.cuda.get_device_capability(index)
-    return torch.version.hip is None and (major, minor) in ((8, 0), (9, 0), (10, 0))
-
-
-def fast_double(x: Tensor) -> bool:
-    """Whether the device multiplies float64 matrices on its matrix units (A100, H100 and H200, B200)."""
-    return x.is_cuda and _double_rate(x.device.index or 0)
 
 
 def tile(n: int, most: int = MAX_TILE, least: int = MIN_TILE) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import tsm_fast
 from benchmarks import cuda_predictions
 from tsm_fast.steps import reference
 
@@ -273,11 +274,11 @@ def test_a_workspace_that_is_too_small_is_refused(cuda):
         cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 257, 2, True, *out, 0, 0, 0, 0)
 
 
-def test_tensors_elsewhere_are_refused(cuda):
-    with pytest.raises(RuntimeError, match="runs on cpu tensors, got one on meta"):
-        cuda.mode_gram(torch.empty(1, 3, 3, device="meta"), 0)
-    with pytest.raises(RuntimeError, match="runs on cpu tensors, got one on meta"):
-        cuda.core_contraction(torch.rand(1, 3, 3), [torch.empty(1, 3, 2, device="meta")], [0])
+def test_tensors_elsewhere_are_refused(backend):
+    with pytest.raises(RuntimeError, match=f"backend '{backend.name}' runs on cpu tensors, got one on meta"):
+        tsm_fast.tucker(torch.empty(1, 3, 3, device="meta"), backend=backend.name)
+    with pytest.raises(ValueError, match="matrix must be on cpu, the device of x, got meta"):
+        tsm_fast.mode_dot(torch.rand(1, 3, 3), torch.empty(2, 3, device="meta"), 0, backend=backend.name)
 
 
 @pytest.mark.parametrize(

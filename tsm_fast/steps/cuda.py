@@ -21,7 +21,6 @@ from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 name = "cuda"
 
 WORKSPACE_BYTES = 512 * 2**20
-MIN_CAPABILITY = (8, 0)  # float64 matrix instructions
 
 _DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
@@ -38,7 +37,6 @@ def mode_gram(
     precision: Precision = "auto",
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; sums are in float64."""
-    _check(x)
     dtype = result_dtype(x.dtype, precision)
     size = x.shape[mode + 1]
     if not x.numel():
@@ -58,7 +56,6 @@ def truncated_svd(
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
-    _check(gram)
     dtype = result_dtype(gram.dtype, precision)
     gram = (gram if gram.dtype in (torch.float32, torch.float64) else gram.float()).contiguous()
     values = gram.new_empty(len(gram), rank, dtype=dtype)
@@ -78,7 +75,6 @@ def core_contraction(
     precision: Precision = "auto",
 ) -> Tensor:
     """`X x_n A_n^T` over the given modes."""
-    _check(x, *factors)
     dtype = result_dtype(x.dtype, precision)
     shape = list(x.shape)
     for factor, mode in zip(factors, modes, strict=True):
@@ -113,7 +109,6 @@ def hooi(
     precision: Precision = "auto",
 ) -> HooiResult:
     """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
-    _check(x)
     return _hooi(x, rank, n_iter_max, tol, sign == "v", result_dtype(x.dtype, precision))[0]
 
 
@@ -131,7 +126,6 @@ def saliency(
 
     Waits for nothing, except above n = 256: for all pairs, and for which items are without proof of their leading pair.
     """
-    _check(x)
     dtype = torch.float64 if precision == "float64" else torch.float32
     maps = x.new_empty(len(x), x.shape[2] * x.shape[3], dtype=dtype)
     finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -148,7 +142,6 @@ def finish(
     normalize: bool,
 ) -> Tensor:
     """The maps resized to [B, *size] and normalised (see `reference.finish`), in one launch; waits for nothing."""
-    _check(maps)
     out = maps.new_empty(len(maps), *(size or maps.shape[1:]))
     if len(maps):
         maps = maps.contiguous()
@@ -395,18 +388,3 @@ def _stream(x: Tensor) -> int:
 def _on(x: Tensor) -> torch.cuda.device:
     """Launches go to the device of x, whatever the current one is."""
     return torch.cuda.device(x.device if x.is_cuda else -1)
-
-
-def _check(x: Tensor, *others: Tensor) -> None:
-    """RuntimeError for tensors that the kernels cannot reach."""
-    for tensor in (x, *others):
-        if tensor.device.type != _cuda.device_type:
-            raise RuntimeError(f"backend 'cuda' runs on {_cuda.device_type} tensors, got one on {tensor.device}")
-        if tensor.device != x.device:
-            raise RuntimeError(f"backend 'cuda' needs its tensors on one device, got {x.device} and {tensor.device}")
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < MIN_CAPABILITY:
-        major, minor = torch.cuda.get_device_capability(x.device)
-        raise RuntimeError(
-            f"backend 'cuda' needs a GPU of compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer, "
-            f"got {major}.{minor} ({torch.cuda.get_device_name(x.device)})"
-        )
