@@ -97,8 +97,13 @@ def test_an_item_is_what_tensorly_takes(backend):
         error = np.linalg.norm(restored[i] - x[i]) / np.linalg.norm(x[i])
         assert abs(error - result.errors[i, result.n_sweeps[i] - 1]) < 1e-9
     assert np.array_equal(result[-1][0], result.core[2])
-    with pytest.raises(IndexError):
-        result[3]
+    assert np.array_equal(result[np.int64(-3)][0], result.core[0])
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=rf"^index must lie in -3\.\.2 for a batch of 3, got {index}$"):
+            result[index]
+    for index in (slice(2), 1.0, True, [0], None, x):
+        with pytest.raises(TypeError, match=r"^index must be an integer, got "):
+            result[index]  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("decompose", [tsm_fast.tucker, tsm_fast.hosvd])

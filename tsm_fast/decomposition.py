@@ -47,6 +47,7 @@ class TuckerResult:
         return self.core.shape[0]
 
     def __getitem__(self, item: int) -> tuple[Any, list[Any]]:
+        item = checks.item(item, len(self))
         return self.core[item], [factor[item] for factor in self.factors]
 
     def __iter__(self) -> NoReturn:
