@@ -163,7 +163,7 @@ def test_the_choice_for_gpu_tensors(capability, amd, shape, dtype, order, find_s
 
 
 def test_the_table_of_the_docs():
-    text = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
     rows = [f"| {row.tensors} | {', '.join(row.order)} | {row.why} |" for row in choice._GPU_CHOICE]
     assert "\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n" in text.replace("`", "")
 
