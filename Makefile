@@ -16,6 +16,8 @@ CUDA_ARCHS ?= native
 OLDEST_TRITON := 3.6.0
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
+# One process of tests a core; a process keeps its stretch of them, and what they share, as long as it can.
+PYTEST  = TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 SECONDS ?= 60
 SEED    ?= 0
 
@@ -26,7 +28,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test static lint asan fuzz races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test check static lint asan fuzz races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,9 +38,13 @@ demo: build  ## saliency maps of real photos with a real network, into demo_out/
 	$(BIN)/tsm-fast demo
 
 test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all tests
-	TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q --doctest-modules tsm_fast tests
+	$(PYTEST) --doctest-modules tsm_fast tests
 
-static: env build/triton-$(OLDEST_TRITON)/.done  ## every Triton kernel compiled for every GPU, by the newest Triton and the oldest
+check: build lint  ## in two minutes: all checks, and a few cases of every quick test
+	$(PYTEST) --few --doctest-modules tsm_fast tests
+
+static: build build/triton-$(OLDEST_TRITON)/.done  ## every GPU kernel compiled for every GPU: what it takes; by the newest Triton and the oldest
+	$(PYTEST) -m static tests/static
 	$(BIN)/python -m benchmarks.triton_compiles
 	PYTHONPATH=build/triton-$(OLDEST_TRITON) $(BIN)/python -m benchmarks.triton_compiles
 
