@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -46,9 +46,9 @@ class TuckerResult:
     def __len__(self) -> int:
         return self.core.shape[0]
 
-    def __getitem__(self, item: int) -> tuple[Any, list[Any]]:
-        item = checks.item(item, len(self))
-        return self.core[item], [factor[item] for factor in self.factors]
+    def __getitem__(self, item: SupportsIndex) -> tuple[Any, list[Any]]:
+        number = checks.item(item, len(self))
+        return self.core[number], [factor[number] for factor in self.factors]
 
     def __iter__(self) -> NoReturn:
         # Without it Python would go through the items, and a batch of two would unpack as core and factors.
