@@ -76,7 +76,7 @@ def _gram_tiles(n: int, depth: int) -> Cost:
 
 
 def leading_layout(c: int, s: int) -> tuple[int, int, int]:
-    """As csrc/cuda/leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used."""
+    """As leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used."""
     groups = next(16 // warps for warps in (1, 2, 4, 8, 16) if warps * 224 >= s)
     chunk = (groups * 2 * s * 4 + 15) // 16 * 16
     chunks = ceil(c / (groups * 2))

@@ -401,7 +401,15 @@ def _triton() -> str | None:
 
 def sources() -> str:
     """A digest of what is measured and what measures it."""
-    parts = ("csrc/cuda/*", "csrc/*.*", "kernels/*.py", "tsm_fast/*.py", "benchmarks/gpu_*.py", "benchmarks/peers.py")
+    parts = (
+        "csrc/cuda/**/*.*",
+        "csrc/*.h",
+        "csrc/bindings/*",
+        "kernels/*.py",
+        "tsm_fast/*.py",
+        "benchmarks/gpu_*.py",
+        "benchmarks/peers.py",
+    )
     files = sorted(path for part in parts for path in ROOT.glob(part))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 

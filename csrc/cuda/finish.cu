@@ -1,6 +1,6 @@
 // Maps resized (bilinear, corners not aligned) and normalised by one block an item: one pass that looks for the
 // extremes, and one that writes.
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
 
 namespace tsm::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // Gram matrices of mode-n unfoldings: one block an item and one read up to 64 x 64, else a block for every 64 x 64 tile
 // on or above the diagonal.
-#include "cuda/multiply.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // Saliency maps from eigenpairs: the combination, and the sign of a single map.
-#include "cuda/features.cuh"
-#include "cuda/multiply.cuh"
+#include "cuda/parts/features.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {

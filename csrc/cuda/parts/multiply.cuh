@@ -1,6 +1,6 @@
 // A tile of a matrix product in double on the matrix units, its operands read through functions.
 #pragma once
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
 
 namespace tsm::cuda {
 

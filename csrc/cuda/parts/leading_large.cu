@@ -3,7 +3,7 @@
 // memory in chunks of rows. As many chunks as fit stay there after the first read; of the others, every read after the
 // first begins with those that the one before ended with, which are still in the ring or in the L2 cache. The pair is
 // handed out only with a proof that it is the leading one.
-#include "cuda/gram.cuh"
+#include "cuda/parts/gram.cuh"
 
 namespace tsm::cuda {
 namespace {

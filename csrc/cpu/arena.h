@@ -1,4 +1,10 @@
-// Included into an anonymous namespace by everything that takes memory from a workspace, each SIMD level for itself.
+// What takes memory from a workspace, front to back. Every file that includes it has its own: no function of one SIMD
+// level may be linked into another.
+#pragma once
+#include "cpu/workspace.h"
+
+namespace tsm {
+namespace {
 
 struct Arena : ArenaState {
     explicit Arena(const ArenaState& at) : ArenaState(at) {}
@@ -23,3 +29,6 @@ static inline int64_t bytes_taken(Layout layout) {
     layout(counting);
     return static_cast<int64_t>(counting.next) - 64;
 }
+
+}  // namespace
+}  // namespace tsm

@@ -1,6 +1,6 @@
 // The Gram matrix of up to 64 positions by one block, in one read of the features.
 #pragma once
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
 
 namespace tsm::cuda {
 

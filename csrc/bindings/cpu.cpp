@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "array.h"
+#include "bindings/array.h"
 #include "cpu/pages.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"

@@ -1,6 +1,6 @@
 // Features of a batch with any strides, read entry by entry.
 #pragma once
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
 
 namespace tsm::cuda {
 

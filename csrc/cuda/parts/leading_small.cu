@@ -1,7 +1,7 @@
 // The leading singular pair of features with up to 64 positions, in one read: the Gram matrix G in registers, then
 // repeated squaring of G on the matrix units. All eigenvalues of G^m stand in its trace, so trace - norm is both the
 // stopping rule and the proof that nothing else is left: no start vector can miss the leading one.
-#include "cuda/gram.cuh"
+#include "cuda/parts/gram.cuh"
 
 namespace tsm::cuda {
 namespace {

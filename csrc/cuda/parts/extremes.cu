@@ -1,8 +1,8 @@
 // Signs of singular vectors: the entry of largest magnitude of every column of F V, the first one on ties, by a product
 // on the matrix units that is not written.
-#include "cuda/features.cuh"
-#include "cuda/gram.cuh"
-#include "cuda/multiply.cuh"
+#include "cuda/parts/features.cuh"
+#include "cuda/parts/gram.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {

@@ -2,7 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "array.h"
+#include "bindings/array.h"
 #include "cuda/steps.h"
 #ifdef TSM_EMULATION
 #include "emulation_bindings.h"

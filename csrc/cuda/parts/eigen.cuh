@@ -3,7 +3,7 @@
 // own rows of the eigenvectors: robust for any spectrum, one barrier a sweep, and as many matrices in flight as fit on
 // the chip hide the serial part.
 #pragma once
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
 
 namespace tsm::cuda {
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/arena.h"
 #include "cpu/levels.h"
 #include "tensor_batch.h"
 
@@ -14,21 +15,20 @@ namespace {
 
 // Later files use earlier ones.
 // clang-format off
-#include "cpu/arena.inl"
-#include "cpu/simd.inl"
-#include "cpu/mode_gram.inl"
-#include "cpu/orthonormalize.inl"
-#include "cpu/householder.inl"
-#include "cpu/tridiagonal.inl"
-#include "cpu/truncated_svd.inl"
-#include "cpu/core_contraction.inl"
-#include "cpu/hooi_gram.inl"
-#include "cpu/hooi.inl"
-#include "cpu/hooi_start.inl"
-#include "cpu/hooi_factor.inl"
-#include "cpu/leading_pair.inl"
-#include "cpu/saliency.inl"
-#include "cpu/finish.inl"
+#include "cpu/level/simd.inl"
+#include "cpu/level/mode_gram.inl"
+#include "cpu/level/eigen/orthonormalize.inl"
+#include "cpu/level/eigen/householder.inl"
+#include "cpu/level/eigen/tridiagonal.inl"
+#include "cpu/level/truncated_svd.inl"
+#include "cpu/level/core_contraction.inl"
+#include "cpu/level/hooi/hooi_gram.inl"
+#include "cpu/level/hooi/hooi.inl"
+#include "cpu/level/hooi/hooi_start.inl"
+#include "cpu/level/hooi/hooi_factor.inl"
+#include "cpu/level/eigen/leading_pair.inl"
+#include "cpu/level/saliency.inl"
+#include "cpu/level/finish.inl"
 // clang-format on
 
 template <class T>

@@ -1,7 +1,7 @@
 // Where the arrays of one item of HOOI lie.
 #pragma once
-#include "cuda/eigen.cuh"
-#include "cuda/multiply.cuh"
+#include "cuda/parts/eigen.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 
