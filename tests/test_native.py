@@ -31,7 +31,7 @@ STEP_TESTS = [
     "hooi",
     "saliency",
     "near_ties",
-    "finishing",
+    "finish",
 ]
 HOOI = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 SALIENCY = {"center": True, "combine": "signed", "sign": "u"}

@@ -206,7 +206,7 @@ def _saliency(
             _combined_maps(features, centers, how, sign, precision, maps, finite, None)
         if method == "eigencam":
             wide = maps.dtype == torch.float64
-            _cuda.finish_single(_array(uncentered), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
+            _cuda.sign_single(_array(uncentered), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
     if method == "tsm":
         maps.abs_()
     if exponent is not None:

@@ -144,9 +144,9 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
         },
         release);
     m.def(
-        "finish_single",
+        "sign_single",
         [](const Array& x, bool center, int sign, uintptr_t maps, bool wide, uintptr_t stream) {
-            finish_single(batch_of(x), center, static_cast<Sign>(sign), output(maps, wide), at<void>(stream));
+            sign_single(batch_of(x), center, static_cast<Sign>(sign), output(maps, wide), at<void>(stream));
         },
         release);
     m.def(

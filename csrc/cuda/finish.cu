@@ -39,7 +39,7 @@ struct Resized {
 // Block b: map b.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    resize_kernel(const T* maps, int height, int width, int rows, int columns, bool normalize, T noise, T* out) {
+    finish_kernel(const T* maps, int height, int width, int rows, int columns, bool normalize, T noise, T* out) {
     const int64_t item = blockIdx.x;
     const Block block{reinterpret_cast<double*>(shared_memory())};
     const bool resize = height != rows || width != columns;
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void run(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, double noise,
          void* out, void* stream) {
-    launch(sizeof(T) == 8 ? "resize_kernel<double>" : "resize_kernel<float>", resize_kernel<T>, batch, kThreads, 33 * 8,
+    launch(sizeof(T) == 8 ? "finish_kernel<double>" : "finish_kernel<float>", finish_kernel<T>, batch, kThreads, 33 * 8,
            stream, static_cast<const T*>(maps), height, width, rows, columns, normalize, static_cast<T>(noise),
            static_cast<T*>(out));
 }

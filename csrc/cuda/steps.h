@@ -87,7 +87,7 @@ void extremes(const TensorBatch& x, bool transposed, bool center, const double* 
               const bool* skip, void* stream);
 
 // eigencam: raw maps [B, S] get their sign and lose their negative part.
-void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
+void sign_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
 
 // What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|.
 enum class Combine : int { leading = 0, signed_sum = 1, absolute_sum = 2 };

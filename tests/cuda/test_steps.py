@@ -10,7 +10,7 @@ from importlib import import_module
 
 for _step in (
     "core_contraction",
-    "finishing",
+    "finish",
     "hooi",
     "leading_pair",
     "mode_gram",

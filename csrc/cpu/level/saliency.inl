@@ -192,7 +192,7 @@ struct SaliencyGroup {
         }
         items[k].finite = true;
         const double largest = __builtin_fabs(largest_entry(items[k].map, s));
-        finish_single(k, items[k].map);
+        sign_single(k, items[k].map);
         // What is left when the sign cuts the largest entries off may be so little that the passes in float show in it.
         return plan.method == Method::tsm || __builtin_fabs(largest_entry(items[k].map, s)) > largest / 64;
     }
@@ -410,18 +410,18 @@ struct SaliencyGroup {
             error = project(k, u, other, map, scratch);
         }
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(map[i], k);
-        finish_single(k, map);
+        sign_single(k, map);
         return !guarded() || holds(map, s, unscaled(error, k), kSingleError);
     }
-    void finish_single(int k, double* map) {
+    void sign_single(int k, double* map) {
         if (plan.method == Method::tsm) {
             for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
             return;
         }
-        const double sign = single_sign(k, map) < 0 ? -1 : 1;
+        const double sign = direction_of(k, map) < 0 ? -1 : 1;
         for (int64_t i = 0; i < s; ++i) map[i] = sign * map[i] > 0 ? sign * map[i] : 0;
     }
-    double single_sign(int k, const double* map) const {
+    double direction_of(int k, const double* map) const {
         if (plan.sign == Sign::absmax || plan.sign == Sign::v) return largest_entry(map, s);
         Arena scratch = arena;
         if (plan.sign == Sign::u) {

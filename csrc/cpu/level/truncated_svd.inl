@@ -414,7 +414,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
             return static_cast<T>(g[lane][int64_t{i} * n + j] * power[lane]);
         return i == j ? T(1) - static_cast<T>(i) / static_cast<T>(2 * n) : T(0);
     };
-    auto finish = [&](int lane) {
+    auto rescale = [&](int lane) {
         const double other = zero[lane] ? 0 : __builtin_nan("");
         const bool solved = finite[lane] && !zero[lane];
         for (int j = 0; j < rank; ++j) values[lane][j] = solved ? values[lane][j] / power[lane] : other;
@@ -434,7 +434,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         for (int lane = 0; lane < count; ++lane) {
             for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lane_values[j][lane]);
             for (int i = 0; i < n * rank; ++i) vectors[lane][i] = static_cast<double>(lane_vectors[i][lane]);
-            finish(lane);
+            rescale(lane);
         }
         return;
     }
@@ -458,6 +458,6 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         solver.vectors(lane, rank, lambda, vectors[lane], loss);
         point_up_one(vectors[lane], n, rank, signs, signs + rank);
         for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
-        finish(lane);
+        rescale(lane);
     }
 }

@@ -469,13 +469,13 @@ struct Leading {
                 decompose(k);
                 const double gap = krylov.theta - krylov.second, residual = beta * krylov.s[k - 1];
                 const bool converged = residual <= settled * gap;
-                if (converged || invariant || k == most) return finish(map, k, converged, trace, positive);
+                if (converged || invariant || k == most) return accept(map, k, converged, trace, positive);
             }
             vectors.scale(vector(k), w, 1 / beta);
         }
         return false;
     }
-    __device__ bool finish(double* map, int k, bool converged, double trace, bool positive) const {
+    __device__ bool accept(double* map, int k, bool converged, double trace, bool positive) const {
         const Block& block = reads.block;
         for (int64_t p = block.rank(); p < reads.n(); p += block.size()) {
             double sum = 0;

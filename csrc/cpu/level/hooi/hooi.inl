@@ -202,7 +202,7 @@ struct HooiGroup {
             count > 1 && in_lanes(plan) ? by_gram<Vec<double>>() : by_gram<double>();
         else
             by_projections();
-        for (int k = 0; k < count; ++k) finish(items[k]);
+        for (int k = 0; k < count; ++k) write_results(items[k]);
     }
     template <class V>
     void by_gram() {
@@ -244,16 +244,16 @@ struct HooiGroup {
             }
         }
     }
-    void finish(HooiItem& item) {
+    void write_results(HooiItem& item) {
         if (!item.finite || item.norm2 == 0) {
             blank(item);
             return;
         }
-        finish_core(item);
+        measure_core(item);
         if (sizeof(P) == 4 && plan.guard && !float_suffices(plan, item)) return;  // it will be computed again
         if (plan.big >= 0 && (plan.factors || plan.refine)) explicit_factor(item);
     }
-    void finish_core(HooiItem& item) {
+    void measure_core(HooiItem& item) {
         slice_norms(item);
         if (plan.keeps_scale) return;
         const int64_t n = product_of(plan.rank, plan.order);

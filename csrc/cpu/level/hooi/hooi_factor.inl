@@ -142,7 +142,7 @@ void HooiGroup<P>::explicit_factor(HooiItem& item) {
     double* spare[2];
     for (auto& buffer : spare) buffer = scratch.take<double>(plan.others_size(plan.big) * r);
     contract_responses<double>(plan, item.responses, item.factor, spare, item.core);
-    finish_core(item);
+    measure_core(item);
 }
 
 // Columns of T and slices of the core with the signs of the columns of A_big.
