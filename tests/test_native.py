@@ -348,7 +348,11 @@ def test_inputs_are_not_written_to(cpu):
 
 def without_addresses(value: Any) -> Iterator[Any]:
     """An argument of the compiled module with each of its addresses replaced, one at a time, by none."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, dict):
+        for name, part in value.items():
+            for other in without_addresses(part):
+                yield {**value, name: other}
+    elif isinstance(value, list | tuple):
         for i, part in enumerate(value):
             for other in without_addresses(part):
                 yield type(value)([*value[:i], other, *value[i + 1 :]])
@@ -361,26 +365,26 @@ def test_no_entry_takes_an_address_that_is_none(cpu, monkeypatch):
     from tsm_fast import _cpu, native
 
     class Spy:
-        calls: ClassVar[list[tuple[str, tuple[Any, ...]]]] = []
+        calls: ClassVar[list[tuple[str, tuple[Any, ...], dict[str, Any]]]] = []
 
         def __getattr__(self, name: str) -> Callable[..., None]:
-            def call(*args: Any) -> None:
-                self.calls.append((name, args))
-                getattr(_cpu, name)(*args)
+            def call(*args: Any, **named: Any) -> None:
+                self.calls.append((name, args, named))
+                getattr(_cpu, name)(*args, **named)
 
-            return call
+            return call if name in PROTOCOL else getattr(_cpu, name)
 
     monkeypatch.setattr(native, "_cpu", Spy())
     x = FEATURES[:2]
     for step in STEPS.values():
         step(cpu, x)
-    assert {name for name, _ in Spy.calls} == set(PROTOCOL)
-    for name, args in Spy.calls:
-        replaced = list(without_addresses(args))
+    assert {name for name, *_ in Spy.calls} == set(PROTOCOL)
+    for name, *call in Spy.calls:
+        replaced = list(without_addresses(call))
         assert len(replaced) >= 2
-        for wrong in replaced:
+        for args, named in replaced:
             with pytest.raises(ValueError, match=r"^an array (that is not empty )?must have memory$"):
-                getattr(_cpu, name)(*wrong)
-    (address, *rest), *others = next(args for name, args in Spy.calls if name == "mode_gram")
+                getattr(_cpu, name)(*args, **named)
+    (((address, *rest), mode), named), *_ = [call for name, *call in Spy.calls if name == "mode_gram"]
     with pytest.raises(ValueError, match=r"^the numbers of an array must be aligned$"):
-        _cpu.mode_gram((address + 1, *rest), *others)
+        _cpu.mode_gram((address + 1, *rest), mode, **named)

@@ -1,6 +1,7 @@
 // Maps resized (bilinear, corners not aligned) and normalised by one block an item: one pass that looks for the
 // extremes, and one that writes.
 #include "cuda/parts/launch.cuh"
+#include "tap.h"
 
 namespace tsm::cuda {
 namespace {

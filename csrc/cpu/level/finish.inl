@@ -29,7 +29,7 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
     if (p.normalize) {
         Vec<T> low = at(0, 0), high = low;
         auto odd = low != low;
-        for (int64_t y = 0; y < p.height_out; ++y)
+        for (int64_t y = 0; y < p.rows; ++y)
             for (int64_t x = 0; x < p.columns; x += L) {
                 const Vec<T> v = at(y, x);
                 low = v < low ? v : low;
@@ -47,7 +47,7 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
         constant = spread <= static_cast<T>(p.noise) * (p.resize ? largest_of_map(map, p.height * p.width) : highest);
     }
     const T fill = is_nan ? static_cast<T>(__builtin_nan("")) : T(0);
-    for (int64_t y = 0; y < p.height_out; ++y)
+    for (int64_t y = 0; y < p.rows; ++y)
         for (int64_t x = 0; x < p.columns; x += L) {
             const Vec<T> v = is_nan || constant ? splat(fill) : p.normalize ? (at(y, x) - lowest) / spread : at(y, x);
             T* to = out + y * p.columns + x;

@@ -140,8 +140,8 @@ const Level kLevel = {
     [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, const ArenaState& memory) {
         TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena(memory));
     },
-    [](bool wide, const HooiPlan& plan) { return TSM_BOTH(hooi_group_size)(plan); },
-    [](bool wide, const HooiPlan& plan, HooiItem* items, int count, const ArenaState& memory) {
+    [](bool wide, const CpuHooiPlan& plan) { return TSM_BOTH(hooi_group_size)(plan); },
+    [](bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory) {
         Arena arena(memory);
         hooi_items(wide, plan, items, count, arena);
     },

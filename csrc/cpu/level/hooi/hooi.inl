@@ -16,7 +16,7 @@ static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
 
 template <class P>
 struct HooiGroup {
-    const HooiPlan& plan;
+    const CpuHooiPlan& plan;
     HooiItem* items;
     int count;
     Arena arena;  // what is left of it is scratch for the eigensolver and the passes
@@ -24,7 +24,7 @@ struct HooiGroup {
     P* narrow;    // factors in P
     double* projection;
 
-    HooiGroup(const HooiPlan& p, HooiItem* its, int n, Arena& from) : plan(p), items(its), count(n), arena(from) {
+    HooiGroup(const CpuHooiPlan& p, HooiItem* its, int n, Arena& from) : plan(p), items(its), count(n), arena(from) {
         const int64_t largest = largest_problem(p);
         for (int k = 0; k < count; ++k) {
             HooiItem& item = items[k];
@@ -39,7 +39,7 @@ struct HooiGroup {
                     item.big_factor = arena.take<P>(p.shape[m] * p.rank[m]);
                 item.sigma[m] = arena.take<double>(p.rank[m]);
             }
-            item.core = arena.take<double>(product_of(p.rank, p.order));
+            item.core = arena.take<double>(p.core_size());
             if (p.big >= 0) {
                 item.responses = arena.take<double>(p.others_size(p.big) * p.rank[p.big]);
                 item.weights = arena.take<double>(p.others_size(p.big) * p.rank[p.big]);
@@ -235,7 +235,7 @@ struct HooiGroup {
                 HooiItem& item = items[k];
                 if (!item.active) continue;
                 const double* y = projected(item, -1);
-                const int64_t n = product_of(plan.rank, plan.order);
+                const int64_t n = plan.core_size();
                 double norm2 = 0;
                 for (int64_t i = 0; i < n; ++i) norm2 += y[i] * y[i];
                 __builtin_memcpy(item.core, y, static_cast<size_t>(n) * 8);
@@ -256,7 +256,7 @@ struct HooiGroup {
     void measure_core(HooiItem& item) {
         slice_norms(item);
         if (plan.keeps_scale) return;
-        const int64_t n = product_of(plan.rank, plan.order);
+        const int64_t n = plan.core_size();
         for (int64_t i = 0; i < n; ++i) item.core[i] /= item.scale;
         for (int m = 0; m < plan.order; ++m)
             for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] /= item.scale;
@@ -286,7 +286,7 @@ struct HooiGroup {
         item.n_sweeps = item.finite;
         item.converged = item.finite;
         item.errors[0] = value;
-        for (int64_t i = 0; i < product_of(plan.rank, plan.order); ++i) item.core[i] = value;
+        for (int64_t i = 0; i < plan.core_size(); ++i) item.core[i] = value;
         for (int m = 0; m < plan.order; ++m) {
             for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
             for (int64_t i = 0; i < plan.shape[m]; ++i)
@@ -305,7 +305,7 @@ struct HooiGroup {
 
 // How many items are decomposed together: what they keep fits the caches.
 template <class P>
-static int hooi_group_size(const HooiPlan& p) {
+static int hooi_group_size(const CpuHooiPlan& p) {
     const auto bytes = [&](int group) {
         int64_t kept = bytes_taken([&](Arena& arena) {
             HooiItem items[kMostItems] = {};
@@ -322,7 +322,7 @@ static int hooi_group_size(const HooiPlan& p) {
 }
 
 // Decomposes the items; their results lie in front of what the arena has left.
-static void hooi_items(bool wide, const HooiPlan& plan, HooiItem* items, int count, Arena& arena) {
+static void hooi_items(bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, Arena& arena) {
     if (wide) {
         HooiGroup<double> group(plan, items, count, arena);
         group.run();

@@ -102,7 +102,7 @@ template <class V>
 struct GramSweeps {
     static constexpr int L = sizeof(V) / 8;
     static constexpr int kMost = kMostItems;
-    const HooiPlan& plan;
+    const CpuHooiPlan& plan;
     HooiItem* items;
     int count;
     Arena arena;        // what is left of it is scratch
@@ -120,7 +120,7 @@ struct GramSweeps {
             if (m != p.big && s / p.shape[m] * p.rank[m] > columns) columns = s / p.shape[m] * p.rank[m];
         return s * columns;
     }
-    GramSweeps(const HooiPlan& p, HooiItem* its, int n, const Arena& from)
+    GramSweeps(const CpuHooiPlan& p, HooiItem* its, int n, const Arena& from)
         : plan(p),
           items(its),
           count(n),
@@ -138,7 +138,7 @@ struct GramSweeps {
             own.projected = arena.take<V>(s * rho);
             own.weights = arena.take<V>(s * r);
             own.responses = arena.take<V>(s * r);
-            own.core = arena.take<V>(product_of(p.rank, p.order));
+            own.core = arena.take<V>(p.core_size());
             for (int m = 0; m < p.order; ++m)
                 own.factor[m] = m == p.big ? nullptr : arena.take<V>(p.shape[m] * p.rank[m]);
             own.unfolded = arena.take<V>(unfolded_size(p));
@@ -184,7 +184,7 @@ struct GramSweeps {
     }
     // What an item has come to.
     void keep(HooiItem& item, const GramItems<V>& own, int lane) const {
-        get(own.core, product_of(plan.rank, plan.order), lane, item.core);
+        get(own.core, plan.core_size(), lane, item.core);
         for (int m = 0; m < plan.order; ++m)
             if (m != plan.big) get(own.factor[m], plan.shape[m] * plan.rank[m], lane, item.factor[m]);
         get(own.responses, s * r, lane, item.responses);
@@ -372,7 +372,7 @@ struct GramSweeps {
                 const GramItems<V>& own = parts[i];
                 contract_responses<V>(plan, own.responses, own.factor, spare, own.core);
                 norm2[i] = V{};
-                for (int64_t j = 0; j < product_of(plan.rank, plan.order); ++j) norm2[i] += own.core[j] * own.core[j];
+                for (int64_t j = 0; j < plan.core_size(); ++j) norm2[i] += own.core[j] * own.core[j];
             }
             each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
                 end_sweep(item, sweep, at(norm2 + (&own - parts), 0, lane), plan.tol);
@@ -385,10 +385,10 @@ struct GramSweeps {
 };
 
 template <class V>
-static int64_t gram_sweeps_bytes(const HooiPlan& p, int count) {
+static int64_t gram_sweeps_bytes(const CpuHooiPlan& p, int count) {
     return bytes_taken([&](Arena& arena) { arena = GramSweeps<V>(p, nullptr, count, arena).arena; });
 }
 // Whether the items of a group go through the sweeps in the lanes of vectors: beyond the caches they had better not.
-static bool in_lanes(const HooiPlan& p) {
+static bool in_lanes(const CpuHooiPlan& p) {
     return largest_problem(p) <= kLockstep && gram_sweeps_bytes<Vec<double>>(p, kLanes<double>) <= int64_t{3} << 20;
 }
