@@ -12,7 +12,7 @@ CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.
 # Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
 CUDA       ?= OFF
 CUDA_ARCHS ?= native
-# The first that the Triton backend is offered for, see dispatch.py.
+# The first that the Triton backend is offered for, see steps/choice.py.
 OLDEST_TRITON := 3.6.0
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
@@ -49,15 +49,15 @@ lint: build  ## ruff, clang-format and pyright
 	$(BIN)/pyright
 
 asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level, under the sanitizers
-	cp tsm_fast/*.py build/asan/site/tsm_fast/
+	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
 	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
 	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
 		tests/cuda/test_kernels.py
 
 fuzz: build/asan/.done  ## random calls of the compiled module under the sanitizers, SECONDS=60 at each SIMD level, SEED=0
-	cp tsm_fast/*.py build/asan/site/tsm_fast/
-	@for level in $$($(BIN)/python -c "from tsm_fast import native; print(*native.simd_levels())"); do \
+	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
+	@for level in $$($(BIN)/python -c "from tsm_fast.steps import cpu; print(*cpu.simd_levels())"); do \
 		$(SANITIZED):. TSM_FAST_SIMD=$$level $(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
 	done
 

@@ -12,14 +12,14 @@ from tensorly.tenalg.core_tenalg import multi_mode_dot
 import tsm_fast
 from benchmarks import shapes
 from benchmarks.conftest import Contender
-from tsm_fast import dispatch
+from tsm_fast.steps import choice
 
 
 @pytest.mark.parametrize("shape", ["2048x7x7", "1024x14x14"])
 def test_core_contraction(shape: str, compare: Callable[..., dict]) -> None:
     x = shapes.features(shape)
     factors = tsm_fast.hosvd(x, (16, 4, 4)).factors
-    backend = dispatch.resolve(None, x)
+    backend = choice.resolve(None, x)
     exact = torch.einsum("bchw,bcr,bhs,bwt->brst", x.double(), *(a.double() for a in factors))
     core = backend.core_contraction(x, factors, (0, 1, 2))
     error = float(((core - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).max())

@@ -12,13 +12,13 @@ import torch
 
 from benchmarks import shapes
 from benchmarks.conftest import Contender
-from tsm_fast import dispatch
+from tsm_fast.steps import choice
 
 
 @pytest.mark.parametrize("shape", ["2048x7x7", "1280x7x7", "1024x14x14", "512x14x14"])
 def test_mode_gram(shape: str, compare: Callable[..., dict]) -> None:
     x = shapes.features(shape).flatten(2)  # [B, C, S]
-    backend = dispatch.resolve(None, x)
+    backend = choice.resolve(None, x)
     exact = x.double().mT @ x.double()
     error = float(((backend.mode_gram(x, 1).double() - exact).abs().amax((1, 2)) / exact.amax((1, 2))).max())
     assert error < 1e-5  # 2048 float32 products, each rounded to 6e-8 of the running sum

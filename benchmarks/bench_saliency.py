@@ -14,8 +14,8 @@ from torch import Tensor
 import tsm_fast
 from benchmarks import memory, peers, shapes
 from benchmarks.conftest import Contender, Target
-from tsm_fast import reference
-from tsm_fast.dispatch import load
+from tsm_fast.steps import reference
+from tsm_fast.steps.choice import load
 
 CONTRACT = {"tsm": 2e-5, "eigencam": 2e-5, "mtsm": 1e-4, "multivec_eigencam": 1e-4}
 FLOAT64 = 1e-9

@@ -10,7 +10,7 @@ import torch
 import tsm_fast
 from benchmarks import peers, shapes
 from benchmarks.conftest import Contender, Target
-from tsm_fast import dispatch
+from tsm_fast.steps import choice
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_eigenpairs(shape: str, batch: int, rank: int, targets: list[Target], co
     x = shapes.features(shape, batch).flatten(2)
     gram = x.mT @ x
     n = gram.shape[1]
-    backend = dispatch.resolve(None, gram)
+    backend = choice.resolve(None, gram)
     values, vectors = backend.truncated_svd(gram, rank)
     exact = torch.linalg.eigvalsh(gram.double()).flip(1)[:, :rank].clamp(min=0).sqrt()
     wide = vectors.double()

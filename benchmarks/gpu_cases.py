@@ -26,7 +26,7 @@ import tsm_fast
 from benchmarks import peers
 from benchmarks.cuda_build import ROOT, use_in_place
 from benchmarks.gpu_rows import Case, Row
-from tsm_fast import _cusolver, dispatch, reference
+from tsm_fast.steps import choice, cusolver, reference
 
 BACKENDS = ("cuda", "triton")
 SHAPES = {  # C, H, W, batch
@@ -104,9 +104,9 @@ def quick(case: Case) -> Case:
 
 
 def library_eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
-    if _cusolver.library(gram.device) is None:
+    if cusolver.library(gram.device) is None:
         raise RuntimeError("no XsyevBatched here")
-    return _cusolver.eigh(gram)
+    return cusolver.eigh(gram)
 
 
 MAP_PEERS: dict[str, dict[str, Call]] = {
@@ -420,7 +420,7 @@ def on_this_gpu(seconds: float) -> GpuBench:
     found: dict[str, ModuleType] = {}
     for name in BACKENDS:
         try:
-            found[name] = dispatch.load(name)  # pyright: ignore[reportArgumentType]
+            found[name] = choice.load(name)  # pyright: ignore[reportArgumentType]
         except RuntimeError as reason:
             print(f"without {name}: {reason}", flush=True)
     return GpuBench(found, torch.cuda.get_device_properties(0).L2_cache_size, seconds)

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.triton_compiles` does that with the Triton that is installed, or with the one on PYTHONPATH, in as
 many processes as there are CPUs; it prints what does not compile, and exits with 1 then. Versions and GPUs that do not
-go together (see `dispatch.oldest_triton`) are left out. `--sample` takes a few launches, of the kind that has failed.
+go together (see `choice.oldest_triton`) are left out. `--sample` takes a few launches, of the kind that has failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import triton
 from torch import Tensor
 
 from benchmarks.kernel_resources import Launch, compiled_binary, recorded
-from tsm_fast.dispatch import oldest_triton
+from tsm_fast.steps.choice import oldest_triton
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

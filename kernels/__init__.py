@@ -1,4 +1,4 @@
-"""The Triton backend: the six steps of `dispatch.Backend` as batched GPU kernels, one file per step.
+"""The Triton backend: the six steps of `steps.backend.Backend` as batched GPU kernels, one file per step.
 
 The files live in the folder `kernels/` of the repository and are the package `tsm_fast.kernels`. With
 TRITON_INTERPRET=1 in the environment before this import, the kernels run in Triton's interpreter on CPU

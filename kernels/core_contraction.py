@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dispatch import Precision, result_dtype
+from ..steps.backend import Precision, result_dtype
 from .launch import Arithmetic, arithmetic, on_device, tile
 from .widening import widened
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dispatch import map_noise
+from ..steps.backend import map_noise
 from .launch import on_device
 
 TILE = 1024  # entries of the result at a time

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._arrays import column_signs as signs_of
-from .._arrays import scaled
-from ..dispatch import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
+from ..steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
+from ..steps.scaling import column_signs as signs_of
+from ..steps.scaling import scaled
 from .core_contraction import contract, mode_product
 from .jacobi import column_signs, descending, eigenpairs
 from .launch import MIN_TILE, ON_CHIP, on_device, unit_items

@@ -11,13 +11,13 @@ import torch
 import triton
 from torch import Tensor
 
-from .._arrays import peaks, scaled
+from ..steps.scaling import peaks, scaled
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # triton.jit looks at it when a kernel is defined
 MIN_TILE = 16  # the smallest side of a matrix product in Triton
 MAX_TILE = 64  # the largest Gram tile that a program keeps in registers
 ON_CHIP = 64  # eigenproblems up to this size are solved in registers
-BY_KERNELS = 256  # eigenproblems above this size go to a library, see _cusolver.py
+BY_KERNELS = 256  # eigenproblems above this size go to a library, see steps/cusolver.py
 
 
 Step = TypeVar("Step", bound=Callable[..., Any])

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._arrays import column_signs, scaled
-from ..dispatch import Method, Precision
+from ..steps.backend import Method, Precision
+from ..steps.scaling import column_signs, scaled
 from .core_contraction import mode_product
 from .hooi import responses
 from .launch import ON_CHIP, on_device, unit_items

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._arrays import column_signs as signs_of
-from .._cusolver import library_eigenpairs
-from ..dispatch import Precision, result_dtype
+from ..steps.backend import Precision, result_dtype
+from ..steps.cusolver import library_eigenpairs
+from ..steps.scaling import column_signs as signs_of
 from . import lanczos, tridiagonal
 from .jacobi import column_signs, descending, eigenpairs
 from .launch import BY_KERNELS, ON_CHIP, on_device, tile

@@ -10,7 +10,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # TensorLy decomposes small 
 import pytest
 import torch
 
-from tsm_fast.dispatch import Backend, load
+from tsm_fast.steps.backend import Backend
+from tsm_fast.steps.choice import load
 
 from .helpers import BACKENDS
 

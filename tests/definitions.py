@@ -10,7 +10,7 @@ import torch
 from tensorly.decomposition import tucker as tensorly_tucker
 from torch import Tensor
 
-from tsm_fast.dispatch import HooiResult
+from tsm_fast.steps.backend import HooiResult
 
 from .helpers import (
     DOUBLE_ERROR,

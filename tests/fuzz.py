@@ -29,7 +29,7 @@ from torch import Tensor
 
 import tsm_fast
 from tsm_fast import _cpu
-from tsm_fast.dispatch import load
+from tsm_fast.steps.choice import load
 
 from . import definitions
 from .helpers import DOUBLE_ERROR, GAP, MAP_ERROR, VALUE_ERROR, orthonormality

@@ -15,7 +15,7 @@ import torch
 from tensorly import datasets
 from torch import Tensor
 
-from tsm_fast.dispatch import Backend
+from tsm_fast.steps.backend import Backend
 
 # `make test` sets TSM_FAST_REQUIRE_NATIVE: then a missing compiled module is a failure and not a shorter list.
 NATIVE = find_spec("tsm_fast._cpu") is not None or os.environ.get("TSM_FAST_REQUIRE_NATIVE") == "1"

@@ -13,10 +13,13 @@ FOLDERS = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast.kernels": ROOT / "kernels"}
 
 # From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
 FLOORS = (
-    ("_cpu", "_cuda", "_lazy", "_memory", "_turns", "_version", "factory", "gradients", "layers", "readable"),
-    ("_arrays", "dispatch", "plan"),
-    ("_cusolver", "native", "reference"),
-    ("kernels", "native_cuda"),
+    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "layers", "readable"),
+    ("steps.backend", "steps.checks", "steps.gradients", "steps.memory", "steps.scaling"),
+    ("steps.arrays", "steps.choice", "steps.cusolver"),
+    ("steps.cpu", "steps.cuda", "steps.reference", "kernels"),
+    ("steps.hosvd",),
+    ("steps",),
+    ("modes",),
     ("decomposition",),
     ("saliency",),
     ("extractor",),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tsm_fast
-from tsm_fast._arrays import as_tensor
+from tsm_fast.steps.arrays import as_tensor
 
 from .helpers import BACKENDS, feature_maps
 

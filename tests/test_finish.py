@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import reference
+from tsm_fast.steps import reference
 
 from .helpers import MAP_ERROR, feature_maps
 

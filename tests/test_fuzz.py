@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tsm_fast.dispatch import load
+from tsm_fast.steps.choice import load
 
 from .helpers import NATIVE
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsm_fast.dispatch import HooiResult
+from tsm_fast.steps.backend import HooiResult
 
 from .definitions import TensorLy, check, contract, decompose
 from .helpers import (

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast.dispatch import Backend, Method, load
+from tsm_fast.steps.backend import Backend, Method
+from tsm_fast.steps.choice import load
 
 from .helpers import NATIVE, feature_maps, randn
 from .helpers import STEPS as PROTOCOL
@@ -287,7 +288,7 @@ def levels() -> list[str]:
 @pytest.mark.parametrize("level", levels()[:-1])
 def test_steps_at_each_simd_level(level):
     """The best level is that of the tests themselves."""
-    shown = python("from tsm_fast import native; print(native.simd_level())", TSM_FAST_SIMD=level)
+    shown = python("from tsm_fast.steps import cpu; print(cpu.simd_level())", TSM_FAST_SIMD=level)
     assert shown.stdout.strip() == level, shown.stderr
     tests = [str(HERE / f"test_{step}.py") for step in STEP_TESTS]
     done = subprocess.run(
@@ -362,7 +363,7 @@ def without_addresses(value: Any) -> Iterator[Any]:
 
 def test_no_entry_takes_an_address_that_is_none(cpu, monkeypatch):
     """Behind the checks in Python, whatever goes around them."""
-    from tsm_fast import _cpu, native
+    from tsm_fast import _cpu
 
     class Spy:
         calls: ClassVar[list[tuple[str, tuple[Any, ...], dict[str, Any]]]] = []
@@ -374,7 +375,7 @@ def test_no_entry_takes_an_address_that_is_none(cpu, monkeypatch):
 
             return call if name in PROTOCOL else getattr(_cpu, name)
 
-    monkeypatch.setattr(native, "_cpu", Spy())
+    monkeypatch.setattr(cpu, "_cpu", Spy())
     x = FEATURES[:2]
     for step in STEPS.values():
         step(cpu, x)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import plan
-from tsm_fast.dispatch import Backend, HooiResult, load
+from tsm_fast.steps import checks
+from tsm_fast.steps.backend import Backend, HooiResult
+from tsm_fast.steps.choice import load
 
 from .definitions import contract
 from .helpers import BACKENDS, orthonormality, randn, unfold
@@ -224,7 +225,7 @@ def test_factors_of_any_spectrum(backend, precision, seed):
         turned = torch.linalg.qr(randn(n, n, seed=seed + mode))[0] if draw.random() < 0.6 else torch.eye(n).double()
         x = (x.movedim(mode + 1, -1) * draw.choice(list(GRADES.values()))(n, ratio) @ turned).movedim(-1, mode + 1)
     x = x if precision == "float64" else x.float()
-    rank = plan.rank([draw.choice([n, max(1, n // 2), draw.randint(1, n)]) for n in shape], torch.Size(shape))
+    rank = checks.rank([draw.choice([n, max(1, n // 2), draw.randint(1, n)]) for n in shape], torch.Size(shape))
     result = backend.hooi(x, rank, sign=draw.choice("uv"), precision=precision, **HOOI)
     check_decomposition(x, result, precision)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tsm_fast
-from tsm_fast import _arrays
+from tsm_fast.steps import scaling
 
 from .helpers import randn
 
@@ -61,10 +61,10 @@ def test_parts_of_a_batch_are_the_batch(backend, monkeypatch):
         return result.core, *result.factors, *result.singular_values, *triplets, tsm_fast.tsm(x, size=(9, 8))
 
     whole = compute()
-    monkeypatch.setattr(_arrays, "_PART", 3 * 2 * x[0].numel())
+    monkeypatch.setattr(scaling, "_PART", 3 * 2 * x[0].numel())
     for one, other in zip(compute(), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr(_arrays, "_PART", 1)
+    monkeypatch.setattr(scaling, "_PART", 1)
     function = functools.partial(tsm_fast.tsm, size=(5, 3), precision="float64")
     assert torch.autograd.gradcheck(function, (X,))
     assert torch.autograd.gradcheck(lambda y: tsm_fast.hosvd(y, (3, 2, 1)).reconstruct(), (X,))

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tsm_fast import dispatch
+from tsm_fast.steps import choice
 
 from .needs import needs
 
 pytestmark = needs("triton", extra="gpu")
 
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST = "{}.{}.0".format(*dispatch._OLDEST_TRITON)
+OLDEST = "{}.{}.0".format(*choice._OLDEST_TRITON)
 FOLDER = ROOT / "build" / f"triton-{OLDEST}"  # `make test` puts it there
 # Without what widening.py does for versions before 3.9.
 NOT_HIDDEN = """

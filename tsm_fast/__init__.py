@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ._lazy import lazy
 from ._version import __version__ as __version__
-from .decomposition import TuckerResult, fold, hosvd, mode_dot, multi_mode_dot, truncated_svd, tucker, unfold
-from .dispatch import BackendInfo, backends
+from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
+from .modes import fold, mode_dot, multi_mode_dot, unfold
 from .saliency import eigencam, mtsm, multivec_eigencam, tsm
+from .steps.choice import BackendInfo, backends
 
 if TYPE_CHECKING:
     from .extractor import SaliencyExtractor

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import dispatch, models, timings
+from . import models, timings
 from ._version import __version__
 from .extractor import SaliencyExtractor
 from .models.preprocessing import CentralCrop
@@ -23,6 +23,7 @@ from .pictures.photos import Photo, load_photos, open_photo
 from .pipeline.files.publish import make_folder, publish_all
 from .readable import digits
 from .saliency import METHODS
+from .steps import choice
 
 NEEDS = (
     "cmap",
@@ -71,7 +72,7 @@ def run(out: Path, photos: Sequence[Path] = (), *, timing: bool = True, backend:
     if len(photos) > MAX_PHOTOS:
         raise ValueError(f"photos must be at most {MAX_PHOTOS}, got {len(photos)}")
     if backend is not None:
-        dispatch.load(backend)
+        choice.load(backend)
     say("reading the photos")
     pictures = [Photo(path.name, "", open_photo(path)) for path in photos] or load_photos()
     make_folder(out)
@@ -148,7 +149,7 @@ def timing_table(result: Result) -> Table:
 
 
 def _setting(features: Tensor, backend: str | None) -> str:
-    chosen = dispatch.resolve(backend, features).name
+    chosen = choice.resolve(backend, features).name
     return (
         f"medians of one run on {torch.get_num_threads()} threads, float32; tsm_fast (backend {chosen}) and plain "
         f"PyTorch (torch.bmm Gram + torch.linalg.eigh) on {len(features)} feature maps at once, TensorLy's tucker on "

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import dispatch, plan
-from ._arrays import FLOAT_DTYPES
 from ._turns import turn
 from .layers import Layers, choose_layer, describe, find_layers, first_tensor, is_glob
 from .saliency import METHODS
+from .steps import checks, choice
+from .steps.arrays import FLOAT_DTYPES
 
 Size = Literal["input"] | tuple[int, int] | None
 
@@ -84,7 +84,7 @@ class SaliencyExtractor:
         self._model: nn.Module | None = _unwrapped(model)
         self._options = _checked_options(method, {"rank": rank} if rank is not None else {}, options)
         self.method = method
-        self.size: Size = size if size == "input" else plan.size(size)
+        self.size: Size = size if size == "input" else checks.size(size)
         self._reshape_transform = reshape_transform
         self._many = not (
             layers is None or isinstance(layers, nn.Module) or (isinstance(layers, str) and not is_glob(layers))
@@ -215,7 +215,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _checked_options(method: str, rank: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The method's own options, tried on an empty batch so that a wrong value fails before any forward pass."""
-    plan.choice("method", method, METHODS)
+    checks.choice("method", method, METHODS)
     function = METHODS[method].function
     allowed = [name for name, p in signature(function).parameters.items() if p.default is not Parameter.empty]
     for name in {**rank, **options}:
@@ -223,8 +223,8 @@ def _checked_options(method: str, rank: dict[str, Any], options: dict[str, Any])
             names = ", ".join(option for option in allowed if option not in ("size", "rank"))
             raise TypeError(f"method {method!r} has no option {name!r}; it has {names}")
     if options.get("backend") is not None:
-        plan.choice("backend", options["backend"], dispatch.backends())
-        dispatch.load(options["backend"])
+        checks.choice("backend", options["backend"], choice.backends())
+        choice.load(options["backend"])
     function(torch.zeros(0, 1, 1, 1, device="cpu"), **{**options, "backend": "reference"})
     return {**rank, **options}
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import plan
-from ._arrays import as_tensor, peaks, scaled, unit_exponents
-from ._memory import readable, untraced
-from .dispatch import Method, Precision, map_noise, resolve
-from .gradients import cast
+from .steps import checks
+from .steps.arrays import as_tensor
+from .steps.backend import Method, Precision, map_noise
+from .steps.choice import resolve
+from .steps.gradients import cast
+from .steps.memory import readable, untraced
+from .steps.scaling import peaks, scaled, unit_exponents
 
 _POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the features' scale, in that of the map
 _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32 are over 1e-5 of it
@@ -68,14 +70,14 @@ def eigencam(
     >>> tsm_fast.eigencam(features, size=(224, 224)).shape
     torch.Size([8, 224, 224])
     """
-    plan.choice("sign", sign, ("absmax", "sum", "u", "v"))
+    checks.choice("sign", sign, ("absmax", "sum", "u", "v"))
     return _saliency(features, "eigencam", None, center, "signed", sign, nan, normalize, size, precision, backend)
 
 
 @untraced
 def tsm(
     features: Any,  # [B, C, H, W]
-    rank: plan.Rank = None,
+    rank: checks.Rank = None,
     *,
     nan: str = "raise",
     normalize: bool = True,
@@ -151,8 +153,8 @@ def multivec_eigencam(
     >>> tsm_fast.multivec_eigencam(features, combine="absolute").shape
     torch.Size([8, 7, 7])
     """
-    plan.choice("combine", combine, ("signed", "absolute"))
-    plan.choice("sign", sign, ("u", "v"))
+    checks.choice("combine", combine, ("signed", "absolute"))
+    checks.choice("sign", sign, ("u", "v"))
     return _saliency(
         features, "multivec_eigencam", None, center, combine, sign, nan, normalize, size, precision, backend
     )
@@ -161,7 +163,7 @@ def multivec_eigencam(
 @untraced
 def mtsm(
     features: Any,  # [B, C, H, W]
-    rank: plan.Rank = None,
+    rank: checks.Rank = None,
     *,
     combine: str = "signed",
     sign: str = "u",
@@ -197,15 +199,15 @@ def mtsm(
     >>> maps.shape, float(maps.min()), float(maps.max())
     (torch.Size([8, 14, 14]), 0.0, 1.0)
     """
-    plan.choice("combine", combine, ("signed", "absolute"))
-    plan.choice("sign", sign, ("u", "v"))
+    checks.choice("combine", combine, ("signed", "absolute"))
+    checks.choice("sign", sign, ("u", "v"))
     return _saliency(features, "mtsm", rank, False, combine, sign, nan, normalize, size, precision, backend)
 
 
 def _saliency(
     features: Any,
     method: Method,
-    rank: plan.Rank,
+    rank: checks.Rank,
     center: bool,
     combine: str,
     sign: str,
@@ -215,14 +217,14 @@ def _saliency(
     precision: Precision,
     backend: str | None,
 ) -> Any:
-    plan.choice("nan", nan, ("raise", "zero", "propagate"))
-    plan.precision(precision)
-    plan.flag("center", center)
-    plan.flag("normalize", normalize)
-    size = plan.size(size)
+    checks.choice("nan", nan, ("raise", "zero", "propagate"))
+    checks.precision(precision)
+    checks.flag("center", center)
+    checks.flag("normalize", normalize)
+    size = checks.size(size)
     x, restore = as_tensor("features", features)
-    plan.features(x)
-    effective = None if rank is None else plan.rank(rank, x.shape[1:])
+    checks.features(x)
+    effective = None if rank is None else checks.rank(rank, x.shape[1:])
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     raw = partial(
@@ -236,7 +238,7 @@ def _saliency(
     )
     maps, finite = raw(x)
     if nan == "raise":
-        plan.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
+        checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
     elif nan == "zero" and not finite.all():
         bad = (~finite).nonzero().flatten()
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cuda_build import use_in_place
-from tsm_fast import _cusolver, dispatch
+from tsm_fast.steps import choice, cusolver
 
 from .counting import BACKENDS, Counting, mark
 from .cusolver_stand_in import StandIn, build
@@ -38,12 +38,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     mark(request, name)
     if ON_GPU:
         require_gpu()
-        module = OnGpu(dispatch.load(name))
+        module = OnGpu(choice.load(name))
     else:
         module = OnGpu(emulated(), "cpu")
     monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
-    entry = dispatch._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
-    monkeypatch.setitem(dispatch._ENTRIES, name, entry)
+    entry = choice._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
+    monkeypatch.setitem(choice._ENTRIES, name, entry)
     return module
 
 
@@ -53,11 +53,11 @@ def _stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cusolver(_stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+def library(_stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """Takes the place of cuSOLVER, for CPU tensors; each test loads a copy, with counters of its own."""
     stand_in = StandIn(Path(shutil.copy(_stand_in, tmp_path / "own.so")))
-    solver = _cusolver.Solver(stand_in.functions)
-    monkeypatch.setattr(_cusolver, "library", lambda device: solver)
+    solver = cusolver.Solver(stand_in.functions)
+    monkeypatch.setattr(cusolver, "library", lambda device: solver)
     return stand_in
 
 

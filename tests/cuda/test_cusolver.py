@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsm_fast import _cusolver, reference
+from tsm_fast.steps import cusolver, reference
 
 from ..helpers import largest_is_positive, orthonormality, projector, randn, spectrum
 from .cusolver_stand_in import build
@@ -46,64 +46,64 @@ def check(gram: Tensor, pairs: tuple[Tensor, Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("batch", "n"), [(3, 257), (2, 300), (1, 513), (5, 1), (4, 2)])
-def test_eigenpairs(cusolver, batch, n, dtype):
+def test_eigenpairs(library, batch, n, dtype):
     gram = symmetric(batch, n, dtype)
     before = gram.clone()
-    check(gram, _cusolver.eigh(gram))
+    check(gram, cusolver.eigh(gram))
     assert gram.equal(before)
-    assert (cusolver.calls, cusolver.handles) == (1, 1)
+    assert (library.calls, library.handles) == (1, 1)
 
 
-def test_any_strides(cusolver):
+def test_any_strides(library):
     gram = symmetric(6, 20)[::2].mT
-    check(gram, _cusolver.eigh(gram))
+    check(gram, cusolver.eigh(gram))
 
 
-def test_the_stand_in_reads_the_lower_triangle(cusolver):
+def test_the_stand_in_reads_the_lower_triangle(library):
     gram = symmetric(2, 9)
     # Column-major, so the upper one of torch's rows.
-    values, _ = _cusolver.eigh(gram.triu())
+    values, _ = cusolver.eigh(gram.triu())
     assert torch.allclose(values, torch.linalg.eigvalsh(gram))
 
 
 @pytest.mark.parametrize("limit", ["numbers", "matrices", "workspace"])
-def test_parts(cusolver, monkeypatch, limit):
+def test_parts(library, monkeypatch, limit):
     gram = symmetric(7, 30)
-    whole = _cusolver.eigh(gram)
-    cusolver.calls = 0
+    whole = cusolver.eigh(gram)
+    library.calls = 0
     if limit == "numbers":
-        cusolver.largest = 3 * 30 * 30
+        library.largest = 3 * 30 * 30
         with pytest.raises(RuntimeError, match=r"XsyevBatched_bufferSize returned 3 \(CUSOLVER_STATUS_INVALID_VALUE\)"):
-            _cusolver.eigh(gram)
-        monkeypatch.setattr(_cusolver, "MOST_NUMBERS", cusolver.largest)
+            cusolver.eigh(gram)
+        monkeypatch.setattr(cusolver, "MOST_NUMBERS", library.largest)
     elif limit == "matrices":
-        monkeypatch.setattr(_cusolver, "MOST_MATRICES", 3)
+        monkeypatch.setattr(cusolver, "MOST_MATRICES", 3)
     else:  # 4 need more, 2 do not
-        monkeypatch.setattr(_cusolver, "WORKSPACE_BYTES", 1000 + 3 * 30 * 30 * 8)
-    parts = _cusolver.eigh(gram)
-    assert cusolver.calls == (4 if limit == "workspace" else 3)
+        monkeypatch.setattr(cusolver, "WORKSPACE_BYTES", 1000 + 3 * 30 * 30 * 8)
+    parts = cusolver.eigh(gram)
+    assert library.calls == (4 if limit == "workspace" else 3)
     assert all(a.equal(b) for a, b in zip(parts, whole, strict=True))
 
 
-def test_a_matrix_beyond_the_limit_goes_to_torch(cusolver, monkeypatch):
-    monkeypatch.setattr(_cusolver, "MOST_NUMBERS", 99)
+def test_a_matrix_beyond_the_limit_goes_to_torch(library, monkeypatch):
+    monkeypatch.setattr(cusolver, "MOST_NUMBERS", 99)
     gram = symmetric(2, 10)
-    assert _cusolver.eigh(gram)[0].equal(torch.linalg.eigh(gram)[0])
-    assert cusolver.calls == 0
+    assert cusolver.eigh(gram)[0].equal(torch.linalg.eigh(gram)[0])
+    assert library.calls == 0
 
 
-def test_a_single_matrix_may_need_more_workspace(cusolver, monkeypatch):
-    monkeypatch.setattr(_cusolver, "WORKSPACE_BYTES", 1)
+def test_a_single_matrix_may_need_more_workspace(library, monkeypatch):
+    monkeypatch.setattr(cusolver, "WORKSPACE_BYTES", 1)
     gram = symmetric(2, 10)
-    check(gram, _cusolver.eigh(gram))
-    assert cusolver.calls == 2
+    check(gram, cusolver.eigh(gram))
+    assert library.calls == 2
 
 
-def test_items_that_do_not_converge_go_to_torch(cusolver, monkeypatch):
-    monkeypatch.setattr(_cusolver, "MOST_MATRICES", 3)
-    cusolver.unconverged = 1
+def test_items_that_do_not_converge_go_to_torch(library, monkeypatch):
+    monkeypatch.setattr(cusolver, "MOST_MATRICES", 3)
+    library.unconverged = 1
     gram = symmetric(5, 40)
-    values, vectors = _cusolver.eigh(gram)
+    values, vectors = cusolver.eigh(gram)
     check(gram, (values, vectors))
     again = torch.linalg.eigh(gram[[1, 4]])
     assert values[[1, 4]].equal(again[0])
@@ -112,17 +112,17 @@ def test_items_that_do_not_converge_go_to_torch(cusolver, monkeypatch):
 
 @pytest.mark.parametrize("function", [CREATE, CREATE_PARAMS, SET_STREAM, BUFFER_SIZE, SOLVE])
 @pytest.mark.parametrize("status", [2, 7, 99])
-def test_a_failing_call_raises_and_leaves_no_state(cusolver, function, status):
+def test_a_failing_call_raises_and_leaves_no_state(library, function, status):
     gram = symmetric(2, 12)
     names = "Create", "CreateParams", "SetStream", "XsyevBatched_bufferSize", "XsyevBatched"
     meaning = {2: "ALLOC_FAILED", 7: "INTERNAL_ERROR", 99: "of that number"}[status]
-    cusolver.failing_function, cusolver.failing_status = function, status
+    library.failing_function, library.failing_status = function, status
     error = torch.cuda.OutOfMemoryError if status == 2 else RuntimeError
     with pytest.raises(error, match=rf"^cusolverDn{names[function]} returned {status} \(CUSOLVER_STATUS_{meaning}\)"):
-        _cusolver.eigh(gram)
-    assert (cusolver.handles, cusolver.params_objects) == (0, 0)
-    cusolver.failing_function = -1
-    check(gram, _cusolver.eigh(gram))
+        cusolver.eigh(gram)
+    assert (library.handles, library.params_objects) == (0, 0)
+    library.failing_function = -1
+    check(gram, cusolver.eigh(gram))
 
 
 # Sides above 256: the Gram matrix of the channels, and that of the positions.
@@ -138,49 +138,49 @@ def one_without_proof(shape: tuple[int, int, int]) -> Tensor:
 
 @pytest.mark.parametrize("method", ["tsm", "eigencam"])
 @pytest.mark.parametrize("shape", ABOVE, ids=str)
-def test_a_library_solves_only_items_without_proof(cusolver, method, shape):
+def test_a_library_solves_only_items_without_proof(library, method, shape):
     cuda = emulated()
     x = one_without_proof(shape)
     options: dict[str, Any] = {"center": True, "combine": "signed", "sign": "absmax", "precision": "float64"}
     for items, solved in (([0, 2], 0), ([0, 1, 2], 1), ([1], 1)):
-        cusolver.calls = cusolver.matrices = 0
+        library.calls = library.matrices = 0
         maps, finite = cuda.saliency(x[items], method, None, **options)
         expected, _ = reference.saliency(x[items], method, None, **options)
         assert finite.all()
         # Double rounding over a gap of 1e-7.
         assert (maps - expected).abs().amax() <= 1e-8 * expected.amax()
-        assert (cusolver.calls, cusolver.matrices) == (solved, solved)
+        assert (library.calls, library.matrices) == (solved, solved)
 
 
-def test_items_that_are_not_finite_need_no_library(cusolver):
+def test_items_that_are_not_finite_need_no_library(library):
     x = one_without_proof(ABOVE[0])[[0, 2, 0]]
     x[1, 5, 3, 2] = torch.nan
     maps, finite = emulated().saliency(x, "tsm", None, center=False, combine="signed", sign="u")
     assert finite.tolist() == [True, False, True]
     assert maps[1].isnan().all()
     assert not maps[[0, 2]].isnan().any()
-    assert cusolver.matrices == 0
+    assert library.matrices == 0
 
 
-def test_handles_are_kept_and_not_shared(cusolver):
+def test_handles_are_kept_and_not_shared(library):
     """The stand-in refuses a handle that is in use; `together` keeps calls waiting until all threads are inside."""
     grams = [symmetric(2, 30, seed=seed) for seed in range(4)]
     for gram in grams:
-        check(gram, _cusolver.eigh(gram))
-    assert cusolver.created == 1
-    cusolver.together = cusolver.calls + len(grams)
+        check(gram, cusolver.eigh(gram))
+    assert library.created == 1
+    library.together = library.calls + len(grams)
     with ThreadPoolExecutor(len(grams)) as pool:
-        for gram, pairs in zip(grams, list(pool.map(_cusolver.eigh, grams)), strict=True):
+        for gram, pairs in zip(grams, list(pool.map(cusolver.eigh, grams)), strict=True):
             check(gram, pairs)
-    assert cusolver.created == cusolver.handles == len(grams)
+    assert library.created == library.handles == len(grams)
 
 
-def test_library_eigenpairs(cusolver):
+def test_library_eigenpairs(library):
     x = torch.stack([spectrum([0.5**i for i in range(300)], 300, 400, seed) for seed in range(4)])
     scale = torch.tensor([1, 1e300, 1e-300, 1], dtype=torch.float64)[:, None]
     gram = x @ x.mT * scale[:, None]
     gram[3, 5, 7] = torch.inf
-    values, vectors = _cusolver.library_eigenpairs(gram, 4, torch.float64)
+    values, vectors = cusolver.library_eigenpairs(gram, 4, torch.float64)
     exact = 4.0 ** -torch.arange(4.0, dtype=torch.float64) * scale[:3]
     assert ((values[:3] - exact).abs() <= 1e-12 * exact[:, :1]).all()
     assert largest_is_positive(vectors[:3])
@@ -190,12 +190,12 @@ def test_library_eigenpairs(cusolver):
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_truncated_svd_of_the_cuda_backend(cusolver, precision):
+def test_truncated_svd_of_the_cuda_backend(library, precision):
     x = torch.stack([spectrum([0.5**i for i in range(257)], 257, 300, seed) for seed in range(3)]).float()
     gram = x @ x.mT
     values, vectors = emulated().truncated_svd(gram, 3, precision=precision)
     expected, basis = reference.truncated_svd(gram, 3)
-    assert cusolver.calls == 1
+    assert library.calls == 1
     assert values.dtype == vectors.dtype == torch.float32
     assert ((values - expected).abs() <= 1e-5 * expected[:, :1]).all()
     assert ((projector(vectors) - projector(basis)).abs() <= 1e-5).all()
@@ -208,7 +208,7 @@ def test_truncated_svd_of_the_cuda_backend(cusolver, precision):
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Builds the stand-in at a place below `nvidia`, where pip puts cuSOLVER, under a name that no other test uses."""
     soname = f"lib{tmp_path.name}.so.11"
-    monkeypatch.setattr(_cusolver, "_SONAMES", {"12": soname, "13": soname})
+    monkeypatch.setattr(cusolver, "_SONAMES", {"12": soname, "13": soname})
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -220,7 +220,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 def loaded() -> Any:
     """The path of the library that would be taken."""
-    solver = _cusolver._load.__wrapped__()
+    solver = cusolver._load.__wrapped__()
     return solver and Path(solver._functions._name)
 
 
@@ -259,10 +259,10 @@ def test_a_broken_library_is_as_good_as_none(installed):
 
 def test_without_a_library_torch_solves(monkeypatch):
     gram = symmetric(2, 300)
-    assert _cusolver.library(gram.device) is None
-    assert all(a.equal(b) for a, b in zip(_cusolver.eigh(gram), torch.linalg.eigh(gram), strict=True))
-    monkeypatch.setattr(_cusolver, "_load", lambda: None)
-    assert _cusolver.library(CUDA) is None
+    assert cusolver.library(gram.device) is None
+    assert all(a.equal(b) for a, b in zip(cusolver.eigh(gram), torch.linalg.eigh(gram), strict=True))
+    monkeypatch.setattr(cusolver, "_load", lambda: None)
+    assert cusolver.library(CUDA) is None
 
 
 def test_threads_load_it_once(monkeypatch):
@@ -273,10 +273,10 @@ def test_threads_load_it_once(monkeypatch):
         time.sleep(0.05)
         return []
 
-    monkeypatch.setattr(_cusolver, "_candidates", candidates)
+    monkeypatch.setattr(cusolver, "_candidates", candidates)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    _cusolver._load.cache_clear()
+    cusolver._load.cache_clear()
     with ThreadPoolExecutor(8) as pool:
-        assert not any(pool.map(lambda _: _cusolver.library(CUDA), range(8)))
-    _cusolver._load.cache_clear()
+        assert not any(pool.map(lambda _: cusolver.library(CUDA), range(8)))
+    cusolver._load.cache_clear()
     assert len(looked) == 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import _cusolver, dispatch, reference
+from tsm_fast.steps import choice, cusolver, reference
 
 from ..helpers import MAP_ERROR, feature_maps, orthonormality, projector, randn, spectrum
 from .conftest import ON_GPU
@@ -27,13 +27,13 @@ SHAPES = [(40, 7, 7), (20, 9, 10), (90, 7, 10)]
 @pytest.fixture
 def cuda() -> Any:
     require_gpu()
-    return dispatch.load("cuda")
+    return choice.load("cuda")
 
 
 @pytest.fixture(params=BACKENDS, ids=NAMED.format)
 def built(request: pytest.FixtureRequest) -> Any:
     require_gpu()
-    return dispatch.load(request.param)
+    return choice.load(request.param)
 
 
 def maps(backend: Any, x: Tensor, method: str, rank: Any) -> Tensor:
@@ -139,10 +139,10 @@ SOLVED = {torch.float32: 1e-4, torch.float64: 1e-12}  # of the largest eigenvalu
 
 
 @pytest.fixture
-def solver() -> _cusolver.Solver:
+def solver() -> cusolver.Solver:
     """cuSOLVER, which must be there from CUDA 12.8 on."""
     require_gpu()
-    found = _cusolver.library(torch.device("cuda"))
+    found = cusolver.library(torch.device("cuda"))
     if found is None:
         version = torch.version.cuda
         assert version is None or tuple(map(int, version.split("."))) < (12, 8), f"no XsyevBatched with CUDA {version}"
@@ -178,7 +178,7 @@ def test_cusolver_on_another_stream(solver, n, dtype):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)
         target.copy_(source)
-        pairs = _cusolver.eigh(target)
+        pairs = cusolver.eigh(target)
         for _ in range(4):
             torch.full((5, n, n), torch.nan, dtype=dtype, device="cuda")
     torch.cuda.synchronize()
@@ -189,8 +189,8 @@ def test_cusolver_on_another_stream(solver, n, dtype):
 def test_cusolver_in_parts(solver, monkeypatch):
     gram = symmetric(5, 257, torch.float64)
     for limit, value in (("MOST_MATRICES", 2), ("WORKSPACE_BYTES", 1)):
-        monkeypatch.setattr(_cusolver, limit, value)
-        assert solved(gram, _cusolver.eigh(gram.cuda()))
+        monkeypatch.setattr(cusolver, limit, value)
+        assert solved(gram, cusolver.eigh(gram.cuda()))
 
 
 def test_cusolver_in_threads(solver):
@@ -199,7 +199,7 @@ def test_cusolver_in_threads(solver):
     def solve(gram: Tensor) -> tuple[Tensor, Tensor]:
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            pairs = _cusolver.eigh(gram.cuda())
+            pairs = cusolver.eigh(gram.cuda())
         stream.synchronize()
         return pairs
 
@@ -213,7 +213,7 @@ def test_all_pairs_above_256_of_the_backends(solver, name):
     x = torch.stack([spectrum([0.5**i for i in range(257)], 257, 300, seed) for seed in range(5)])
     gram = x @ x.mT
     gram[2, 3, 3] = torch.nan
-    values, vectors = (part.cpu() for part in dispatch.load(name).truncated_svd(gram.cuda(), 3))
+    values, vectors = (part.cpu() for part in choice.load(name).truncated_svd(gram.cuda(), 3))
     expected, basis = reference.truncated_svd(gram, 3)
     good = [0, 1, 3, 4]
     assert (values[good] - expected[good]).abs().max() <= 1e-12
@@ -225,4 +225,4 @@ def test_all_pairs_above_256_of_the_backends(solver, name):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_cusolver_on_another_device(solver):
     gram = symmetric(3, 257, torch.float64)
-    assert solved(gram, _cusolver.eigh(gram.to("cuda:1")))
+    assert solved(gram, cusolver.eigh(gram.to("cuda:1")))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(ON_GPU, reason="the benchmark itself runs on a G
 
 
 @pytest.fixture
-def bench(backend, cusolver, monkeypatch) -> GpuBench:
+def bench(backend, library, monkeypatch) -> GpuBench:
     """The emulation, or what the public functions take it for, on tiny inputs; calls are made and not timed."""
     monkeypatch.setattr(gpu_cases, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_cases, "RANK", (4, 3, 3))
@@ -198,7 +198,7 @@ def test_it_measures_what_it_says(monkeypatch, tmp_path):
     """A change of the kernels or of the benchmark makes earlier rows those of another program."""
     before = gpu_cases.sources()
     assert before == gpu_cases.sources()
-    for part in ("csrc/cuda/hooi.cu", "kernels/hooi.py", "tsm_fast/native_cuda.py", "benchmarks/gpu_cases.py"):
+    for part in ("csrc/cuda/hooi.cu", "kernels/hooi.py", "tsm_fast/steps/cuda.py", "benchmarks/gpu_cases.py"):
         changed = gpu_cases.ROOT / part
         read = Path.read_bytes
         monkeypatch.setattr(Path, "read_bytes", lambda path, c=changed, r=read: r(path) + (b" " if path == c else b""))

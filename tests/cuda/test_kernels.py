@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import cuda_predictions
-from tsm_fast import reference
+from tsm_fast.steps import reference
 
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, beyond_the_protocol, feature_maps, generator, randn
 from .emulation.load import emulated

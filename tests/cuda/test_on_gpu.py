@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tsm_fast.dispatch import HooiResult
+from tsm_fast.steps.backend import HooiResult
 
 from ..helpers import STEPS, beyond_the_protocol, views
 from . import test_steps

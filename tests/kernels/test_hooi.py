@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tsm_fast import kernels, reference
+from tsm_fast import kernels
 from tsm_fast.kernels.hooi import sweeps_meta
+from tsm_fast.steps import reference
 
 from ..definitions import check, decompose
 from ..helpers import largest_is_positive, low_rank, orthonormality, randn, tensors

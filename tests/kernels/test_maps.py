@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import kernels, reference
+from tsm_fast import kernels
 from tsm_fast.kernels import launch
 from tsm_fast.kernels.launch import Arithmetic
 from tsm_fast.kernels.products import extremes
+from tsm_fast.steps import reference
 
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, generator, pines, randn, views
 

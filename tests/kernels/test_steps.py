@@ -10,10 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import kernels, reference
-from tsm_fast._cusolver import library_eigenpairs
+from tsm_fast import kernels
 from tsm_fast.kernels.orthonormalize import orthonormalize
 from tsm_fast.kernels.truncated_svd import leading_pair
+from tsm_fast.steps import reference
+from tsm_fast.steps.cusolver import library_eigenpairs
 
 from ..helpers import beyond_the_protocol, largest_is_positive, orthonormality, projector, randn, spectrum, views
 

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import demo as demo_run
-from .. import dispatch, timings
+from .. import timings
+from ..steps import choice
 from .common import errors, table
 from .options import AsJson
 
 
 def _known_backend(name: str | None) -> str | None:
-    if name is not None and name not in (names := dispatch.backends()):
+    if name is not None and name not in (names := choice.backends()):
         raise typer.BadParameter(f"must be one of {', '.join(names)}, got {name!r}")
     return name
 

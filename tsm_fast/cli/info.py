@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from .. import dispatch
 from .._version import versions
+from ..steps import choice
 from .common import errors, table
 from .options import AsJson
 
@@ -35,12 +35,12 @@ def info(as_json: AsJson = False) -> None:
 
 
 def _info() -> dict[str, Any]:
-    backends, found = dispatch.backends(), versions(PACKAGES)
+    backends, found = choice.backends(), versions(PACKAGES)
     simd = "none: the compiled backend is not available"
     if backends["cpu"].available:
-        from .. import native
+        from ..steps import cpu
 
-        simd = f"{native.simd_level()} (of {', '.join(native.simd_levels())})"
+        simd = f"{cpu.simd_level()} (of {', '.join(cpu.simd_levels())})"
     return {
         "tsm_fast": found["tsm_fast"],
         "python": found["python"],
@@ -48,7 +48,7 @@ def _info() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "simd": simd,
         "threads": torch.get_num_threads(),
-        "auto": f"{dispatch.resolve(None, torch.empty(0)).name} for CPU tensors",
+        "auto": f"{choice.resolve(None, torch.empty(0)).name} for CPU tensors",
         "backends": [
             {"name": row.name, "available": row.available, "reason": row.reason, "auto": row.auto}
             for row in backends.values()

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from .. import plan
-from ..dispatch import Precision
 from ..saliency import METHODS, OPTIONS
+from ..steps import checks
+from ..steps.backend import Precision
 
 Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
@@ -72,18 +72,18 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("source", "model"):
             _text(name, getattr(self, name))
-        plan.flag("trust_model_code", self.trust_model_code)
+        checks.flag("trust_model_code", self.trust_model_code)
         for name in ("layers", "methods"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not self.methods:
             raise ValueError("methods must name at least one method, got none")
         for method in self.methods:
-            plan.choice("methods", method, METHODS)
+            checks.choice("methods", method, METHODS)
         if self.rank is not None and not isinstance(self.rank, int):
-            object.__setattr__(self, "rank", tuple(plan.integer("rank", r) for r in self.rank))
-        plan.precision(self.precision)
-        plan.choice("dtype", self.dtype, DTYPES)
-        object.__setattr__(self, "size", plan.size(self.size))
+            object.__setattr__(self, "rank", tuple(checks.integer("rank", r) for r in self.rank))
+        checks.precision(self.precision)
+        checks.choice("dtype", self.dtype, DTYPES)
+        object.__setattr__(self, "size", checks.size(self.size))
         _count("max_pixels", self.max_pixels, most=PILLOW_LIMIT)
         if self.limit is not None:
             _count("limit", self.limit)
@@ -178,6 +178,6 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _count(name: str, value: Any, most: int | None = None) -> None:
-    number = plan.integer(name, value)
+    number = checks.integer(name, value)
     if number < 1 or (most is not None and number > most):
         raise ValueError(f"{name} must be {'at least 1' if most is None else f'in 1..{most}'}, got {number}")

@@ -16,7 +16,7 @@ import pytest
 import tsm_fast
 
 BUILT = Path(os.environ.get("TSM_FAST_EMULATION", Path(tsm_fast.__file__).parents[1] / "build" / "dev" / "emulation"))
-WRAPPER = Path(tsm_fast.__file__).with_name("native_cuda.py")
+WRAPPER = Path(tsm_fast.__file__).with_name("steps") / "cuda.py"
 
 
 def extension() -> Path | None:
@@ -26,7 +26,7 @@ def extension() -> Path | None:
 
 @cache
 def emulated() -> ModuleType:
-    """`tsm_fast.native_cuda` over the emulation: the same Python, the same kernels, CPU tensors."""
+    """`tsm_fast.steps.cuda` over the emulation: the same Python, the same kernels, CPU tensors."""
     path = extension()
     if path is None:
         reason = f"the emulation of the CUDA kernels is not built in {BUILT}: run `make build`"
@@ -35,7 +35,7 @@ def emulated() -> ModuleType:
         pytest.skip(reason)
     compiled = _load("cuda_emulation", path)
     with patch.dict(sys.modules, {"tsm_fast._cuda": compiled}), patch.object(tsm_fast, "_cuda", compiled, create=True):
-        return _load("tsm_fast.native_cuda_emulated", WRAPPER)
+        return _load("tsm_fast.steps.cuda_emulated", WRAPPER)
 
 
 def _load(name: str, path: Path) -> ModuleType:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ... import plan
+from ...steps import checks
 from ..files.run import Run, ShardSpec
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
@@ -85,7 +85,7 @@ def run(
         RuntimeError: another run is working in the folder.
         ModuleNotFoundError: engine "ray" without Ray.
     """
-    plan.choice("engine", engine, ENGINES)
+    checks.choice("engine", engine, ENGINES)
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
     shards = run.shards if where is None else share(run.shards, where)

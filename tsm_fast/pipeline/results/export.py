@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ... import plan
+from ...steps import checks
 from ..files.publish import replacing
 from .reader import SaliencyDataset
 from .row_groups import About
@@ -72,7 +72,7 @@ def export(
         OSError: a file cannot be written; nothing is left behind.
         TypeError, ValueError: an unknown format or column, or a wrong option.
     """
-    plan.choice("to", to, WRITERS)
+    checks.choice("to", to, WRITERS)
     write, module = WRITERS[to]
     if module is not None and find_spec(module) is None:
         raise ModuleNotFoundError(f"to={to!r} needs the extra {to!r}: pip install 'tsm_fast[{to}]'", name=module)

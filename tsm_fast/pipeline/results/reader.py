@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from ... import plan
-from ...dispatch import resolve
+from ...steps import checks
+from ...steps.choice import resolve
 from .row_groups import About, Block, Store
 
 POLICIES = ("raise", "nan", "skip")
@@ -92,9 +92,9 @@ class SaliencyDataset(Dataset[MapRow]):
         normalize: bool = False,
         missing: str = "raise",
     ) -> None:
-        plan.choice("missing", missing, POLICIES)
-        plan.flag("normalize", normalize)
-        self.size = plan.size(size)
+        checks.choice("missing", missing, POLICIES)
+        checks.flag("normalize", normalize)
+        self.size = checks.size(size)
         self.normalize = normalize
         self.missing = missing
         self._store = Store(Path(path), columns)
@@ -129,7 +129,7 @@ class SaliencyDataset(Dataset[MapRow]):
         if isinstance(index, str):
             return self.__getitems__(self._positions([index]))[0]
         if np.ndim(index) == 0:
-            return self.__getitems__([plan.integer("index", index)])[0]
+            return self.__getitems__([checks.integer("index", index)])[0]
         return self._view(self._at(self._positions(index)))
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> list[MapRow]:
@@ -200,7 +200,7 @@ class SaliencyDataset(Dataset[MapRow]):
     def _column(self, column: str | None) -> str:
         if column is None:
             return _only(self.columns)
-        plan.choice("column", column, self.columns)
+        checks.choice("column", column, self.columns)
         return column
 
     def _at(self, indices: Any) -> np.ndarray:  # [n] numbers of rows of this dataset -> [n] rows of the plan

@@ -1,19 +1,16 @@
-"""Arrays in and out (torch, NumPy and any DLPack array become torch tensors, results go back as the input came), and
-the per-item scaling and column signs that several files share.
-"""
+"""Arrays in and out: torch, NumPy and any DLPack array become torch tensors, results go back as the input came."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ._memory import stored
+from .memory import stored
 
 
 class Restore(Protocol):
@@ -25,7 +22,6 @@ class Restore(Protocol):
 
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PART = 2**21  # numbers: 16 MB in float64
 _NARROWER = {torch.float64: torch.float32, torch.int64: torch.int32}
 _NEED = "float16, bfloat16, float32 or float64"
 
@@ -130,51 +126,3 @@ def _depth() -> int:
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(f"{__package__}."):
         depth, frame = depth + 1, frame.f_back
     return depth
-
-
-def by_parts(compute: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, numbers: int) -> tuple[Tensor, ...]:
-    """`compute(x)`, part by part of the batch, so that what it holds stays small at any batch size.
-
-    `numbers` is how many numbers it holds for an item; each of its results has the batch first.
-    """
-    parts = x.split(max(1, _PART // numbers))
-    first = compute(parts[0])
-    if len(parts) == 1:
-        return first
-    results = tuple(result.new_empty(len(x), *result.shape[1:]) for result in first)
-    start = 0
-    for i, part in enumerate(parts):
-        for whole, result in zip(results, first if i == 0 else compute(part), strict=True):
-            whole[start : start + len(part)] = result
-        start += len(part)
-    return results
-
-
-def per_item(values: Tensor, like: Tensor) -> Tensor:
-    """[B] -> [B, 1, ..., 1], to broadcast against `like` [B, ...]."""
-    return values.view(-1, *(1,) * (like.ndim - 1))
-
-
-def scaled(x: Tensor, exponent: Tensor, power: int = 1) -> Tensor:
-    """`x * 2 ** (power * exponent)` item by item, exact; in steps because 2 ** 1074 is no float64."""
-    half = exponent.div(2, rounding_mode="floor")
-    for part in (half, exponent - half) * power:
-        factor = ((part + 1023) << 52).view(torch.float64)
-        x = x * per_item(factor.to(x.dtype), x)
-    return x
-
-
-def peaks(x: Tensor) -> Tensor:
-    """The largest magnitude [B] of each item, NaN where it holds NaN; no copy of x, whatever its strides."""
-    return torch.linalg.vector_norm(x.detach(), torch.inf, dim=tuple(range(1, x.ndim)))
-
-
-def unit_exponents(x: Tensor) -> Tensor:
-    """The exponents [B] (int64) that bring each item's largest magnitude into [1/2, 1): `scaled(x, -exponents)`."""
-    return torch.frexp(peaks(x).double()).exponent.long()
-
-
-def column_signs(columns: Tensor) -> Tensor:
-    """The sign [B, 1, R] of the entry of largest magnitude of each column of [B, n, R], the first on ties; 0 has +1."""
-    index = columns.abs().argmax(1, keepdim=True)
-    return torch.where(columns.gather(1, index) < 0, -1.0, 1.0).to(columns)

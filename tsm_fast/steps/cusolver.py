@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._arrays import column_signs, per_item, scaled, unit_exponents
+from .scaling import column_signs, per_item, scaled, unit_exponents
 
 WORKSPACE_BYTES = 512 * 2**20  # a call with more is cut into parts
 MOST_NUMBERS = 2**31 - 1  # of one call: the documented limit of n * lda * batchSize

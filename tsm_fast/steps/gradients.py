@@ -47,6 +47,12 @@ def row_norms(m: Tensor) -> Tensor:
     return torch.linalg.vector_norm(torch.where(zero[..., None], constant, m), dim=-1)
 
 
+def norm(x: Tensor) -> Tensor:  # [B] float64
+    """The norm of each item."""
+    # `vector_norm` adds one square after the other, and the error of an exact fit would be the rounding of that.
+    return root(x.double().flatten(1).square().sum(1))
+
+
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x in another dtype; a gradient beyond the range of x's dtype comes back as the largest number there."""
     return _Cast.apply(x, dtype, torch.finfo(x.dtype).max)

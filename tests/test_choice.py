@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tsm_fast
-from tsm_fast import dispatch
+from tsm_fast.steps import choice
 
 from .helpers import BACKENDS, NATIVE, STEPS, beyond_the_protocol
 
@@ -26,21 +26,21 @@ def _no_choice_by_environment(monkeypatch):
 @pytest.fixture
 def without_native(monkeypatch):
     """An install without the compiled module: its finder does not see it."""
-    find = dispatch.importlib.util.find_spec
+    find = choice.importlib.util.find_spec
     monkeypatch.setattr(
-        dispatch.importlib.util, "find_spec", lambda name: None if name == "tsm_fast._cpu" else find(name)
+        choice.importlib.util, "find_spec", lambda name: None if name == "tsm_fast._cpu" else find(name)
     )
 
 
 @pytest.fixture
 def with_broken_native(monkeypatch):
     """An install whose compiled module is there and does not load (built for another Python, say)."""
-    find = dispatch.importlib.util.find_spec
+    find = choice.importlib.util.find_spec
     spec = ModuleSpec("tsm_fast._cpu", None)
     monkeypatch.setattr(
-        dispatch.importlib.util, "find_spec", lambda name: spec if name == "tsm_fast._cpu" else find(name)
+        choice.importlib.util, "find_spec", lambda name: spec if name == "tsm_fast._cpu" else find(name)
     )
-    monkeypatch.setitem(sys.modules, "tsm_fast.native", None)
+    monkeypatch.setitem(sys.modules, "tsm_fast.steps.cpu", None)
 
 
 def test_every_backend_has_the_functions_of_the_protocol(backend):
@@ -50,29 +50,29 @@ def test_every_backend_has_the_functions_of_the_protocol(backend):
 
 
 def test_the_automatic_choice():
-    assert dispatch.resolve(None, X).name == ("cpu" if NATIVE else "reference")
-    assert dispatch.resolve(None, X.clone().requires_grad_()).name == "reference"
+    assert choice.resolve(None, X).name == ("cpu" if NATIVE else "reference")
+    assert choice.resolve(None, X.clone().requires_grad_()).name == "reference"
     with torch.no_grad():
-        assert dispatch.resolve(None, X.clone().requires_grad_()).name == ("cpu" if NATIVE else "reference")
-    assert dispatch.resolve(None, X.to("meta")).name == "reference"
+        assert choice.resolve(None, X.clone().requires_grad_()).name == ("cpu" if NATIVE else "reference")
+    assert choice.resolve(None, X.to("meta")).name == "reference"
 
 
 def test_a_backend_by_name(backend):
-    assert dispatch.resolve(backend.name, X) is backend
+    assert choice.resolve(backend.name, X) is backend
 
 
 def test_a_backend_by_environment(backend, monkeypatch):
     monkeypatch.setenv("TSM_FAST_BACKEND", backend.name)
-    assert dispatch.resolve(None, X) is backend
-    assert dispatch.resolve("reference", X).name == "reference"
+    assert choice.resolve(None, X) is backend
+    assert choice.resolve("reference", X).name == "reference"
     assert "TSM_FAST_BACKEND" in tsm_fast.backends()[backend.name].auto
     monkeypatch.setenv("TSM_FAST_BACKEND", "")
-    assert dispatch.resolve(None, X).name == ("cpu" if NATIVE else "reference")
+    assert choice.resolve(None, X).name == ("cpu" if NATIVE else "reference")
 
 
 def test_an_unknown_name(monkeypatch):
     with pytest.raises(ValueError, match="backend must be one of 'reference', 'cpu', 'cuda', 'triton', got 'numpy'"):
-        dispatch.resolve("numpy", X)
+        choice.resolve("numpy", X)
     monkeypatch.setenv("TSM_FAST_BACKEND", "numpy")
     with pytest.raises(ValueError, match=r"TSM_FAST_BACKEND must be one of 'reference', .*, got 'numpy'"):
         tsm_fast.tsm(X)
@@ -81,8 +81,8 @@ def test_an_unknown_name(monkeypatch):
 @pytest.fixture
 def find_spec(monkeypatch):
     """A finder of modules that tests may blind to some, or make see ones that are not there."""
-    find, known = dispatch.importlib.util.find_spec, {}
-    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: known[name] if name in known else find(name))
+    find, known = choice.importlib.util.find_spec, {}
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: known[name] if name in known else find(name))
     return known
 
 
@@ -155,14 +155,14 @@ def test_the_choice_for_gpu_tensors(capability, amd, shape, dtype, order, find_s
     for module in modules.values():
         find_spec[module] = ModuleSpec(module, None)
     for name in order:
-        assert dispatch._automatic(x) == name
+        assert choice._automatic(x) == name
         if name in modules:
             find_spec[modules[name]] = None
-    assert dispatch._automatic(OnGpu(shape, dtype, requires_grad=True)) == "reference"
+    assert choice._automatic(OnGpu(shape, dtype, requires_grad=True)) == "reference"
 
 
 def test_a_gpu_that_is_too_old(find_spec, monkeypatch):
-    modules = {"cuda": ("tsm_fast._cuda", "tsm_fast.native_cuda"), "triton": ("triton", "tsm_fast.kernels")}
+    modules = {"cuda": ("tsm_fast._cuda", "tsm_fast.steps.cuda"), "triton": ("triton", "tsm_fast.kernels")}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -172,9 +172,9 @@ def test_a_gpu_that_is_too_old(find_spec, monkeypatch):
         need = {"cuda": "sm_80", "triton": "sm_75"}[name]
         message = f"backend '{name}' needs a GPU of {need} or newer, got sm_70 on cuda:0"
         with pytest.raises(RuntimeError, match=message):
-            dispatch.resolve(name, OnGpu(SMALL))
+            choice.resolve(name, OnGpu(SMALL))
         with pytest.raises(RuntimeError, match=f"backend '{name}' runs on cuda tensors, got one on cpu"):
-            dispatch.resolve(name, X)
+            choice.resolve(name, X)
 
 
 @pytest.mark.parametrize(
@@ -207,15 +207,15 @@ def test_a_triton_that_cannot_compile_the_kernels(version, capability, amd, need
     monkeypatch.setattr(torch.version, "hip", "6.2" if amd else None)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     info = tsm_fast.backends()["triton"]
-    assert dispatch._automatic(OnGpu(SMALL)) == ("triton" if need is None else "reference")
+    assert choice._automatic(OnGpu(SMALL)) == ("triton" if need is None else "reference")
     assert info.available == (need is None)
     if need is None:
-        assert dispatch.resolve("triton", OnGpu(SMALL)) is kernels
+        assert choice.resolve("triton", OnGpu(SMALL)) is kernels
         return
     assert info.reason == f"needs {need}"
     assert info.auto == ""
     with pytest.raises(RuntimeError, match=rf"backend 'triton' (cannot run: )?needs {re.escape(need)}"):
-        dispatch.resolve("triton", OnGpu(SMALL))
+        choice.resolve("triton", OnGpu(SMALL))
 
 
 def test_a_triton_that_does_not_load_is_not_passed_over(find_spec, monkeypatch):
@@ -229,12 +229,12 @@ def test_a_triton_that_does_not_load_is_not_passed_over(find_spec, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "does not load" in tsm_fast.backends()["triton"].reason
     with pytest.raises(RuntimeError, match="backend 'triton' cannot run: built, but it does not load"):
-        dispatch.resolve(None, OnGpu(SMALL))
+        choice.resolve(None, OnGpu(SMALL))
 
 
 def test_a_second_gpu_may_suit_a_backend(find_spec, monkeypatch):
     find_spec["tsm_fast._cuda"] = ModuleSpec("tsm_fast._cuda", None)
-    monkeypatch.setitem(sys.modules, "tsm_fast.native_cuda", ModuleType("tsm_fast.native_cuda"))
+    monkeypatch.setitem(sys.modules, "tsm_fast.steps.cuda", ModuleType("tsm_fast.steps.cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for newer, available in ((9, True), (7, False)):
@@ -247,7 +247,7 @@ def test_a_second_gpu_may_suit_a_backend(find_spec, monkeypatch):
 
 @pytest.mark.usefixtures("without_native")
 def test_an_install_of_pure_torch():
-    assert dispatch.resolve(None, X).name == "reference"
+    assert choice.resolve(None, X).name == "reference"
     assert not tsm_fast.backends()["cpu"].available
     assert "for CPU tensors too" in tsm_fast.backends()["reference"].auto
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: not built: this install has no"):
@@ -258,15 +258,15 @@ def test_an_install_of_pure_torch():
 def test_a_backend_that_does_not_load_is_not_passed_over():
     for name in (None, "cpu"):
         with pytest.raises(RuntimeError, match="backend 'cpu' cannot run: built, but it does not load: "):
-            dispatch.resolve(name, X)
-    assert dispatch.resolve("reference", X).name == "reference"
+            choice.resolve(name, X)
+    assert choice.resolve("reference", X).name == "reference"
     assert "does not load" in tsm_fast.backends()["cpu"].reason
 
 
 @pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
 def test_what_the_compiled_backend_cannot_do():
     with pytest.raises(RuntimeError, match="backend 'cpu' runs on cpu tensors, got one on meta"):
-        dispatch.resolve("cpu", X.to("meta"))
+        choice.resolve("cpu", X.to("meta"))
     with pytest.raises(RuntimeError, match="backend 'cpu' has no gradients, and the input requires them"):
         tsm_fast.tsm(X.clone().requires_grad_(), backend="cpu")
     with pytest.raises(RuntimeError, match="has no gradients"):

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._arrays import by_parts, column_signs, per_item, scaled, unit_exponents
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
-from .gradients import TIE, bounded, cast, eigh, root, row_norms, svd
+from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .gradients import TIE, bounded, cast, eigh, norm, root, row_norms, svd
+from .scaling import by_parts, column_signs, per_item, scaled, unfold, unit_exponents
 
 name = "reference"
 
@@ -34,7 +34,7 @@ def mode_gram(
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; `center` first subtracts the mean over the last mode."""
     wide = _centered(_wide(x)) if center else _wide(x)
-    unfolded = _unfold(wide, mode)
+    unfolded = unfold(wide, mode)
     return (unfolded @ unfolded.mT).to(result_dtype(x.dtype, precision))
 
 
@@ -86,17 +86,17 @@ def hooi(
     """
     unit, exponent, finite = _unit_items(x)
     order = unit.ndim - 1
-    norm = _norm(unit)  # [B]
-    zero = finite & (norm == 0)
-    active = (norm > 0).nonzero().flatten()
+    total = norm(unit)  # [B]
+    zero = finite & (total == 0)
+    active = (total > 0).nonzero().flatten()
 
     factors = []
     for n in range(order):
         identity = torch.eye(unit.shape[n + 1], rank[n], dtype=unit.dtype, device=unit.device)
-        start = _left_vectors(_unfold(unit[active], n), rank[n], sign)
+        start = _left_vectors(unfold(unit[active], n), rank[n], sign)
         factors.append(identity.expand(len(unit), -1, -1).index_copy(0, active, start))
 
-    errors = [torch.full_like(norm, torch.nan).masked_fill(zero, 0.0)] if zero.any() or len(active) else []  # each [B]
+    errors = [torch.full_like(total, torch.nan).masked_fill(zero, 0.0)] if zero.any() or len(active) else []  # each [B]
     n_sweeps, converged = zero.long(), zero.clone()
     for sweep in range(n_iter_max):
         if not len(active):
@@ -105,12 +105,12 @@ def hooi(
         for n in range(order):
             others = [m for m in range(order) if m != n]
             projected = _contract(item, [current[m] for m in others], others)
-            current[n] = _left_vectors(_unfold(projected, n), rank[n], sign)
+            current[n] = _left_vectors(unfold(projected, n), rank[n], sign)
         factors = [factor.index_copy(0, active, new) for factor, new in zip(factors, current, strict=True)]
 
-        core_norm = _norm(_contract(item, current, range(order)))
-        error = root((norm[active] ** 2 - core_norm**2).abs()) / norm[active]
-        column = errors.pop() if sweep == 0 else torch.full_like(norm, torch.nan)
+        core_norm = norm(_contract(item, current, range(order)))
+        error = root((total[active] ** 2 - core_norm**2).abs()) / total[active]
+        column = errors.pop() if sweep == 0 else torch.full_like(total, torch.nan)
         errors.append(column.index_copy(0, active, error))
         n_sweeps[active] = sweep + 1
         if sweep >= 2:
@@ -119,7 +119,7 @@ def hooi(
             active = active[~stopped]
 
     core = _contract(unit, factors, range(order))
-    values = [row_norms(_unfold(core, n)) for n in range(order)]
+    values = [row_norms(unfold(core, n)) for n in range(order)]
     dtype = result_dtype(x.dtype, precision)
     return HooiResult(
         core=_or_nan(scaled(bounded(core), exponent), finite).to(dtype),
@@ -199,11 +199,6 @@ def _left_vectors(unfolded: Tensor, rank: int, sign: str) -> Tensor:
     return (u * column_signs(u if sign == "u" else vh.mT))[:, :, :rank]
 
 
-def _unfold(x: Tensor, mode: int) -> Tensor:
-    """The mode-n unfolding [B, I_n, rest] in TensorLy's column order."""
-    return x.movedim(mode + 1, 1).flatten(2)
-
-
 def _contract(x: Tensor, factors: Sequence[Tensor], modes: Sequence[int]) -> Tensor:
     for factor, mode in zip(factors, modes, strict=True):  # [B, I_n, R_n]
         last = x.movedim(mode + 1, -1)
@@ -242,11 +237,6 @@ def _centered(x: Tensor) -> Tensor:
     """Less its mean over the last mode; the shift makes a constant channel exactly 0."""
     shifted = x - x[..., :1]
     return shifted - shifted.mean(-1, keepdim=True)
-
-
-def _norm(x: Tensor) -> Tensor:
-    # `vector_norm` adds one square after the other, and the error of an exact fit would be the rounding of that.
-    return root(x.flatten(1).square().sum(1))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The compiled CPU backend: the six steps of `dispatch.Backend` on CPU tensors, by `tsm_fast._cpu`."""
+"""The compiled CPU backend: the six steps of `steps.backend.Backend` on CPU tensors, by `tsm_fast._cpu`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _cpu
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .. import _cpu
+from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "cpu"
 

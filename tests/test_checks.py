@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tsm_fast
-from tsm_fast import plan
+from tsm_fast.steps import checks
 
 X = torch.rand(2, 9, 4, 3, generator=torch.Generator().manual_seed(0))
 ORDER = "must be [B, I_1, ..., I_N] with N in 2..5, got shape"
@@ -127,6 +127,6 @@ def test_the_effective_rank_is_the_largest_feasible_one():
     ]
     for request in every:
         below = [r for r in feasible if (r <= np.array(request) + 1).all()]
-        effective = plan.rank([r + 1 for r in request], sizes)
+        effective = checks.rank([r + 1 for r in request], sizes)
         assert all((r <= effective).all() for r in below)
         assert any((r == effective).all() for r in below)

@@ -1,4 +1,4 @@
-"""The compiled CUDA backend: the six steps of `dispatch.Backend` on CUDA tensors, by `tsm_fast._cuda`.
+"""The compiled CUDA backend: the six steps of `steps.backend.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
 Everything is launched on the current stream, and nothing waits for the device except `hooi`, whose result is as long as
 its longest item took (`hooi(..., trim=False)` does not wait either), and what needs a library, above n = 256. Sums are
@@ -14,10 +14,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from . import _cuda  # pyright: ignore[reportMissingModuleSource]
-from ._arrays import scaled, unit_exponents
-from ._cusolver import library_eigenpairs
-from .dispatch import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
+from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .cusolver import library_eigenpairs
+from .scaling import scaled, unit_exponents
 
 name = "cuda"
 

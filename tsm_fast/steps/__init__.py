@@ -1,0 +1,1 @@
+"""The six steps of the maps and decompositions: what they are, who computes them, and who is chosen."""
