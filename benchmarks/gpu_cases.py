@@ -407,6 +407,7 @@ def sources() -> str:
         "csrc/bindings/*",
         "kernels/*.py",
         "tsm_fast/*.py",
+        "tsm_fast/steps/*.py",
         "benchmarks/gpu_*.py",
         "benchmarks/peers.py",
     )

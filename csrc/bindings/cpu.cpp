@@ -31,7 +31,7 @@ CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int 
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
-    m.doc() = "Compiled CPU steps of tsm_fast; tsm_fast.native wraps them.";
+    m.doc() = "Compiled CPU steps of tsm_fast; tsm_fast.steps.cpu wraps them.";
     level();  // a wrong TSM_FAST_SIMD fails the import, with its message
     export_codes(m);
 

@@ -1,4 +1,4 @@
-// The module of the CUDA backend: addresses in, launches out. `tsm_fast.native_cuda` wraps it.
+// The module of the CUDA backend: addresses in, launches out. `tsm_fast.steps.cuda` wraps it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -43,7 +43,7 @@ HooiPlan plan_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& 
 }  // namespace
 
 PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
-    m.doc() = "Compiled CUDA steps of tsm_fast; tsm_fast.native_cuda wraps them.";
+    m.doc() = "Compiled CUDA steps of tsm_fast; tsm_fast.steps.cuda wraps them.";
     m.attr("device_type") = TSM_CUDA_DEVICE;
     export_codes(m);
     m.attr("small") = kSmall;
