@@ -39,12 +39,8 @@ struct HooiItem {
     bool big_wide = false;
     double* core = nullptr;       // [R_1, ..., R_N]
     double* sigma[kMaxOrder]{};   // [R_n]
-    const void* dense = nullptr;  // X as contiguous P (no big mode): the input itself, or own
-    void* own = nullptr;          // where a converted or scaled copy of X goes
     double* responses = nullptr;  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
     double* weights = nullptr;    // A_big = X_(big) weights, [S, R_big]
-    double* unfolded = nullptr;   // projected unfolding of the mode being updated (no big mode)
-    double *matrix = nullptr, *values = nullptr, *vectors = nullptr;  // its eigenproblem
 };
 
 struct SaliencyPlan {

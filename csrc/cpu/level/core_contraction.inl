@@ -1,21 +1,9 @@
 // X x_n A_n^T, from one small matrix product with the vectors along the rows of the right factor.
+#pragma once
+#include "cpu/level/panels.inl"
 
-template <class T>
-static inline void store_first(T* p, Vec<T> v, int64_t k) {
-    T part[kLanes<T>];
-    store(part, v);
-    for (int64_t i = 0; i < k; ++i) p[i] = part[i];
-}
-#if defined(__AVX512F__)
-template <>
-inline void store_first<float>(float* p, Vec<float> v, int64_t k) {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << k) - 1), reinterpret_cast<__m512>(v));
-}
-template <>
-inline void store_first<double>(double* p, Vec<double> v, int64_t k) {
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << k) - 1), reinterpret_cast<__m512d>(v));
-}
-#endif
+namespace tsm::TSM_LEVEL {
+namespace {
 
 // acc[m][n] += sum_k rows[m * ld + k] q[k * ldq + n] for MR rows and NR vectors; memory ahead is fetched by the line,
 // one a step, so that these never fill the queue that the rows wait in.
@@ -197,74 +185,6 @@ static const T* multi_mode_product(const T* x, int order, const int64_t* shape, 
     }
 }
 
-// The item's own memory where it is contiguous T already, else null.
-template <class T>
-static const T* dense_data(const Tensor& x) {
-    if (x.dtype != (sizeof(T) == 4 ? DType::f32 : DType::f64)) return nullptr;
-    int64_t expected = 1;
-    for (int i = x.order - 1; i >= 0; --i) {
-        if (x.shape[i] != 1 && x.stride[i] != expected) return nullptr;
-        expected *= x.shape[i];
-    }
-    return static_cast<const T*>(x.data);
-}
-
-// The item times a power of two as contiguous T.
-template <class T>
-static void copy_dense(const Tensor& x, double scale, T* out) {
-    const int last = x.order - 1;
-    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out,
-                  x.shape[last]);
-}
-
-// The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one
-// mode.
-static inline bool as_matrix(const Tensor& x, int first, Tensor* matrix) {
-    const Fibres f = fibres_of(x, first);
-    if (f.others != 1) return false;
-    *matrix = Tensor{x.data, x.dtype, 2, {f.n, f.count}, {f.step, f.stride[0]}};
-    return true;
-}
-
-static inline Tensor dense_tensor(const void* data, DType dtype, int order, const int64_t* shape) {
-    Tensor t{data, dtype, order, {}, {}};
-    int64_t step = 1;
-    for (int i = order - 1; i >= 0; --i) {
-        t.shape[i] = shape[i];
-        t.stride[i] = step;
-        step *= shape[i];
-    }
-    return t;
-}
-
-// The largest magnitude of an item; NaN or Inf where it holds one.
-static inline double largest_magnitude(const Fibres& f, const Adjust& how, Arena arena) {
-    double* row = arena.take<double>(f.n);
-    double largest = 0;
-    for (int64_t k = 0; k < f.count; ++k) {
-        pack_panel<double>(f, how, k, 1, row, f.n);
-        for (int64_t j = 0; j < f.n; ++j) {
-            const double size = __builtin_fabs(row[j]);
-            if (!(size <= 1.7976931348623157e308)) return size;
-            largest = size > largest ? size : largest;
-        }
-    }
-    return largest;
-}
-static inline double largest_magnitude(const Tensor& x, Arena arena) {
-    return largest_magnitude(fibres_of(x, x.order - 1), Adjust{false, nullptr, 1, 1}, arena);
-}
-
-// The power of two to multiply an item with before squaring, so that the squares keep their digits in T.
-template <class T>
-static inline double safe_scale(double largest) {
-    int exponent = 0;
-    if (largest > 0) __builtin_frexp(largest, &exponent);
-    const int limit = sizeof(T) == 4 ? 126 : 1000;
-    exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
-    return __builtin_ldexp(1.0, -exponent);
-}
-
 // a[m][n] = sum_k rows[m * ld + k] b[k * ldb + n] for MR rows and `columns` columns; b is padded to whole vectors.
 template <class P, int MR>
 static inline void multiply_row_block(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb,
@@ -322,3 +242,34 @@ static void multiply_columns(const Tensor& matrix, double scale, const A* a, int
         for (int64_t i = 0; i < s * r; ++i) t[i] += static_cast<double>(out[i]);
     }
 }
+
+// Elements of any tensor between X and its contraction with all factors, in whatever order.
+static int64_t largest_intermediate(const Tensor& x, const void* const* factors, const int64_t* rank) {
+    int64_t n = 1;
+    for (int i = 0; i < x.order; ++i) n *= factors[i] && rank[i] > x.shape[i] ? rank[i] : x.shape[i];
+    return n;
+}
+
+template <class T>
+static void core_contraction_as(const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
+                                Arena arena) {
+    const T* dense = dense_data<T>(x);
+    if (!dense) {
+        T* copy = arena.take<T>(x.size());
+        copy_dense<T>(x, 1, copy);
+        dense = copy;
+    }
+    T* spare[2];
+    for (auto& buffer : spare) buffer = arena.take<T>(largest_intermediate(x, factors, rank));
+    const T* typed[kMaxOrder];
+    int64_t size = 1;
+    for (int i = 0; i < x.order; ++i) {
+        typed[i] = static_cast<const T*>(factors[i]);
+        size *= factors[i] ? rank[i] : x.shape[i];
+    }
+    const T* y = multi_mode_product<T>(dense, x.order, x.shape, typed, rank, spare);
+    __builtin_memcpy(out, y, static_cast<size_t>(size) * sizeof(T));
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

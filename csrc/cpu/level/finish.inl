@@ -1,3 +1,11 @@
+// Maps resized and normalised.
+#pragma once
+#include "cpu/arena.h"
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
 template <class T>
 static T largest_of_map(const T* map, int64_t size) {
     T largest = 0;
@@ -57,3 +65,6 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
                 for (int64_t i = 0; i < p.columns - x; ++i) to[i] = v[i];
         }
 }
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

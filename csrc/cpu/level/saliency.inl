@@ -1,6 +1,14 @@
 // Saliency maps of a group of items, from the eigenpairs of the smaller Gram matrix of the features F [C, S]:
 // positions, where F^T u_i = sigma_i v_i gives the maps without another pass and only the sign of u_i needs one,
 // or channels, where the combination of the u_i is projected in one pass.
+#pragma once
+#include "cpu/level/eigen/leading_pair.inl"
+#include "cpu/level/hooi.inl"
+#include "cpu/level/mode_gram.inl"
+#include "cpu/level/truncated_svd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
 
 // Magnitudes this close are the same one but for rounding.
 template <class T>
@@ -214,7 +222,7 @@ struct SaliencyGroup {
         values[k] = arena.take<double>(n);
         means[k] = plan.center && !by_position ? arena.take<double>(c) : nullptr;
         item.finite = true;
-        if (in_range(gather(k))) return;
+        if (squares_in_range<T>(gather(k))) return;
         const double largest = largest_magnitude(item.x, arena);
         item.finite = largest <= 1.7976931348623157e308;
         if (!item.finite || largest == 0) return;
@@ -225,7 +233,7 @@ struct SaliencyGroup {
             left = largest_magnitude(by_position ? channels(k) : positions(k), adjust(k), arena);
             gain[k] = left > 0 ? safe_scale<T>(left) : 1;
         }
-        item.sure = in_range(gather(k)) || left == 0;
+        item.sure = squares_in_range<T>(gather(k)) || left == 0;
     }
     // The Gram matrix of item k; returns its trace.
     double gather(int k) {
@@ -234,11 +242,6 @@ struct SaliencyGroup {
         double trace = 0;
         for (int64_t i = 0; i < n; ++i) trace += gram[k][i * n + i];
         return trace;
-    }
-    // Whether no square that matters has vanished or overflowed.
-    static bool in_range(double trace) {
-        const double low = sizeof(T) == 4 ? 1e-20 : 1e-250, high = sizeof(T) == 4 ? 1e30 : 1e250;
-        return trace > low && trace < high;
     }
 
     // visit(row, products) for every row of `f` and its products with b [f.n, columns]: T products[columns].
@@ -591,3 +594,42 @@ static bool truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
     }
     return settled;
 }
+
+template <class T>
+static int saliency_group_as(const SaliencyPlan& plan) {
+    return plan.truncated ? hooi_group_size<T>(plan.hooi) : SaliencyGroup<T>::group_size(plan);
+}
+
+template <class T>
+static void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    SaliencyGroup<T>(plan, arena).run(items, count);
+}
+
+template <class T>
+static void saliency_truncated(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    HooiItem tucker[kMostItems];
+    for (int k = 0; k < count; ++k) tucker[k].x = items[k].x;
+    hooi_items(sizeof(T) == 8, plan.hooi, tucker, count, arena);
+    for (int k = 0; k < count; ++k) {
+        items[k].finite = tucker[k].finite;
+        items[k].sure = truncated_map<T>(plan, tucker[k], items[k].map, arena);
+    }
+}
+
+// Maps; items whose signs or vectors float could not settle are computed again in double.
+template <class T>
+static void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    (plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
+    if (sizeof(T) == 8 || !plan.hooi.guard) return;
+    SaliencyItem again[kMostItems];
+    int n = 0;
+    for (int k = 0; k < count; ++k)
+        if (!items[k].sure) again[n++] = items[k];
+    const int most = saliency_group_as<double>(plan);
+    for (int first = 0; first < n; first += most)
+        (plan.truncated ? saliency_truncated<double>
+                        : saliency_full<double>)(plan, again + first, n - first < most ? n - first : most, arena);
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

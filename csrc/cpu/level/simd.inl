@@ -1,5 +1,21 @@
 // Vectors of one SIMD level. Included once by each level_*.cpp, inside that level's namespace, so that no function
 // compiled for one instruction set can be linked into another (no std:: templates here for the same reason).
+#pragma once
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/levels.h"
+
+#ifndef TSM_LEVEL  // a file looked at on its own
+#define TSM_LEVEL scalar
+#define TSM_VECTOR_BYTES 16
+#endif
+
+namespace tsm::TSM_LEVEL {
+namespace {
 
 template <class T>
 struct VecOf {
@@ -75,6 +91,23 @@ template <>
 inline Vec<double> load_first<double>(const double* p, int64_t k) {
     const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + 8 - 2 * k));
     return reinterpret_cast<Vec<double>>(_mm256_maskload_pd(p, mask));
+}
+#endif
+
+template <class T>
+static inline void store_first(T* p, Vec<T> v, int64_t k) {
+    T part[kLanes<T>];
+    store(part, v);
+    for (int64_t i = 0; i < k; ++i) p[i] = part[i];
+}
+#if defined(__AVX512F__)
+template <>
+inline void store_first<float>(float* p, Vec<float> v, int64_t k) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << k) - 1), reinterpret_cast<__m512>(v));
+}
+template <>
+inline void store_first<double>(double* p, Vec<double> v, int64_t k) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << k) - 1), reinterpret_cast<__m512d>(v));
 }
 #endif
 
@@ -164,3 +197,36 @@ static inline float to_float(float x) {
 static inline double to_float(double x) {
     return x;
 }
+
+// ---- numbers ----
+template <class T>
+constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
+
+// The power of two that brings a magnitude into [1/2, 1).
+static inline double power_below(double largest) {
+    int exponent;
+    __builtin_frexp(largest, &exponent);
+    return __builtin_ldexp(1.0, -exponent);
+}
+
+// The largest magnitude of n numbers; NaN where one of them is NaN or Inf.
+static double largest_of(const double* x, int64_t n) {
+    constexpr int L = kLanes<double>;
+    Vec<double> most{}, odd{};
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        const Vec<double> at = load(x + i);
+        most = vmax<double>(vabs<double>(at), most);
+        odd += at * 0.0;  // NaN where it is not finite
+    }
+    double largest = 0, sum = sum_lanes<double>(odd);
+    for (int l = 0; l < L; ++l) largest = most[l] > largest ? most[l] : largest;
+    for (; i < n; ++i) {
+        sum += x[i] * 0;
+        largest = __builtin_fabs(x[i]) > largest ? __builtin_fabs(x[i]) : largest;
+    }
+    return sum == 0 ? largest : __builtin_nan("");
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,9 +1,11 @@
 // Symmetric matrices to tridiagonal form and back (LAPACK sytd2, ormtr), in two layouts:
 //   lockstep  one matrix per SIMD lane: each scalar operation of the textbook is one vector operation
 //   one       one matrix, vectors along its rows; eigenvectors in strips of kLanes, [strips, n] vectors
+#pragma once
+#include "cpu/level/simd.inl"
 
-template <class T>
-constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
+namespace tsm::TSM_LEVEL {
+namespace {
 
 // A sum of squares below this has lost digits to underflow, and what it makes is no reflector and no rotation. Beside a
 // matrix with entries about 1 it is nothing: its root is far below kEpsilon.
@@ -243,3 +245,6 @@ static void reflect(const D* a, int n, int64_t ld, const D* tau, V* y, int64_t s
     for (int i = 1; i < n; ++i)
         for (int r = 0; r < NY; ++r) y[r * step + i] -= a[i] * t[r];
 }
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

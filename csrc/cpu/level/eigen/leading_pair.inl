@@ -1,5 +1,11 @@
 // The leading eigenpair of F^T F without forming it: Lanczos with full reorthogonalisation, one pass over F per step
 // (u = F q, w = F^T u), in float. The pair is handed out only with a proof that it is the leading one.
+#pragma once
+#include "cpu/arena.h"
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
 
 constexpr int kMaxSteps = 40;
 constexpr int64_t kSumRows = 256;            // rows whose float sums are kept apart, for their digits
@@ -403,3 +409,6 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
     }
     return none;
 }
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

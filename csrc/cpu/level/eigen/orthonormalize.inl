@@ -1,4 +1,18 @@
 // Columns of a matrix: their largest entries, and an orthonormal set from them.
+#pragma once
+#include "cpu/arena.h"
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+constexpr double kLost = 1e-7;  // beyond this loss, vectors from inverse iteration are no longer straightened
+
+// The loss of orthonormality that a solver in T lets stand in results that are good to `loss`: QL in float leaves 1e-6.
+template <class T>
+static T loss_kept(double loss) {
+    return static_cast<T>(sizeof(T) == 4 && loss < 4e-6 ? 4e-6 : loss);
+}
 
 // What the column entries of largest magnitude are, the first one on a tie: entry [rank] of a [rows, rank]. most:
 // [rank]
@@ -213,3 +227,6 @@ static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, A
     const int64_t done = sound || straighten_columns(a, rows, rank, nearly, scratch) ? nearly : 0;
     orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first);
 }
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

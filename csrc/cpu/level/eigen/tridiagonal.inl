@@ -3,6 +3,12 @@
 //   inverse_iteration  vectors for known eigenvalues (LAPACK stein): fast, and refused where it cannot be trusted
 //   ql_lanes           implicit QL (EISPACK tql2): vectors for any spectrum
 // Lanes advance on their own; those that are done keep their values bit for bit.
+#pragma once
+#include "cpu/level/eigen/householder.inl"
+#include "cpu/level/eigen/orthonormalize.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
 
 constexpr int kSweepsKept = 16;  // QL sweeps whose rotations are stored before they are applied
 
@@ -311,3 +317,17 @@ static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e,
     }
     return failed;
 }
+
+// order[j]: where the j-th largest of n values stands, kLanes apart.
+template <class T>
+static void descending(const T* values, int n, int* order) {
+    constexpr int L = kLanes<T>;
+    for (int i = 0; i < n; ++i) {
+        int j = i;
+        for (; j > 0 && values[order[j - 1] * L] < values[i * L]; --j) order[j] = order[j - 1];
+        order[j] = i;
+    }
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,6 +1,9 @@
-// A_big = X_(big) weights, one pass over X after the sweeps: orthonormal columns, signed. The weights come from the
-// eigenvectors of a Gram matrix, so that the columns lack about eps (sigma_1 / sigma_k)^2 of orthonormality, and are
-// short where sigma_k is lost: both are seen in that pass, and mended.
+// The columns of a tall matrix of P: what they are like, their scales, and an orthonormal set from them.
+#pragma once
+#include "cpu/level/eigen/orthonormalize.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
 
 // What the columns of a matrix are like, of the rows seen so far.
 template <class P>
@@ -110,51 +113,5 @@ static void make_orthonormal(P* a, int64_t rows, int64_t rank, Arena scratch) {
     for (int64_t i = 0; i < rows * rank; ++i) a[i] = static_cast<P>(wide[i]);
 }
 
-// A_big signed, and T and the core from it where asked for, or where A_big is not what T was made for.
-template <class P>
-void HooiGroup<P>::explicit_factor(HooiItem& item) {
-    const int64_t rows = plan.shape[plan.big], r = plan.rank[plan.big];
-    P* a = static_cast<P*>(item.big_factor);
-    Arena scratch = arena;
-    const Tensor matrix = unfolding(item, scratch);
-    double* sign = scratch.take<double>(r);
-    double* factor = scratch.take<double>(r);
-    ColumnFacts<P> facts(r, scratch);
-    multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch, [&](const P* done, int64_t count) {
-        facts.see(done, count, r);
-        facts.judge_columns(done, count, r);
-    });
-    const bool mended = !(facts.loss(r) <= static_cast<double>(loss_kept<P>(plan.loss)));
-    if (mended) {
-        make_orthonormal(a, rows, r, scratch);
-        facts = ColumnFacts<P>(r, scratch);
-        facts.see(a, rows, r);
-    }
-    for (int64_t k = 0; k < r; ++k) {
-        sign[k] = plan.sign_v ? 1 : facts.sign(a, rows, r, k);
-        factor[k] = mended ? sign[k] : sign[k] / __builtin_sqrt(facts.squares[k]);
-    }
-    scale_columns(a, rows, r, factor);
-    // The right vector of the projected unfolding was signed when it was found.
-    if (!plan.sign_v) sign_by_factor(item, sign);
-    if (!plan.refine && !mended) return;
-    multiply_columns<P>(matrix, item.scale, a, r, item.responses, scratch);
-    double* spare[2];
-    for (auto& buffer : spare) buffer = scratch.take<double>(plan.others_size(plan.big) * r);
-    contract_responses<double>(plan, item.responses, item.factor, spare, item.core);
-    measure_core(item);
-}
-
-// Columns of T and slices of the core with the signs of the columns of A_big.
-template <class P>
-void HooiGroup<P>::sign_by_factor(HooiItem& item, const double* sign) const {
-    const int64_t s = plan.others_size(plan.big), r = plan.rank[plan.big];
-    for (int64_t i = 0; i < s; ++i)
-        for (int64_t k = 0; k < r; ++k) item.responses[i * r + k] *= sign[k];
-    int64_t outer = 1, inner = 1;
-    for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
-    for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
-    for (int64_t o = 0; o < outer; ++o)
-        for (int64_t k = 0; k < r; ++k)
-            for (int64_t i = 0; i < inner; ++i) item.core[(o * r + k) * inner + i] *= sign[k];
-}
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

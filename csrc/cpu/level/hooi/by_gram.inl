@@ -1,57 +1,12 @@
 // HOOI where one mode (`big`) is larger than the product of the others, from the Gram matrix G of the others: T =
-// X_(big)^T A_big stands in for X (method.md, "The Gram shortcut").
+// X_(big)^T A_big stands in for X (method.md, "The Gram shortcut"). The sweeps run in double, passes over X in P (float
+// or double).
+#pragma once
+#include "cpu/level/hooi/columns.inl"
+#include "cpu/level/hooi/common.inl"
 
-static int64_t largest_problem(const HooiPlan& p) {
-    int64_t n = 1;
-    for (int m = 0; m < p.order; ++m) {
-        const int64_t start = m == p.big ? (m == 0 ? 1 : p.others_size(m)) : p.shape[m];
-        n = start > n ? start : n;
-        n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
-    }
-    return n;
-}
-static int64_t unfolded_size(const HooiPlan& p) {
-    int64_t n = 1;
-    for (int m = 0; m < p.order; ++m)
-        if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
-    return n;
-}
-
-// x [outer, size, inner] as the matrix [size, outer * inner], or its transpose.
-template <class V>
-static void unfold_small(const V* x, int64_t outer, int64_t size, int64_t inner, bool transposed, V* out) {
-    for (int64_t o = 0; o < outer; ++o)
-        for (int64_t i = 0; i < size; ++i)
-            for (int64_t r = 0; r < inner; ++r) {
-                const int64_t column = o * inner + r;
-                out[transposed ? column * size + i : i * outer * inner + column] = x[(o * size + i) * inner + r];
-            }
-}
-
-// Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size], dots:
-// [columns, rank]. By `product`, whose sums are the same in lanes and for an item alone: the sign of a column of noise
-// rests on them.
-template <class V>
-static void point_right_vectors_up(V* a, int64_t size, int64_t rank, const V* y, int64_t columns, V* dots) {
-    product<V, true>(columns, rank, size, y, size, a, rank, dots, rank);
-    for (int64_t k = 0; k < rank; ++k) {
-        V most{}, entry{};
-        for (int64_t c = 0; c < columns; ++c) {
-            const V dot = dots[c * rank + k], length = dot < 0 ? -dot : dot;
-            entry = length > most ? dot : entry;
-            most = length > most ? length : most;
-        }
-        for (int64_t i = 0; i < size; ++i) a[i * rank + k] = entry < 0 ? -a[i * rank + k] : a[i * rank + k];
-    }
-}
-
-// Takes note of the squared norm of the core after a sweep; the item may stop.
-static void end_sweep(HooiItem& item, int sweep, double core_norm2, double tol) {
-    item.errors[sweep] = __builtin_sqrt(__builtin_fabs(item.norm2 - core_norm2)) / __builtin_sqrt(item.norm2);
-    item.n_sweeps = sweep + 1;
-    item.converged = sweep >= 2 && __builtin_fabs(item.errors[sweep - 1] - item.errors[sweep]) < tol;
-    item.active = !item.converged;
-}
+namespace tsm::TSM_LEVEL {
+namespace {
 
 // Sizes, ranks and factors of all modes but the big one; returns their number.
 template <class V>
@@ -150,6 +105,10 @@ struct GramSweeps {
         for (auto& buffer : spare) buffer = arena.take<V>(spare_size(p));
     }
 
+    static int64_t bytes(const CpuHooiPlan& p, int count) {
+        return bytes_taken([&](Arena& arena) { arena = GramSweeps(p, nullptr, count, arena).arena; });
+    }
+
     // ---- lanes ----
     static double& at(V* from, int64_t i, int lane) { return reinterpret_cast<double*>(from)[i * L + lane]; }
     static void put(const double* from, int64_t size, int lane, V* to) {
@@ -231,23 +190,15 @@ struct GramSweeps {
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
-    // point(item, m): signs by the right vectors, for sign_v
-    template <class Point>
-    void start(int m, Point point) {
-        const int64_t size = m == plan.big ? s : plan.shape[m], elements = size * plan.rank[m];
+    void start(int m) {
+        const int64_t size = m == plan.big ? s : plan.shape[m];
         for (int i = 0; i < n_parts; ++i)
             m == plan.big ? copy(parts[i].gram, s * s, parts[i].matrix) : partial_trace(parts[i], m);
         solve(size, plan.rank[m]);
         for (int i = 0; i < n_parts; ++i) {
             if (m == plan.big) respond(parts[i], parts[i].gram, s);
-            copy(parts[i].vectors, elements, m == plan.big ? parts[i].weights : parts[i].factor[m]);
+            copy(parts[i].vectors, size * plan.rank[m], m == plan.big ? parts[i].weights : parts[i].factor[m]);
         }
-        if (m == plan.big || !plan.sign_v) return;
-        each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
-            get(own.factor[m], elements, lane, item.factor[m]);
-            point(item, m);
-            put(item.factor[m], elements, lane, own.factor[m]);
-        });
     }
     // G summed over every mode but m
     void partial_trace(const GramItems<V>& own, int m) const {
@@ -304,7 +255,7 @@ struct GramSweeps {
     }
     // The columns of `vectors` over sigma, and T = g vectors for g [S, depth]. A sigma that is lost in the rounding of
     // g, which may leave lambda below 0, counts as the least that is not: the columns of A_big that come of it are
-    // short (hooi_factor.inl).
+    // short (explicit_factor).
     void respond(const GramItems<V>& own, const V* g, int64_t depth) const {
         for (int lane = 0; lane < L; ++lane) {
             const double least = 1e-15 * static_cast<double>(s) * at(own.values, 0, lane);
@@ -357,13 +308,7 @@ struct GramSweeps {
         });
     }
 
-    template <class Point>
-    void run(const double* const* grams, Point point) {
-        int active = 0;
-        for (int k = 0; k < count; ++k)
-            if (items[k].active && ++active == 1) take(grams, grams[k]);
-        for (int m = 0; m < plan.order && active > 0; ++m)
-            if (!(m == plan.big && m == 0)) start(m, point);
+    void run(int active) {
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)
                 if (sweep == 0 || plan.sign_v || !plan.others_full(m)) update(m);
@@ -384,11 +329,157 @@ struct GramSweeps {
     }
 };
 
-template <class V>
-static int64_t gram_sweeps_bytes(const CpuHooiPlan& p, int count) {
-    return bytes_taken([&](Arena& arena) { arena = GramSweeps<V>(p, nullptr, count, arena).arena; });
-}
 // Whether the items of a group go through the sweeps in the lanes of vectors: beyond the caches they had better not.
 static bool in_lanes(const CpuHooiPlan& p) {
-    return largest_problem(p) <= kLockstep && gram_sweeps_bytes<Vec<double>>(p, kLanes<double>) <= int64_t{3} << 20;
+    return largest_problem(p) <= kLockstep && GramSweeps<Vec<double>>::bytes(p, kLanes<double>) <= int64_t{3} << 20;
 }
+
+template <class P>
+struct ByGram {
+    const CpuHooiPlan& plan;
+    HooiItem* items;
+    int count;
+    Arena arena;  // scratch
+
+    // Results lie in front of what `from` has left.
+    ByGram(const CpuHooiPlan& p, HooiItem* its, int n, Arena& from)
+        : plan(p), items(its), count(n), arena(take_results<P>(p, its, n, from)) {}
+    static int64_t bytes(const CpuHooiPlan& p, int count) {
+        const int64_t results = bytes_taken([&](Arena& arena) {
+            HooiItem items[kMostItems] = {};
+            take_results<P>(p, items, count, arena);
+        });
+        const int64_t s = p.others_size(p.big), alone = GramSweeps<double>::bytes(p, count);
+        const int64_t lanes = in_lanes(p) ? GramSweeps<Vec<double>>::bytes(p, count) : 0;
+        return results + (lanes > alone ? lanes : alone) + count * s * s * 8;
+    }
+
+    void run() {
+        count > 1 && in_lanes(plan) ? sweep<Vec<double>>() : sweep<double>();
+        for (int k = 0; k < count; ++k) {
+            HooiItem& item = items[k];
+            if (!item.finite || item.norm2 == 0) {
+                blank<P>(plan, item);
+                continue;
+            }
+            measure_core(plan, item);
+            if (sizeof(P) == 4 && plan.guard && !float_suffices(plan, item)) continue;  // it will be computed again
+            if (plan.factors || plan.refine) explicit_factor(item);
+        }
+    }
+    template <class V>
+    void sweep() {
+        GramSweeps<V> sweeps(plan, items, count, arena);
+        Arena rest = sweeps.arena;
+        const int64_t s = plan.others_size(plan.big);
+        const double *grams[kMostItems], *any = nullptr;
+        int active = 0;
+        for (int k = 0; k < count; ++k) {
+            double* gram = rest.take<double>(s * s);
+            read(items[k], gram, rest);
+            grams[k] = items[k].active ? gram : nullptr;
+            active += items[k].active;
+            any = any ? any : grams[k];
+        }
+        if (active == 0) return;
+        sweeps.take(grams, any);
+        for (int m = 0; m < plan.order; ++m) {
+            if (m == plan.big && m == 0) continue;
+            sweeps.start(m);
+            if (m == plan.big || !plan.sign_v) continue;
+            const int64_t size = plan.shape[m] * plan.rank[m];
+            sweeps.each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
+                sweeps.get(own.factor[m], size, lane, item.factor[m]);
+                point_start_up(item, m, sweeps.arena);
+                sweeps.put(item.factor[m], size, lane, own.factor[m]);
+            });
+        }
+        sweeps.run(active);
+    }
+
+    // ---- reading X ----
+    Tensor unfolding(HooiItem& item, Arena& scratch) const {  // X_(big) as a matrix
+        Tensor matrix;
+        if (as_matrix(item.x, plan.big, &matrix)) return matrix;
+        // Modes that do not lie in memory like one are copied.
+        const int64_t n = plan.shape[plan.big], s = plan.others_size(plan.big);
+        P* copy = scratch.take<P>(n * s);
+        pack_panel<P>(fibres_of(item.x, plan.big), Adjust{false, nullptr, 1, 1}, 0, s, copy, n);
+        return Tensor{copy, sizeof(P) == 4 ? DType::f32 : DType::f64, 2, {n, s}, {1, n}};
+    }
+    // gram: [S, S] of the modes beside the big one, to be filled
+    void read(HooiItem& item, double* gram, Arena scratch) const {
+        item.norm2 = gather(item, gram, scratch);
+        if (!squares_in_range<P>(item.norm2))
+            item.norm2 = find_scale<P>(item, scratch) ? gather(item, gram, scratch) : 0;
+        item.active = item.finite && item.norm2 > 0;
+    }
+    double gather(HooiItem& item, double* gram, Arena scratch) const {
+        const Tensor matrix = unfolding(item, scratch);
+        gram_item<P>(fibres_of(matrix, 1), Adjust{false, nullptr, 1, item.scale}, gram, scratch);
+        const int64_t s = plan.others_size(plan.big);
+        double trace = 0;
+        for (int64_t i = 0; i < s; ++i) trace += gram[i * s + i];
+        return trace;
+    }
+    void point_start_up(HooiItem& item, int m, Arena scratch) const {
+        StartSigns<P> signs(plan, m, item.factor[m], scratch);
+        const Tensor matrix = unfolding(item, scratch);
+        Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, item.scale}, scratch);
+        for (int64_t c = 0; c < plan.shape[plan.big]; ++c) signs.see(panels.rows(c, 1));
+        signs.point_up(item.factor[m]);
+    }
+
+    // ---- A_big ----
+    // X_(big) weights, one pass over X after the sweeps: orthonormal columns, signed. The weights come from the
+    // eigenvectors of a Gram matrix, so that the columns lack about eps (sigma_1 / sigma_k)^2 of orthonormality, and
+    // are short where sigma_k is lost: both are seen in that pass, and mended. T and the core are made from A_big where
+    // asked for, or where it is not what T was made for.
+    void explicit_factor(HooiItem& item) {
+        const int64_t rows = plan.shape[plan.big], r = plan.rank[plan.big];
+        P* a = static_cast<P*>(item.big_factor);
+        Arena scratch = arena;
+        const Tensor matrix = unfolding(item, scratch);
+        double* sign = scratch.take<double>(r);
+        double* factor = scratch.take<double>(r);
+        ColumnFacts<P> facts(r, scratch);
+        multiply_rows<P>(matrix, item.scale, item.weights, r, a, scratch, [&](const P* done, int64_t count) {
+            facts.see(done, count, r);
+            facts.judge_columns(done, count, r);
+        });
+        const bool mended = !(facts.loss(r) <= static_cast<double>(loss_kept<P>(plan.loss)));
+        if (mended) {
+            make_orthonormal(a, rows, r, scratch);
+            facts = ColumnFacts<P>(r, scratch);
+            facts.see(a, rows, r);
+        }
+        for (int64_t k = 0; k < r; ++k) {
+            sign[k] = plan.sign_v ? 1 : facts.sign(a, rows, r, k);
+            factor[k] = mended ? sign[k] : sign[k] / __builtin_sqrt(facts.squares[k]);
+        }
+        scale_columns(a, rows, r, factor);
+        // The right vector of the projected unfolding was signed when it was found.
+        if (!plan.sign_v) sign_by_factor(item, sign);
+        if (!plan.refine && !mended) return;
+        multiply_columns<P>(matrix, item.scale, a, r, item.responses, scratch);
+        double* spare[2];
+        for (auto& buffer : spare) buffer = scratch.take<double>(plan.others_size(plan.big) * r);
+        contract_responses<double>(plan, item.responses, item.factor, spare, item.core);
+        measure_core(plan, item);
+    }
+    // Columns of T and slices of the core with the signs of the columns of A_big.
+    void sign_by_factor(HooiItem& item, const double* sign) const {
+        const int64_t s = plan.others_size(plan.big), r = plan.rank[plan.big];
+        for (int64_t i = 0; i < s; ++i)
+            for (int64_t k = 0; k < r; ++k) item.responses[i * r + k] *= sign[k];
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < plan.big; ++i) outer *= plan.rank[i];
+        for (int i = plan.big + 1; i < plan.order; ++i) inner *= plan.rank[i];
+        for (int64_t o = 0; o < outer; ++o)
+            for (int64_t k = 0; k < r; ++k)
+                for (int64_t i = 0; i < inner; ++i) item.core[(o * r + k) * inner + i] *= sign[k];
+    }
+};
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL
