@@ -71,9 +71,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void run(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, double noise,
          void* out, void* stream) {
-    launch(sizeof(T) == 8 ? "finish_kernel<double>" : "finish_kernel<float>", finish_kernel<T>, batch, kThreads, 33 * 8,
-           stream, static_cast<const T*>(maps), height, width, rows, columns, normalize, static_cast<T>(noise),
-           static_cast<T*>(out));
+    launch(sizeof(T) == 8 ? "finish_kernel<double>" : "finish_kernel<float>", finish_kernel<T>, batch, kThreads,
+           kBlockScratch * 8, stream, static_cast<const T*>(maps), height, width, rows, columns, normalize,
+           static_cast<T>(noise), static_cast<T*>(out));
 }
 
 }  // namespace

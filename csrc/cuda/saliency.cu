@@ -166,7 +166,8 @@ __global__ void __launch_bounds__(kTileThreads)
 }  // namespace
 
 void sign_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
-    launch("sign_kernel", sign_kernel, x.batch, kThreads, 33 * 8, stream, features_of(x), center, sign, maps);
+    launch("sign_kernel", sign_kernel, x.batch, kThreads, kBlockScratch * 8, stream, features_of(x), center, sign,
+           maps);
 }
 
 void combine_positions(const double* values, const double* vectors, const double* signs, int64_t batch,

@@ -15,6 +15,7 @@ for _step in (
     "leading_pair",
     "mode_gram",
     "network_features",
+    "orthonormality",
     "saliency",
     "truncated_svd",
 ):

@@ -81,15 +81,17 @@ inline Vec<double> load_first<double>(const double* p, int64_t k) {
     return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << k) - 1), p));
 }
 #elif defined(__AVX2__)
-alignas(64) static const int32_t kFirst[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+constexpr int kWords = 8;
+static_assert(kWords * 4 == TSM_VECTOR_BYTES);
+alignas(64) static const int32_t kFirst[2 * kWords] = {-1, -1, -1, -1, -1, -1, -1, -1};
 template <>
 inline Vec<float> load_first<float>(const float* p, int64_t k) {
-    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + 8 - k));
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + kWords - k));
     return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
 }
 template <>
 inline Vec<double> load_first<double>(const double* p, int64_t k) {
-    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + 8 - 2 * k));
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + kWords - 2 * k));
     return reinterpret_cast<Vec<double>>(_mm256_maskload_pd(p, mask));
 }
 #endif

@@ -7,6 +7,11 @@
 
 namespace tsm::cuda {
 
+// A sum of squares below this has lost digits to underflow, and what it makes is no reflector and no rotation. Beside a
+// matrix with entries about 1 it is nothing: its root is far below kEpsilon.
+template <class T>
+constexpr T kNoSquare = (sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.1754944e-38)) / kEpsilon<T>;
+
 // What one matrix needs beside its own [n, ld].
 template <class T>
 struct EigenMemory {
@@ -48,7 +53,7 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
         for (int i = k + 2 + rank; i < n; i += size) squares += static_cast<double>(row[i] * row[i]);
         const T rest = static_cast<T>(group.sum(squares));
         const T norm = sqrt(alpha * alpha + rest), beta = alpha < 0 ? norm : -norm;
-        const bool flat = rest == 0;
+        const bool flat = rest < kNoSquare<T>;
         const T tau = flat ? T(0) : (beta - alpha) / beta, scale = flat ? T(0) : T(1) / (alpha - beta);
         for (int i = k + 2 + rank; i < n; i += size) row[i] *= scale;
         group.sync();  // alpha was read by all
@@ -126,10 +131,11 @@ __device__ int make_rotations(T* d, T* e, int n, int first, T small, T* cosines,
     T g = d[m] - d[l] + e[l] / (theta + (theta < 0 ? -root : root)), s = 1, c = 1, p = 0;
     for (int i = m - 1; i >= l; --i) {
         const T f = s * e[i], b = c * e[i], squares = f * f + g * g;
-        const T inverse = squares > 0 ? rsqrt(squares) : T(0);
+        const bool none = squares < kNoSquare<T>;
+        const T inverse = none ? T(0) : rsqrt(squares);
         if (i + 1 < m) e[i + 1] = squares * inverse;
-        s = squares > 0 ? f * inverse : T(0);
-        c = squares > 0 ? g * inverse : T(1);
+        s = none ? T(0) : f * inverse;
+        c = none ? T(1) : g * inverse;
         g = d[i + 1] - p;
         const T t = (d[i] - g) * s + T(2) * c * b;
         p = s * t;

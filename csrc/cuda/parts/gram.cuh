@@ -5,6 +5,8 @@
 namespace tsm::cuda {
 
 constexpr int kGramWarps = 4;
+constexpr int kGramScratch = kSmall + 2;  // numbers of shared memory: means of columns and of all, or of reductions
+static_assert(kGramScratch >= kBlockScratch && kGramScratch % 2 == 0);
 
 // Features of one item: `count` rows (channels) of `n` entries.
 struct Rows {
@@ -152,7 +154,7 @@ __device__ void gram_of(const Rows& rows, const void* data, bool center, char* s
     }
     __syncthreads();
     if (!center) return;
-    // J G J with J = I - 1 1^T / n. scratch: [65]
+    // J G J with J = I - 1 1^T / n. scratch: [kSmall + 1]
     if (thread < n) {
         double sum = 0;
         for (int i = 0; i < n; ++i) sum += g[i * kWidth + thread];
@@ -162,12 +164,12 @@ __device__ void gram_of(const Rows& rows, const void* data, bool center, char* s
     if (thread == 0) {
         double sum = 0;
         for (int i = 0; i < n; ++i) sum += scratch[i];
-        scratch[64] = sum / n;
+        scratch[kSmall] = sum / n;
     }
     __syncthreads();
     for (int at = thread; at < n * n; at += 32 * kGramWarps) {
         const int i = at / n, j = at % n;
-        g[i * kWidth + j] += scratch[64] - scratch[i] - scratch[j];
+        g[i * kWidth + j] += scratch[kSmall] - scratch[i] - scratch[j];
     }
     __syncthreads();
 }

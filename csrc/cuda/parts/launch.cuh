@@ -122,7 +122,12 @@ struct Warp {
     __device__ __forceinline__ double max(double x) const { return warp_max(x); }
 };
 
-// A whole block of up to 32 warps. scratch: [33] in shared memory
+// Numbers of shared memory that a block reduces in; an even count leaves what follows at a multiple of 16 bytes.
+constexpr int kBlockScratch = 34;
+constexpr int kMostWarps = 32;
+static_assert(kBlockScratch >= kMostWarps && kBlockScratch % 2 == 0);
+
+// A whole block of up to kMostWarps warps. scratch: [kBlockScratch] in shared memory
 struct Block {
     static constexpr bool kOneWarp = false;
     double* scratch;

@@ -58,7 +58,7 @@ struct Layout {
     int64_t chunk_bytes;  // a multiple of 16, as are the places of all chunks
     int64_t bytes;
 
-    __host__ __device__ static constexpr int64_t scratch() { return 34; }  // numbers
+    __host__ __device__ static constexpr int64_t scratch() { return kBlockScratch; }  // numbers
     __host__ __device__ static constexpr int64_t exchange() { return int64_t{4} * kWarps * 2; }
     __host__ __device__ int half() const { return (groups + 1) / 2; }
     __host__ __device__ int64_t partial(int64_t n) const { return groups > 1 ? half() * n : 0; }
@@ -126,6 +126,45 @@ struct Reads {
             for (int w = 0; w < warps; ++w) x[r] += sums[w * R + r];
         }
     }
+    // sums += x (x q) over this group's rows of a chunk, of which this thread has entries `own` + width j.
+    template <bool kFirst>
+    __device__ __forceinline__ void add_rows(const In* entries, int n, int width, int groups, int own, bool bfloat,
+                                             const int (&offset)[kEntries], const double (&of_q)[kEntries],
+                                             double (&sums)[kEntries], int spot, Look& look) const {
+        double x[R][kEntries], dots[R], totals[R];
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+            const In* row = entries + r * groups * n;
+#pragma unroll
+            for (int j = 0; j < kEntries; ++j) x[r][j] = widen(row[offset[j]], bfloat);
+            if (center) {
+                const double shift = widen(row[0], bfloat);
+#pragma unroll
+                for (int j = 0; j < kEntries; ++j) x[r][j] -= shift;
+            }
+            dots[r] = totals[r] = 0;
+#pragma unroll
+            for (int j = 0; j < kEntries; ++j) {
+                dots[r] += x[r][j] * of_q[j];
+                if (kFirst) {
+                    const double y = own + j * width < n ? x[r][j] : 0.0;
+                    look.see(y);
+                    totals[r] += y;
+                }
+            }
+        }
+        sum_rows(dots, width, spot);
+        if (kFirst && center) {
+            sum_rows(totals, width, 2 + spot);
+#pragma unroll
+            for (int r = 0; r < R; ++r)
+                if (own == 0) look.see_row(totals[r], n);
+        }
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+            for (int j = 0; j < kEntries; ++j) sums[j] += dots[r] * x[r][j];
+    }
     // w = F^T (F q). The first read of an item is one with kFirst and not `backwards`; the direction changes with each.
     template <bool kFirst>
     __device__ Look multiply(const double* q, double* w, bool backwards) const {
@@ -169,40 +208,8 @@ struct Reads {
             for (int c = stream > 0 ? first - 1 : first; c < end; ++c) {
                 const In* entries =
                     reinterpret_cast<const In*>(in_shared(place(c < first ? streamed(i) : c))) + group * n;
-                double x[R][kEntries], dots[R], totals[R];
-#pragma unroll
-                for (int r = 0; r < R; ++r) {
-                    const In* row = entries + r * groups * n;
-#pragma unroll
-                    for (int j = 0; j < kEntries; ++j) x[r][j] = widen(row[offset[j]], bfloat);
-                    if (center) {
-                        const double shift = widen(row[0], bfloat);
-#pragma unroll
-                        for (int j = 0; j < kEntries; ++j) x[r][j] -= shift;
-                    }
-                    dots[r] = totals[r] = 0;
-#pragma unroll
-                    for (int j = 0; j < kEntries; ++j) {
-                        dots[r] += x[r][j] * of_q[j];
-                        if (kFirst) {
-                            const double y = own + j * width < n ? x[r][j] : 0.0;
-                            look.see(y);
-                            totals[r] += y;
-                        }
-                    }
-                }
-                sum_rows(dots, width, spot);
-                if (kFirst && center) {
-                    sum_rows(totals, width, 2 + spot);
-#pragma unroll
-                    for (int r = 0; r < R; ++r)
-                        if (own == 0) look.see_row(totals[r], n);
-                }
+                add_rows<kFirst>(entries, n, width, groups, own, bfloat, offset, of_q, sums, spot, look);
                 spot ^= 1;
-#pragma unroll
-                for (int r = 0; r < R; ++r)
-#pragma unroll
-                    for (int j = 0; j < kEntries; ++j) sums[j] += dots[r] * x[r][j];
             }
         }
         // The upper half of the groups hands its sums to the lower one.

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
     const int n = static_cast<int>(rows.fibres.n), thread = static_cast<int>(threadIdx.x);
     const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
     double* scratch = reinterpret_cast<double*>(shared_memory());
-    double* m = scratch + 66;
+    double* m = scratch + kGramScratch;
     gram_of<NT, In>(rows, data, center, reinterpret_cast<char*>(m), m, scratch);
     if (gram.data) {
         for (int at = thread; at < n * n; at += 32 * kGramWarps)
@@ -109,8 +109,9 @@ struct Launch {
         const int64_t staging = gram_bytes(rows.fibres.dtype, rows.fibres.n);
         const int64_t matrices = int64_t{8} * NT * kPitch<NT> * 8 * (gram.data ? 1 : 2);
         static const std::string name = "gram_kernel<" + std::to_string(NT) + ", " + type_name(In{}) + ">";
-        launch(name, gram_kernel<NT, In>, x.batch, 32 * kGramWarps, 66 * 8 + (staging > matrices ? staging : matrices),
-               stream, rows, x.batch_stride, center, gram, skip, maps, settled, finite);
+        launch(name, gram_kernel<NT, In>, x.batch, 32 * kGramWarps,
+               kGramScratch * 8 + (staging > matrices ? staging : matrices), stream, rows, x.batch_stride, center, gram,
+               skip, maps, settled, finite);
     }
 };
 
