@@ -8,7 +8,7 @@ PYTHON_GPU ?= $(BIN)/python
 # Twelve processes test one GPU where pytest-xdist is there: most of the time goes to the CPU's definitions.
 GPU_WORKERS = $(shell $(PYTHON_GPU) -c "import xdist" 2>/dev/null && echo "-n 12")
 JOBS   := $(shell nproc 2>/dev/null || echo 2)
-CSRC   := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+CSRC   := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 # Compiling the CUDA backend is left to those who have a GPU: `make build CUDA=ON CUDA_ARCHS=90`.
 CUDA       ?= OFF
 CUDA_ARCHS ?= native
@@ -16,6 +16,8 @@ CUDA_ARCHS ?= native
 OLDEST_TRITON := 3.6.0
 CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
+# One process of tests a core; a process keeps its stretch of them, and what they share, as long as it can.
+PYTEST  = TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 SECONDS ?= 60
 SEED    ?= 0
 
@@ -26,7 +28,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test static lint asan fuzz races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test check static lint asan fuzz races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -36,9 +38,13 @@ demo: build  ## saliency maps of real photos with a real network, into demo_out/
 	$(BIN)/tsm-fast demo
 
 test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all tests
-	TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q --doctest-modules tsm_fast tests
+	$(PYTEST) --doctest-modules tsm_fast tests
 
-static: env build/triton-$(OLDEST_TRITON)/.done  ## every Triton kernel compiled for every GPU, by the newest Triton and the oldest
+check: build lint  ## in two minutes: all checks, and a few cases of every quick test
+	$(PYTEST) --few --doctest-modules tsm_fast tests
+
+static: build build/triton-$(OLDEST_TRITON)/.done  ## every GPU kernel compiled for every GPU: what it takes; by the newest Triton and the oldest
+	$(PYTEST) -m static tests/static
 	$(BIN)/python -m benchmarks.triton_compiles
 	PYTHONPATH=build/triton-$(OLDEST_TRITON) $(BIN)/python -m benchmarks.triton_compiles
 
@@ -51,19 +57,19 @@ lint: build  ## ruff, clang-format and pyright
 asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level, under the sanitizers
 	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
 	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
-	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/test_native.py
+	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/steps/test_cpu.py
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
 		tests/cuda/test_kernels.py
 
 fuzz: build/asan/.done  ## random calls of the compiled module under the sanitizers, SECONDS=60 at each SIMD level, SEED=0
 	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
 	@for level in $$($(BIN)/python -c "from tsm_fast.steps import cpu; print(*cpu.simd_levels())"); do \
-		$(SANITIZED):. TSM_FAST_SIMD=$$level $(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
+		$(SANITIZED):. TSM_FAST_SIMD=$$level $(BIN)/python -m tests.steps.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
 	done
 
 races: build/races/.done  ## the CUDA kernels on the CPU, every access watched for races between their threads
 	TSM_FAST_EMULATION=$(abspath build/races/emulation) $(BIN)/pytest -q -p no:cacheprovider \
-		tests/cuda/races.py tests/cuda/test_kernels.py tests/cuda/test_steps.py -k "not many_items"
+		tests/cuda/races.py tests/cuda/test_kernels.py tests/steps -k "cuda and not many_items"
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
@@ -72,7 +78,7 @@ bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from
 gpu-test:  ## the tests of the steps on this machine's GPU, and its own; then under compute-sanitizer, where there is one
 	$(PYTHON_GPU) -m benchmarks.cuda_build
 	FAIL_WITHOUT_CUDA=1 TSM_FAST_TEST_DEVICE=cuda $(PYTHON_GPU) -m pytest -q -p no:cacheprovider --whole \
-		-o faulthandler_timeout=120 $(GPU_WORKERS) tests/cuda
+		-o faulthandler_timeout=120 $(GPU_WORKERS) tests/steps tests/cuda
 	$(PYTHON_GPU) -m tests.cuda.sanitize
 
 gpu-bench:  ## times on this machine's GPU beside its peers, with the options GPU_BENCH: $(RESULTS)/gpu.json, gpu.md, gpu.svg

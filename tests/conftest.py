@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 
 # Before torch: on a busy machine its threads otherwise spin for others that have no core, 10 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -10,21 +12,42 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # TensorLy decomposes small 
 import pytest
 import torch
 
-from tsm_fast.steps.backend import Backend
-from tsm_fast.steps.choice import load
-
-from .helpers import BACKENDS
-
-pytest.register_assert_rewrite("tests.definitions")
+pytest.register_assert_rewrite("tests.steps.definitions")
 # Transformers looks for a package of this name, and would find the folder of ours, which is tsm_fast.kernels.
 sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return load(request.param)
+FEW = 3  # cases of a test, evenly spaced
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--few", action="store_true", help=f"at most {FEW} cases of a test, and no test marked `slow`")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--few"):
+        return
+    families, kept = defaultdict(list), set[pytest.Item]()
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            families[item.nodeid.partition("[")[0]].append(item)
+    for family in families.values():
+        kept.update(family[:: -(-len(family) // FEW)])
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
+
+
+@pytest.fixture
+def fresh_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    assert torch.rand(2).new_empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.cuda_build import use_in_place
+from tsm_fast.steps import choice
+
 from ..helpers import STEPS
+from .emulation.load import emulated
+
+ON_GPU = os.environ.get("TSM_FAST_TEST_DEVICE") == "cuda"
+if ON_GPU:
+    use_in_place()
 
 
 def require_gpu() -> None:
@@ -21,6 +30,17 @@ def require_gpu() -> None:
     if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
         pytest.fail("FAIL_WITHOUT_CUDA is set, and torch finds no GPU")
     pytest.skip("needs an NVIDIA GPU, and torch finds none")
+
+
+def elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    """A GPU backend on whatever there is to run it; also what its name means to the public functions."""
+    if ON_GPU:
+        require_gpu()
+    module = OnGpu(choice.load(name)) if ON_GPU else OnGpu(emulated(), "cpu")
+    monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
+    entry = choice._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
+    monkeypatch.setitem(choice._ENTRIES, name, entry)
+    return module
 
 
 class OnGpu:

@@ -45,14 +45,14 @@ def test_few_tests_on_either_backend_fail_the_run(cuda, triton, before, code):
 
 
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda/test_steps.py", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/steps", *options]
     own = {name: value for name, value in os.environ.items() if name != "TSM_FAST_TEST_DEVICE"}
     return subprocess.run(command, cwd=ROOT, env={**own, **environment}, capture_output=True, text=True)
 
 
 def test_the_option_counts_what_runs():
     """On the emulation, and too little."""
-    done = run("--whole", "-k", "core_contraction_a_bad_item")
+    done = run("--whole", "-k", "test_core_contraction and a_bad_item and cuda")
     assert done.returncode == 1, done.stdout
     for line in (
         f"cuda: 1 tests of the steps passed, needed {FEWEST}",

@@ -13,9 +13,8 @@ import tsm_fast
 from tsm_fast.steps import choice, cusolver, reference
 
 from ..helpers import MAP_ERROR, feature_maps, orthonormality, projector, randn, spectrum
-from .conftest import ON_GPU
 from .counting import BACKENDS, NAMED
-from .on_gpu import require_gpu
+from .on_gpu import ON_GPU, require_gpu
 
 pytestmark = pytest.mark.skipif(not ON_GPU, reason="runs on a GPU, by `make gpu-test`")
 

@@ -15,10 +15,15 @@ from benchmarks import gpu_bench, gpu_cases
 from benchmarks.gpu_cases import FINISHED, HOOI, MAP_PEERS, GpuBench, cases, features, quick
 from benchmarks.gpu_rows import Case, Process, Record, case_of, measured
 
-from .conftest import ON_GPU
 from .emulation.load import emulated
+from .on_gpu import ON_GPU, OnGpu, elsewhere
 
 pytestmark = pytest.mark.skipif(ON_GPU, reason="the benchmark itself runs on a GPU, by `make gpu-bench`")
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    return elsewhere("cuda", monkeypatch)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..helpers import ended
-from ..kernels.names import kernel_names
+from ..static.names import kernel_names
 from . import sanitize
 
 # Instead of the tests a sleep: a process of its own, which must not outlive the run that has no time to end.

@@ -1,29 +1,19 @@
-"""The Triton kernels in Triton's interpreter, on CPU tensors. tests/test_kernels.py runs these files in a process of
-their own, because TRITON_INTERPRET must be set before the kernels are imported. Fresh memory is filled with NaN.
-"""
+"""What only the Triton backend has, in Triton's interpreter: needs no GPU and runs nowhere else."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
-import torch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not INTERPRETED:
-    collect_ignore_glob = ["test_*.py"]
-else:
-    from .interpreter import quicken
-
-    quicken()
+from .interpreter import INTERPRETED
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _poisoned() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    assert torch.rand(2).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "kernels":
+            item.add_marker(pytest.mark.usefixtures("fresh_memory_is_nan"))
+            item.add_marker(pytest.mark.skipif(not INTERPRETED, reason="needs Triton, which is for Linux"))
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -9,8 +9,8 @@ from tsm_fast import kernels
 from tsm_fast.kernels.hooi import sweeps_meta
 from tsm_fast.steps import reference
 
-from ..definitions import check, decompose
 from ..helpers import largest_is_positive, low_rank, orthonormality, randn, tensors
+from ..steps.definitions import check, decompose
 
 DEFAULTS = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 ON_CHIP = {

@@ -123,6 +123,6 @@ class _ArrayApi:
 def _depth() -> int:
     """How many calls lie between the caller of this package and the caller of this function."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith(f"{__package__}."):
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("tsm_fast."):
         depth, frame = depth + 1, frame.f_back
     return depth

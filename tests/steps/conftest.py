@@ -1,0 +1,66 @@
+"""The fixture `backend`: a test of the steps runs on all four, wherever there is something to run them.
+
+Without a GPU the kernels of "cuda" are executed on the CPU and those of "triton" in its interpreter, both slowly:
+evenly spaced cases of each test, and none of those marked `long`. With TSM_FAST_TEST_DEVICE=cuda (`make gpu-test`)
+these two run all their cases on the GPU, and the others none. Tests hand over CPU tensors always.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from tsm_fast.steps.backend import Backend
+from tsm_fast.steps.choice import load
+
+from ..cuda.counting import Counting, mark
+from ..cuda.on_gpu import ON_GPU, elsewhere
+from ..helpers import BACKENDS
+from ..kernels.interpreter import INTERPRETED
+
+MOST = {"cuda": 16, "triton": 1}  # cases of a test that are executed on the CPU
+NAMES = list(MOST) if ON_GPU else [*BACKENDS, *(name for name in MOST if name != "triton" or INTERPRETED)]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="fail where few tests of the steps passed on a GPU backend")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--whole", False) and not hasattr(config, "workerinput"):  # not in processes of pytest-xdist
+        config.pluginmanager.register(Counting())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("backends")
+        metafunc.parametrize("backend", [n for n in NAMES if only is None or n in only.args], indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    name = request.param
+    mark(request, name)
+    if name == "triton" and not ON_GPU:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        request.getfixturevalue("fresh_memory_is_nan")
+    return elsewhere(name, monkeypatch) if name == "cuda" or ON_GPU else load(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    families, left_out = defaultdict(list), set[int]()
+    for item in items:
+        if item.path.parent != config.rootpath / "tests" / "steps":
+            continue
+        name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        if ON_GPU:
+            left_out |= {id(item)} if name is None else set()
+        elif name in MOST and any(name in (mark.args or MOST) for mark in item.iter_markers("long")):
+            left_out.add(id(item))
+        elif name in MOST:
+            families[name, item.path, item.originalname].append(item)
+    for (name, *_), family in families.items():
+        left_out |= {id(item) for i, item in enumerate(family) if i % -(-len(family) // MOST[name])}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
+    items[:] = [item for item in items if id(item) not in left_out]

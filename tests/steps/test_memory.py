@@ -1,0 +1,401 @@
+"""Tensors without memory of their own, and calls that are traced: a right answer or a clear error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.masked import masked_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+import tsm_fast
+
+from ..helpers import BACKENDS, NATIVE, feature_maps
+
+needs_native = pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
+
+X = feature_maps(2, 9, 4, 3)
+RANK = (4, 2, 2)
+VALUES = "be a tensor of values, got"
+RESULT = tsm_fast.tucker(X, RANK)
+MATRIX = RESULT.factors[0][0]
+
+
+class Function(NamedTuple):
+    """A public function of one array."""
+
+    call: Callable[..., Any]
+    name: str = "x"  # what its errors call the array
+    array: Tensor = X
+
+
+TAKES_BACKEND = {
+    "eigencam": Function(tsm_fast.eigencam, "features"),
+    "tsm": Function(tsm_fast.tsm, "features"),
+    "tsm at a rank": Function(partial(tsm_fast.tsm, rank=RANK), "features"),
+    "multivec_eigencam": Function(tsm_fast.multivec_eigencam, "features"),
+    "mtsm": Function(partial(tsm_fast.mtsm, size=(8, 8)), "features"),
+    "tucker": Function(lambda x, **options: tsm_fast.tucker(x, RANK, **options).core),
+    "hosvd": Function(lambda x, **options: tsm_fast.hosvd(x, RANK, **options).core),
+    "truncated_svd": Function(lambda m, **options: tsm_fast.truncated_svd(m, **options)[1], "m", X[..., 0].clone()),
+    "mode_dot": Function(lambda x, **options: tsm_fast.mode_dot(x, MATRIX, 0, True, **options)),
+    "mode_dot by it": Function(
+        lambda matrix, **options: tsm_fast.mode_dot(X, matrix, 0, True, **options), "matrix", RESULT.factors[0]
+    ),
+    "multi_mode_dot by it": Function(
+        lambda matrix, **options: tsm_fast.multi_mode_dot(X, [RESULT.factors[0], matrix], None, True, **options),
+        "matrix",
+        RESULT.factors[1],
+    ),
+}
+COMPUTES = {
+    **TAKES_BACKEND,
+    "reconstruct": Function(lambda core: replace(RESULT, core=core).reconstruct(), array=RESULT.core),
+    "reconstruct by it": Function(
+        lambda factor: replace(RESULT, factors=[*RESULT.factors[:2], factor]).reconstruct(), "matrix", RESULT.factors[2]
+    ),
+    "an extractor": Function(tsm_fast.SaliencyExtractor(nn.Sequential(nn.Identity()), "0"), "features"),
+}
+RESHAPES = {
+    "unfold": Function(lambda x: tsm_fast.unfold(x, 1)),
+    "fold": Function(lambda unfolded: tsm_fast.fold(unfolded, 0, X.shape), "unfolded", X.flatten(2)),
+}
+
+
+def freed(x: Tensor, left: int = 0) -> Tensor:
+    x = x.clone()
+    x.untyped_storage().resize_(left)
+    return x
+
+
+def freed_view(x: Tensor) -> Tensor:
+    whole = torch.cat([x, x])
+    view = whole[2:]
+    whole.untyped_storage().resize_(0)
+    return view
+
+
+def freed_transposed(x: Tensor) -> Tensor:
+    return freed(x.movedim(1, -1).contiguous().movedim(-1, 1))
+
+
+def masked(x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that masked tensors are a prototype
+        return masked_tensor(x, x > 0)
+
+
+class Watched(Tensor):
+    """A subclass that sees every operation, and shares the memory of the tensor it was made of."""
+
+    plain: Tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(Watched, lambda x: x.plain, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
+def watched(x: Tensor) -> Tensor:
+    result = Tensor._make_subclass(Watched, x)
+    result.plain = x
+    return result
+
+
+def double(x: Tensor) -> Tensor:
+    return TwoTensor(x, x)
+
+
+@pytest.fixture
+def distributed() -> Iterator[Callable[[Tensor], Tensor]]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    yield lambda x: distribute_tensor(x, mesh, [Replicate()])
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [freed, partial(freed, left=3), freed_view, freed_transposed, lambda x: watched(freed_view(x))],
+    ids=["all", "all but three bytes", "a view", "transposed", "a view in a subclass"],
+)
+@pytest.mark.parametrize("function", [*COMPUTES, *RESHAPES])
+def test_freed_memory(function: str, make: Callable[[Tensor], Tensor]) -> None:
+    call, name, array = (COMPUTES | RESHAPES)[function]
+    message = rf"^{name} must be in memory, got \d+ bytes of a storage that was resized to [03]$"
+    with pytest.raises(RuntimeError, match=message):
+        call(make(array))
+    for backend in BACKENDS if function in TAKES_BACKEND else ():
+        with pytest.raises(RuntimeError, match=message):
+            call(make(array), backend=backend)
+
+
+@needs_native
+@pytest.mark.parametrize("function", COMPUTES)
+def test_fake_tensors(function: str) -> None:
+    call, name, array = COMPUTES[function]
+    fake = FakeTensorMode().from_tensor(array)
+    for options in ({}, {"backend": "cpu"}) if function in TAKES_BACKEND else ({},):
+        with pytest.raises(TypeError, match=rf"^{name} must {VALUES} a fake one: pass one on a real device$"):
+            call(fake, **options)
+
+
+@pytest.mark.parametrize("function", [name for name in TAKES_BACKEND if "mode_dot" not in name])
+def test_no_values(function: str) -> None:
+    call, name, array = TAKES_BACKEND[function]
+    for options in ({}, {"backend": "reference"}):
+        with pytest.raises(TypeError, match=rf"^{name} must {VALUES} a meta one: pass one on a real device$"):
+            call(array.to("meta"), **options)
+    with pytest.raises(TypeError, match=f"^{name} must {VALUES} a fake one"):
+        call(FakeTensorMode().from_tensor(array), backend="reference")
+
+
+def test_what_depends_on_no_value_needs_none() -> None:
+    assert tsm_fast.tsm(X.to("meta"), nan="propagate", normalize=False).shape == (2, 4, 3)
+
+
+@needs_native
+@pytest.mark.parametrize("function", COMPUTES)
+def test_tensors_that_stand_for_others(function: str, distributed: Callable[[Tensor], Tensor]) -> None:
+    call, name, array = COMPUTES[function]
+    remedies = {
+        double: "a TwoTensor: pass the plain tensor that it stands for",
+        masked: rf"a MaskedTensor: pass {name}.to_tensor\(0\), or whatever the masked values count as",
+        distributed: rf"a DTensor: pass {name}.to_local\(\) or {name}.full_tensor\(\)",
+    }
+    for make, remedy in remedies.items():
+        for options in ({}, {"backend": "cpu"}) if function in TAKES_BACKEND else ({},):
+            with pytest.raises(TypeError, match=f"^{name} must be in memory, got {remedy}$"):
+                call(make(array), **options)
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_the_reference_works_on_what_plain_torch_works_on(function: str) -> None:
+    call, _, array = TAKES_BACKEND[function]
+    result = call(double(array), backend="reference")
+    assert torch.equal(result.a, call(array, backend="reference"))
+
+
+@pytest.mark.parametrize("function", RESHAPES)
+def test_reshaping_needs_no_memory(function: str) -> None:
+    call, _, array = RESHAPES[function]
+    expected = call(array)
+    assert call(array.to("meta")).shape == expected.shape
+    assert call(FakeTensorMode().from_tensor(array)).shape == expected.shape
+    assert torch.equal(call(double(array)).a, expected)
+    assert torch.equal(torch.func.vmap(call)(array[None])[0], expected)
+    assert torch.equal(make_fx(call)(array)(array), expected)
+    assert torch.equal(torch.jit.trace(call, array, check_trace=False)(array), expected)
+    assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(array), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+@pytest.mark.parametrize("function", COMPUTES)
+def test_jit_trace(function: str) -> None:
+    call, _, array = COMPUTES[function]
+    for options in ({}, *({"backend": backend} for backend in BACKENDS)) if function in TAKES_BACKEND else ({},):
+        with pytest.raises(RuntimeError, match=r"^\w+ cannot be traced by torch\.jit\.trace: trace what"):
+            torch.jit.trace(lambda x, options=options: call(x, **options), array)
+
+
+class Calls(nn.Module):
+    def __init__(self, call: Callable[..., Any]):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Any:
+        return self.call(x)
+
+
+TRACED = r"^\w+ cannot be traced \(make_fx, torch.export, FakeTensorMode\): trace what comes before it$"
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("function", COMPUTES)
+def test_make_fx(function: str, mode: str) -> None:
+    call, _, array = COMPUTES[function]
+    with pytest.raises(RuntimeError, match=TRACED):
+        make_fx(lambda x: call(x), tracing_mode=mode)(array)
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_export(function: str) -> None:
+    call, _, array = TAKES_BACKEND[function]
+    for shapes in (None, ({0: torch.export.Dim.AUTO},)):
+        with pytest.raises(RuntimeError, match=TRACED):
+            torch.export.export(Calls(call), (array,), strict=False, dynamic_shapes=shapes)
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_a_plain_tensor_among_fake_ones(function: str) -> None:
+    """What would be written is then no memory either."""
+    call, _, array = TAKES_BACKEND[function]
+    with FakeTensorMode(), pytest.raises(RuntimeError, match=TRACED):
+        call(array)
+
+
+@pytest.mark.parametrize("function", ["tsm", "eigencam", "multivec_eigencam"])
+def test_the_reference_is_traced_where_nothing_depends_on_values(function: str) -> None:
+    call = partial(COMPUTES[function].call, backend="reference", nan="propagate", normalize=False)
+    other = feature_maps(2, 9, 4, 3, seed=1)
+    assert torch.equal(make_fx(lambda x: call(x))(X)(other), call(other))
+    exported = torch.export.export(Calls(call), (X,), strict=False).module()
+    assert torch.equal(exported(other), call(other))
+    assert torch.equal(torch.func.vmap(call)(torch.stack([X, other]))[1], call(other))
+    for options in ({"normalize": True}, {"nan": "raise"}, {"nan": "zero"}):
+        with pytest.raises(TypeError, match=f"^features must {VALUES} one that is traced"):
+            make_fx(lambda x: call(x, **options))(X)  # noqa: B023
+        with pytest.raises(TypeError, match=rf"^features must {VALUES} one that torch\.func\.vmap maps"):
+            torch.func.vmap(partial(call, **options))(X[None])
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_symbolic_trace(function: str) -> None:
+    call, name, _ = TAKES_BACKEND[function]
+    with pytest.raises(TypeError, match=f"^{name} must be a torch, NumPy or DLPack array, got Proxy$"):
+        torch.fx.symbolic_trace(Calls(call))
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_compiled_as_one_graph(function: str) -> None:
+    call, _, array = TAKES_BACKEND[function]
+    torch._dynamo.reset()
+    message = "tsm_fast runs between graphs and cannot be part of one: leave out fullgraph=True"
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+        torch.compile(call, backend="eager", fullgraph=True)(array)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+        torch.export.export(Calls(call), (array,), strict=True)
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_compiled_with_graph_breaks(function: str) -> None:
+    call, _, array = TAKES_BACKEND[function]
+    torch._dynamo.reset()
+    counter = CompileCounter()
+
+    @partial(torch.compile, backend=counter)
+    def compiled(x: Tensor) -> Tensor:
+        return call(x.sin() + 1).cos() * 2
+
+    assert torch.equal(compiled(array), call(array.sin() + 1).cos() * 2)
+    assert (counter.frame_count, counter.op_count) == (2, 4)  # what comes before the call, and what comes after it
+    if not function.endswith("by it"):
+        larger = torch.cat([array, array])
+        assert torch.equal(compiled(larger), call(larger.sin() + 1).cos() * 2)
+    x = array.clone().requires_grad_()
+    compiled(x).sum().backward()
+    other = array.clone().requires_grad_()
+    (call(other.sin() + 1).cos() * 2).sum().backward()
+    assert torch.allclose(x.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_transforms_go_through_the_reference(function: str) -> None:
+    call, _, array = TAKES_BACKEND[function]
+    call, x = partial(call, precision="float64"), array.double()
+    tangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    leaf = x.clone().requires_grad_()
+    result = call(leaf)
+    weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(1), dtype=result.dtype)
+    (wanted,) = torch.autograd.grad((result * weights).sum(), leaf)
+    scale = wanted.abs().max()
+
+    grad = torch.func.grad(lambda y: (call(y) * weights).sum())(x)
+    assert (grad - wanted).abs().max() < 1e-5 * scale
+    forward, change = torch.func.jvp(call, (x,), (tangent,))
+    assert torch.equal(forward, result)
+    along = ((change * weights).sum() - (wanted * tangent).sum()).abs()
+    assert along < 1e-5 * scale * tangent.abs().sum()
+    with forward_ad.dual_level():
+        _, change = forward_ad.unpack_dual(call(forward_ad.make_dual(x, tangent)))
+        assert change is not None, "the tangent was dropped"
+        assert ((change * weights).sum() - (wanted * tangent).sum()).abs() < 1e-5 * scale * tangent.abs().sum()
+
+
+def test_jacobians() -> None:
+    x = X[:1, :2, :2, :2].double()
+    call = partial(tsm_fast.tsm, normalize=False, precision="float64")
+    backward, forward = torch.func.jacrev(call)(x), torch.func.jacfwd(call)(x)
+    assert torch.allclose(backward, forward, atol=1e-6)
+    assert torch.func.hessian(lambda y: call(y).sum())(x).isfinite().all()
+
+
+@needs_native
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_a_compiled_backend_by_name_has_no_transforms(function: str) -> None:
+    call, name, array = TAKES_BACKEND[function]
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="backend 'cpu' has no gradients"):
+        call(forward_ad.make_dual(array, array), backend="cpu")
+    with pytest.raises(TypeError, match=f"^{name} must be plain for backend 'cpu', got a tensor that torch"):
+        torch.func.vmap(partial(call, backend="cpu"))(array[None])
+
+
+@pytest.mark.parametrize("function", TAKES_BACKEND)
+def test_vmap_and_functionalize(function: str) -> None:
+    call, name, array = TAKES_BACKEND[function]
+    message = (
+        f"^{name} must be a tensor of values, got one that torch.func.vmap maps: make that dimension a part of the"
+    )
+    grad = torch.func.grad(lambda x: call(x).sum())
+    for mapped in (call, partial(call, backend="reference"), grad):
+        with pytest.raises(TypeError, match=message):
+            torch.func.vmap(mapped)(array[None])
+    with pytest.raises(TypeError, match=rf"^{name} must {VALUES} one of torch\.func\.functionalize: call it outside$"):
+        torch.func.functionalize(call)(array)
+
+
+class Plain(Tensor):
+    """A subclass that shares the memory of the tensor it was made of."""
+
+
+@pytest.mark.parametrize("function", [*COMPUTES, *RESHAPES])
+def test_what_has_memory_is_read(function: str) -> None:
+    call, _, array = (COMPUTES | RESHAPES)[function]
+    expected = call(array)
+    with torch.inference_mode():
+        assert torch.equal(call(array.clone()), expected)
+    with torch.no_grad():
+        assert torch.equal(call(nn.Parameter(array)), expected)
+    assert torch.equal(call(array.as_subclass(Plain)), expected)
+    assert torch.equal(call(watched(array)), expected)
+    with FlopCounterMode(display=False):  # looks on, and records nothing
+        assert torch.equal(call(array), expected)
+    zero = torch._efficientzerotensor(array.shape)
+    assert zero.data_ptr() == 0
+    assert torch.equal(call(zero), call(torch.zeros(array.shape)))
+
+
+@pytest.mark.parametrize("function", [name for name in TAKES_BACKEND if not name.endswith("by it")])
+def test_an_empty_batch_has_no_memory_and_needs_none(function: str) -> None:
+    call, _, array = TAKES_BACKEND[function]
+    empty = array[:0].clone()
+    assert empty.data_ptr() == 0
+    for backend in (None, *BACKENDS):
+        result = call(empty, backend=backend)
+        assert result.shape == (0, *call(array).shape[1:])
+
+
+@pytest.mark.parametrize("function", [*COMPUTES, *RESHAPES])
+def test_results_lie_where_the_input_lies(function: str) -> None:
+    """Whatever torch takes for the default device: on another one there is nothing to write to."""
+    call, _, array = (COMPUTES | RESHAPES)[function]
+    with torch.device("meta"):
+        result = call(array)
+        extract = tsm_fast.SaliencyExtractor(nn.Sequential(nn.Identity()), "0")
+    assert torch.equal(result, call(array))
+    assert extract(X).device.type == "cpu"
