@@ -2,13 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
-
 #include "bindings/array.h"
 #include "bindings/codes.h"
 #include "cpu/pages.h"
 #include "cpu/steps.h"
-#include "cpu/threads.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -44,18 +41,6 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("guard_workspaces", &guard_workspaces);
     m.def("prefer_large_pages",
           [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
-    m.def("fma_peak", [](double seconds, int threads) {
-        py::gil_scoped_release release;
-        const auto start = std::chrono::steady_clock::now();
-        std::vector<double> done(static_cast<size_t>(threads));
-        auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
-        parallel_chunks(threads, 1, threads, [&](int64_t first, int64_t, const ArenaState&) {
-            while (elapsed() < seconds) done[static_cast<size_t>(first)] += level().fma_rate(1 << 16);
-        });
-        double total = 0;
-        for (double d : done) total += d;
-        return total / elapsed();
-    });
 
     const py::kw_only named;
     const auto release = py::call_guard<py::gil_scoped_release>();

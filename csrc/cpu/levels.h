@@ -74,7 +74,6 @@ struct FinishPlan {
 // `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;
-    int vector_bytes;
 
     void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory);
 
@@ -94,9 +93,6 @@ struct Level {
 
     // map [height, width] and out [rows, columns] in double when `wide`, else in float
     void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, const ArenaState& memory);
-
-    // float32 FLOP that `steps` steps of independent FMAs make; returns their number
-    double (*fma_rate)(int64_t steps);
 };
 
 // The level in use: the best that this machine supports, or the one that TSM_FAST_SIMD names.

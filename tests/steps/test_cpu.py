@@ -139,14 +139,14 @@ def test_several_python_threads_at_once(cpu):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux only")
-def test_helpers_start_on_other_cpus_and_the_caller_stays_free():
+def test_helpers_start_on_other_cpus_and_the_caller_stays_free(cpu):
     """Left to the system they can wait for milliseconds on the caller's CPU."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one CPU")
-    from tsm_fast import _cpu
-
+    torch.set_num_threads(3)
+    x = torch.rand(1, 4000, 64).expand(3000, 4000, 64)  # half a second of work, and more
     before, seen = os.sched_getaffinity(0), []
-    worker = threading.Thread(target=lambda: seen.append(_cpu.fma_peak(0.5, 3)))
+    worker = threading.Thread(target=lambda: seen.append(cpu.mode_gram(x, 1)))
     known = {int(task) for task in os.listdir("/proc/self/task")}
     worker.start()
     helpers: list[set[int]] = []
@@ -154,7 +154,7 @@ def test_helpers_start_on_other_cpus_and_the_caller_stays_free():
         new = [int(task) for task in os.listdir("/proc/self/task") if int(task) not in known]
         helpers = [cpus for task in new if (cpus := os.sched_getaffinity(task)) != before]
     worker.join()
-    assert seen
+    assert len(seen) == 1
     assert [len(cpus) for cpus in helpers] == [len(before) - 1] * 2
     assert all(cpus < before for cpus in helpers)
     assert os.sched_getaffinity(0) == before

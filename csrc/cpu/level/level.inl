@@ -8,31 +8,11 @@
 #include "cpu/level/truncated_svd.inl"
 
 namespace tsm::TSM_LEVEL {
-namespace {
-
-double fma_rate(int64_t steps) {
-    constexpr int chains = 12;
-    Vec<float> acc[chains];
-    for (auto& a : acc) a = splat(1.0f);
-    volatile float opaque = 0.999f;
-    const Vec<float> factor = splat<float>(opaque);
-    for (int64_t i = 0; i < steps; ++i)
-#pragma GCC unroll 12
-        for (auto& a : acc) a = a * factor + factor;
-    Vec<float> sum{};
-#pragma GCC unroll 12
-    for (auto& a : acc) sum += a;
-    opaque = sum_lanes<float>(sum);  // the work is used
-    return static_cast<double>(steps) * chains * kLanes<float> * 2;
-}
-
-}  // namespace
-
 // clang-format off
 #define TSM_BOTH(call) (wide ? call<double> : call<float>)
 extern const Level kLevel;
 const Level kLevel = {
-    TSM_NAME, TSM_VECTOR_BYTES,
+    TSM_NAME,
     [](bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory) {
         TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena(memory));
     },
@@ -56,7 +36,6 @@ const Level kLevel = {
         wide ? finish_item(p, static_cast<const double*>(map), static_cast<double*>(out), Arena(memory))
              : finish_item(p, static_cast<const float*>(map), static_cast<float*>(out), Arena(memory));
     },
-    fma_rate,
 };
 // clang-format on
 
