@@ -283,53 +283,62 @@ static inline double rounding(double largest) {
     return 1e-6 * largest < 1e-7 ? 1e-6 * largest : 1e-7;
 }
 
-// v: [length], unit norm. `center` takes J F^T F J, J = I - 1 1^T / length. Pairs in whose map the rounding of the
-// float sums would show are left to the caller.
-static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena arena) {
-    const int64_t n = f.length, np = padded<float>(n);
-    float* basis[kMaxSteps + 1];
-    float* w = arena.take<float>(np);
-    float* part = arena.take<float>(np);
-    double alpha[kMaxSteps], beta[kMaxSteps], theta[2] = {0, 0}, s[kMaxSteps];
-    LeadingPair none{0, 0, Proof::none};
+// The Krylov space of one item, of J F^T F J with J = I - 1 1^T / length where `center`.
+struct Lanczos {
+    enum class State { open, settled, lost };
+    const Rows& f;
+    const bool center;
+    const int64_t n, np;
+    Arena arena;
+    float *w, *part;  // w: the matrix times the newest vector; its rest after a step
+    float* basis[kMaxSteps];
+    double alpha[kMaxSteps], beta[kMaxSteps], theta[2], s[kMaxSteps];  // s: the first Ritz vector, in the basis
+    double length = 1;                                                 // which it had there
 
-    auto dot = [&](const float* a, const float* b) {
+    Lanczos(const Rows& rows, bool centered, const Arena& scratch)
+        : f(rows), center(centered), n(rows.length), np(padded<float>(rows.length)), arena(scratch) {
+        w = arena.take<float>(np);
+        part = arena.take<float>(np);
+    }
+    double dot(const float* a, const float* b) const {
         Vec<float> sum{};
         for (int64_t j = 0; j < np; j += kLanes<float>) sum += load(a + j) * load(b + j);
         return static_cast<double>(sum_lanes<float>(sum));
-    };
-    auto center_vector = [&](float* a) {
+    }
+    void center_vector(float* a) const {
         double mean = 0;
         for (int64_t j = 0; j < n; ++j) mean += a[j];
         mean /= static_cast<double>(n);
         for (int64_t j = 0; j < n; ++j) a[j] -= static_cast<float>(mean);
-    };
+    }
 
-    FirstLook look;
-    const int64_t bytes = f.count * n * 4;
-    Rows cold = f;  // an item that the one before did not fetch: the first pass fetches its own rows some way ahead
-    cold.next = f.ld == n && bytes > kFetchedItem ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
-    cold.next_bytes = bytes - kFetchAhead;
-    float* q = basis[0] = arena.take<float>(np);
-    for (int64_t j = 0; j < np; ++j) q[j] = j < n ? 1.0f : 0.0f;
-    gram_times(cold, q, w, part, &look);
-    const double trace = center ? look.norm2 - look.mean_part : look.norm2;
-    // The squares of norm2 must be floats too.
-    if (!(look.norm2 > 1e-12 && look.norm2 < 1e14)) return {0, 0, Proof::out_of_range};
-    if (trace < 1e-2 * look.norm2) return none;
-
-    // Features without negative values have a leading vector without them: all ones is close, and its step is done.
-    const bool fresh = center || look.signed_values;
-    const double unit = 1 / __builtin_sqrt(static_cast<double>(n));
-    if (!fresh) {
-        for (int64_t j = 0; j < n; ++j) {
-            q[j] = static_cast<float>(unit);
-            w[j] = static_cast<float>(w[j] * unit);
+    // The first pass, with all ones.
+    FirstLook look() {
+        FirstLook seen;
+        const int64_t bytes = f.count * n * 4;
+        Rows cold = f;  // an item that the one before did not fetch: this pass fetches its own rows some way ahead
+        cold.next = f.ld == n && bytes > kFetchedItem ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
+        cold.next_bytes = bytes - kFetchAhead;
+        basis[0] = arena.take<float>(np);
+        for (int64_t j = 0; j < np; ++j) basis[0][j] = j < n ? 1.0f : 0.0f;
+        gram_times(cold, basis[0], w, part, &seen);
+        return seen;
+    }
+    // The first vector, and w for it; false where there is none. Features without negative values have a leading vector
+    // without them: all ones is close, and its pass is done. Otherwise (`fresh`) a fixed irregular vector keeps the
+    // start from being orthogonal to what is sought.
+    bool start(bool fresh) {
+        float* q = basis[0];
+        const double unit = 1 / __builtin_sqrt(static_cast<double>(n));
+        if (!fresh) {
+            for (int64_t j = 0; j < n; ++j) {
+                q[j] = static_cast<float>(unit);
+                w[j] = static_cast<float>(w[j] * unit);
+            }
+            return true;
         }
-    } else {
-        // Otherwise a fixed irregular vector keeps the start from being orthogonal to what is sought.
         if (center) center_vector(w);
-        const double length = __builtin_sqrt(dot(w, w)), scale = length > 0 ? 1 / length : 0;
+        const double size = __builtin_sqrt(dot(w, w)), scale = size > 0 ? 1 / size : 0;
         uint32_t state = 12345;
         for (int64_t j = 0; j < n; ++j) {
             state = state * 1664525u + 1013904223u;
@@ -338,33 +347,20 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
         }
         if (center) center_vector(q);
         const double norm = __builtin_sqrt(dot(q, q));
-        if (!(norm > 0)) return none;
+        if (!(norm > 0)) return false;
         for (int64_t j = 0; j < n; ++j) q[j] = static_cast<float>(q[j] / norm);
         gram_times(f, q, w, part, nullptr);
+        return true;
     }
-
-    auto extend = [&](int k) {
-        q = basis[k] = arena.take<float>(np);
-        for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / beta[k - 1]);
-    };
-    // v = the Ritz vector with coefficients s, at unit length; returns what its length was.
-    auto combine = [&](const double* coefficient, int k) {
-        double norm = 0;
-        for (int64_t j = 0; j < n; ++j) {
-            double sum = 0;
-            for (int i = 0; i < k; ++i) sum += coefficient[i] * static_cast<double>(basis[i][j]);
-            v[j] = sum;
-            norm += sum * sum;
+    // Step k = 1, 2, ..: the k-th vector, what is left of its product beside all vectors, and the Ritz values.
+    void step(int k) {
+        if (k > 1) {
+            float* q = basis[k - 1] = arena.take<float>(np);
+            for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / beta[k - 2]);
+            gram_times(f, q, w, part, nullptr);
         }
-        norm = __builtin_sqrt(norm);
-        for (int64_t j = 0; j < n; ++j) v[j] /= norm;
-        return norm;
-    };
-    const int most = n < kMaxSteps ? static_cast<int>(n) : kMaxSteps;
-    for (int k = 1; k <= most; ++k) {
-        if (k > 1) gram_times(f, q, w, part, nullptr);
         if (center) center_vector(w);
-        alpha[k - 1] = dot(q, w);
+        alpha[k - 1] = dot(basis[k - 1], w);
         for (int pass = 0; pass < 2; ++pass)
             for (int i = k - 1; i >= 0; --i) {
                 const float h = static_cast<float>(dot(basis[i], w));
@@ -372,40 +368,71 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, Arena are
             }
         beta[k - 1] = __builtin_sqrt(dot(w, w));
         ritz(k, alpha, beta, theta, s);
+    }
+    // Whether the first Ritz vector, which then goes to v, is good enough for a map after step k of `most`, or cannot
+    // become so.
+    State accept(int k, int most, double* v) {
         const double gap = theta[0] - theta[1], residual = beta[k - 1] * __builtin_fabs(s[k - 1]);
-        const bool invariant = beta[k - 1] < 1e-6 * theta[0];  // the Krylov space holds nothing more
-        const bool settled = residual <= 1e-6 * gap && (k > 2 || k == most || invariant);
-        if (settled || k == most || invariant) {
-            if (!settled || gap < 0.1 * theta[0]) return none;
-            const double norm = combine(s, k);
-            double low = v[0], high = v[0];
-            for (int64_t j = 1; j < n; ++j) {
-                low = v[j] < low ? v[j] : low;
-                high = v[j] > high ? v[j] : high;
-            }
-            // A map is normalised to its range, and so is its error.
-            const double rounded = theta[0] * rounding(high > -low ? high : -low);
-            if (residual + rounded > 1e-5 * (high - low) * gap) {
-                if (k == most || invariant || residual < 0.1 * rounded) return none;
-                extend(k);
-                continue;
-            }
-            // All other eigenvalues together are less: the trace is known.
-            LeadingPair pair{theta[0], theta[1], 2 * theta[0] > 1.05 * trace ? Proof::proven : Proof::needs_count};
-            if (pair.proof == Proof::proven || fresh) return pair;
-            // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
-            double bound = 0;
-            const double tail = s[k - 1] / norm;
-            for (int64_t j = 0; j < n; ++j) {
-                const double x = v[j] * (s[0] < 0 ? -1 : 1),
-                             y = theta[0] * x + (s[0] < 0 ? -1 : 1) * tail * static_cast<double>(w[j]);
-                if (x <= 0 && y == 0) continue;
-                bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
-            }
-            if (bound < theta[0] + 0.5 * gap) pair.proof = Proof::proven;
-            return pair;
+        const bool last = k == most || beta[k - 1] < 1e-6 * theta[0];  // the Krylov space holds nothing more
+        const bool settled = residual <= 1e-6 * gap && (k > 2 || last);
+        if (!settled && !last) return State::open;
+        if (!settled || gap < 0.1 * theta[0]) return State::lost;
+        combine(k, v);
+        double low = v[0], high = v[0];
+        for (int64_t j = 1; j < n; ++j) {
+            low = v[j] < low ? v[j] : low;
+            high = v[j] > high ? v[j] : high;
         }
-        extend(k);
+        // A map is normalised to its range, and so is its error.
+        const double rounded = theta[0] * rounding(high > -low ? high : -low);
+        if (residual + rounded <= 1e-5 * (high - low) * gap) return State::settled;
+        return last || residual < 0.1 * rounded ? State::lost : State::open;
+    }
+    // v = the first Ritz vector, at unit length.
+    void combine(int k, double* v) {
+        double norm = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            double sum = 0;
+            for (int i = 0; i < k; ++i) sum += s[i] * static_cast<double>(basis[i][j]);
+            v[j] = sum;
+            norm += sum * sum;
+        }
+        length = __builtin_sqrt(norm);
+        for (int64_t j = 0; j < n; ++j) v[j] /= length;
+    }
+    // That v is the leading vector: all other eigenvalues together are less where it has half of the trace, or those of
+    // a matrix without negative entries are bounded.
+    Proof prove(int k, double trace, bool fresh, const double* v) const {
+        if (2 * theta[0] > 1.05 * trace) return Proof::proven;
+        if (fresh) return Proof::needs_count;
+        // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+        const double sign = s[0] < 0 ? -1 : 1, tail = s[k - 1] / length;
+        double bound = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            const double x = v[j] * sign, y = theta[0] * x + sign * tail * static_cast<double>(w[j]);
+            if (x <= 0 && y == 0) continue;
+            bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
+        }
+        return bound < theta[0] + 0.5 * (theta[0] - theta[1]) ? Proof::proven : Proof::needs_count;
+    }
+};
+
+// v: [length], unit norm. Pairs in whose map the rounding of the float sums would show are left to the caller.
+static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Arena& scratch) {
+    const LeadingPair none{0, 0, Proof::none};
+    Lanczos space(f, center, scratch);
+    const FirstLook look = space.look();
+    const double trace = center ? look.norm2 - look.mean_part : look.norm2;
+    // The squares of norm2 must be floats too.
+    if (!(look.norm2 > 1e-12 && look.norm2 < 1e14)) return {0, 0, Proof::out_of_range};
+    const bool fresh = center || look.signed_values;
+    if (trace < 1e-2 * look.norm2 || !space.start(fresh)) return none;
+    const int most = f.length < kMaxSteps ? static_cast<int>(f.length) : kMaxSteps;
+    for (int k = 1; k <= most; ++k) {
+        space.step(k);
+        const Lanczos::State state = space.accept(k, most, v);
+        if (state == Lanczos::State::lost) return none;
+        if (state == Lanczos::State::settled) return {space.theta[0], space.theta[1], space.prove(k, trace, fresh, v)};
     }
     return none;
 }
