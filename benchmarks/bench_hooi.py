@@ -11,8 +11,9 @@ import torch
 from tensorly.decomposition import tucker
 
 import tsm_fast
-from benchmarks import peers, shapes
+from benchmarks import shapes
 from benchmarks.conftest import Contender, Target
+from tsm_fast.bench import peers
 
 CHECKED = 4  # items that TensorLy decomposes in float64 as the truth
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from benchmarks import memory, peers, shapes
+from benchmarks import exact, memory, shapes
 from benchmarks.conftest import Contender, Target
+from tsm_fast.bench import peers
 from tsm_fast.steps import reference
 from tsm_fast.steps.choice import load
 
@@ -38,7 +39,7 @@ CASES = [
 @pytest.mark.parametrize(("method", "shape"), CASES)
 def test_saliency(method: str, shape: str, quick: bool, compare: Callable[..., dict]) -> None:
     x = shapes.features(shape)
-    ours, plain = getattr(tsm_fast, method), getattr(peers, f"torch_{method}")
+    ours, plain = getattr(tsm_fast, method), partial(peers.torch_maps, method)
     checked = 64 if x[0, 0].numel() < 100 else 32 if x[0, 0].numel() < 400 else 4  # items whose exact maps are computed
     errors = _errors(x[:checked], shape, method)
     assert errors["maps"] < CONTRACT[method]
@@ -59,12 +60,12 @@ def test_saliency(method: str, shape: str, quick: bool, compare: Callable[..., d
     if (method, shape) == ("tsm", "2048x7x7"):
         one, two = x[:1].numpy(), x[:2].numpy()
         feasible, full = (49, 7, 7), tuple(x.shape[1:])
-        _agree(peers.tensorly_tsm(two, feasible), shape, "tsm")
+        _agree(_tensorly_tsm(two, feasible), shape, "tsm")
         contenders.append(
-            Contender("TensorLy, rank (49, 7, 7)", lambda: peers.tensorly_tsm(two, feasible), len(two), rounds=5)
+            Contender("TensorLy, rank (49, 7, 7)", lambda: _tensorly_tsm(two, feasible), len(two), rounds=5)
         )
         if not quick:
-            contenders.append(Contender(FULL, lambda: peers.tensorly_tsm(one, full), len(one), rounds=1))
+            contenders.append(Contender(FULL, lambda: _tensorly_tsm(one, full), len(one), rounds=1))
 
     targets = [t for t in TARGETS.get((method, shape), []) if t.peer in {c.name for c in contenders}]
     compare(
@@ -75,7 +76,7 @@ def test_saliency(method: str, shape: str, quick: bool, compare: Callable[..., d
         targets,
         errors=errors,
         origin=shapes.SHAPES[shape].origin,
-        data=peers.statistics(shape, checked),
+        data=exact.statistics(shape, checked),
     )
 
 
@@ -104,7 +105,7 @@ def test_time_against_batch(batch: int, compare: Callable[..., dict]) -> None:
         "tsm, by batch size",
         "2048x7x7",
         Contender("tsm_fast", lambda: tsm_fast.tsm(x), batch),
-        [Contender("torch", lambda: peers.torch_tsm(x), batch)],
+        [Contender("torch", lambda: peers.torch_maps("tsm", x), batch)],
     )
 
 
@@ -118,11 +119,11 @@ def test_memory_against_batch(method: str, batch: int, benchmark: Any) -> None:
 
 def _errors(x: Tensor, shape: str, method: str) -> dict[str, float]:
     """Worst differences of normalised maps from float64; items with a tie in a sign are counted, not compared."""
-    ours, plain = getattr(tsm_fast, method), getattr(peers, f"torch_{method}")
-    exact, clear = peers.exact_maps(shape, len(x), method)
+    ours, plain = getattr(tsm_fast, method), partial(peers.torch_maps, method)
+    truth, clear = exact.maps(shape, len(x), method)
 
     def worst(maps: Tensor) -> float:
-        return float((maps - exact).abs().amax((1, 2))[clear].max())
+        return float((maps - truth).abs().amax((1, 2))[clear].max())
 
     return {
         "maps": worst(ours(x)),
@@ -133,7 +134,14 @@ def _errors(x: Tensor, shape: str, method: str) -> dict[str, float]:
     }
 
 
+def _tensorly_tsm(x: np.ndarray, rank: tuple[int, ...]) -> np.ndarray:
+    """TSM by its definition, from TensorLy's `tucker` of every image."""
+    found = zip(x, peers.tensorly_tucker(x, rank), strict=True)
+    maps = [peers.tensorly_maps(item, core, factors)["tsm"] for item, (core, factors) in found]
+    return peers.normalized(torch.from_numpy(np.stack(maps))).numpy()
+
+
 def _agree(maps: np.ndarray, shape: str, method: str) -> None:
     """A peer computes the same map, up to its free sign: of a few items, at least one has ours."""
-    exact, _ = peers.exact_maps(shape, len(maps), method)
-    assert np.abs(maps - exact.numpy()).max((1, 2)).min() < 1e-4
+    truth, _ = exact.maps(shape, len(maps), method)
+    assert np.abs(maps - truth.numpy()).max((1, 2)).min() < 1e-4

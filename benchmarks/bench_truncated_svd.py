@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import tsm_fast
-from benchmarks import peers, shapes
+from benchmarks import shapes
 from benchmarks.conftest import Contender, Target
+from tsm_fast.bench import peers
 from tsm_fast.steps import choice
 
 

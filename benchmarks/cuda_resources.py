@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from .cuda_build import ROOT, SOURCES, compile_kernels, nvcc
+from .emulation import emulated
 
 RESULTS = ROOT / "benchmarks" / "results" / "kernel_resources.json"
 ARCHITECTURES = (80, 90, 120)
@@ -92,14 +92,10 @@ def _matrix_opcodes(binary: Path) -> dict[str, set[str]]:
     return opcodes
 
 
-def launches() -> dict[str, tuple[str, int]]:
+def launches(backend: Any) -> dict[str, tuple[str, int]]:
     """For each kernel the shape and the shared memory of its largest launch among those of performance.md, taken from
     the emulation, which runs the same launching code.
     """
-    sys.path.insert(0, str(ROOT))
-    from tests.cuda.emulation.load import emulated
-
-    backend = emulated()
     compiled = backend._cuda
     compiled.launches()
     options: dict[str, Any] = {"center": True, "sign": "u", "precision": "auto"}
@@ -135,9 +131,11 @@ def launches() -> dict[str, tuple[str, int]]:
     return found
 
 
-def rows(folder: Path, architectures: Sequence[int] = ARCHITECTURES, workers: int = 2) -> list[dict[str, Any]]:
+def rows(
+    backend: Any, folder: Path, architectures: Sequence[int] = ARCHITECTURES, workers: int = 2
+) -> list[dict[str, Any]]:
     """A row for each kernel and architecture; the objects stay in `folder`, named <source>.<architecture>.o."""
-    shared = launches()
+    shared = launches(backend)
     with ThreadPoolExecutor(workers) as pool:
         # The files that take longest come first.
         jobs = [(s, a) for s in sorted(SOURCES, key=lambda s: -s.stat().st_size) for a in architectures]
@@ -157,7 +155,7 @@ def write() -> None:
         .split(",")[0]
     )
     with tempfile.TemporaryDirectory() as folder:
-        own = rows(Path(folder))
+        own = rows(emulated(), Path(folder))
     table["rows"] = [row for row in table["rows"] if row["backend"] != "cuda"] + own
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
 

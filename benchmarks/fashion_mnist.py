@@ -36,6 +36,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from tsm_fast.pipeline.files.run import BUSY
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "overnight.md"  # its numbers stand between the markers
@@ -43,7 +45,6 @@ MARKERS = ("<!-- fashion_mnist: begin -->\n", "<!-- fashion_mnist: end -->\n")
 IMAGENET, NIGHT = 1_281_167, 10 * 3600.0  # images, seconds
 PARTS = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
 METHODS = ("tsm", "mtsm")
-STAGES = ("read", "forward", "decomposition", "write")
 SETTLED = 5000  # images after which memory must not grow any more
 TARGET = 0.05  # of the forward pass, what the decompositions may take
 SAMPLES = 400  # at most, that a result file holds
@@ -185,7 +186,7 @@ def summary(
     growth = None
     if len(settled) > 2:
         growth = [round(float(np.polyfit(settled[:, 0], settled[:, i], 1)[0]) * 1e4, 1) + 0.0 for i in (1, 2)]
-    spent = {stage: status["seconds"].get(stage, 0.0) for stage in STAGES}
+    spent = {stage: status["seconds"].get(stage, 0.0) for stage in BUSY}
     return {
         "machine": machine(),
         "date": date.today().isoformat(),

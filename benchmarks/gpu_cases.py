@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 import tsm_fast
-from benchmarks import peers
 from benchmarks.cuda_build import ROOT, use_in_place
 from benchmarks.gpu_rows import Case, Row
+from tsm_fast.bench import peers
 from tsm_fast.steps import choice, cusolver, reference
 
 BACKENDS = ("cuda", "triton")
@@ -111,13 +111,13 @@ def library_eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 MAP_PEERS: dict[str, dict[str, Call]] = {
     work: {
-        "torch eigh": maps,
-        "cuSOLVER": partial(maps, eigh=library_eigh),
-        **({"torch power": partial(maps, eigh=peers.leading_by_power)} if work != "mtsm" else {}),
-        **({"torch svd": peers.svd_tsm_maps} if work == "tsm" else {}),
-        **({"grad-cam": peers.gradcam_eigencam_maps} if work == "eigencam" else {}),
+        "torch eigh": peers.PYTORCH[work],
+        "cuSOLVER": partial(peers.PYTORCH[work], eigh=library_eigh),
+        **({"torch power": partial(peers.PYTORCH[work], eigh=peers.leading_by_power)} if work != "mtsm" else {}),
+        **({"torch svd": peers.svd_tsm} if work == "tsm" else {}),
+        **({"grad-cam": peers.gradcam_eigencam_on_device} if work == "eigencam" else {}),
     }
-    for work, maps in (("tsm", peers.tsm_maps), ("eigencam", peers.eigencam_maps), ("mtsm", peers.mtsm_maps))
+    for work in MAPS
 }
 
 
@@ -128,6 +128,12 @@ def maps_of(module: Any, work: str) -> Call:
 
 def hooi_of(module: Any) -> Call:
     return lambda x: module.hooi(x, RANK, n_iter_max=100, tol=1e-4, sign="u").singular_values[0]
+
+
+def tensorly_values(x: Tensor) -> Tensor:
+    """The mode-1 singular values [B, R]."""
+    cores = torch.stack([core for core, _ in peers.tensorly_tucker(x, RANK)])
+    return torch.linalg.vector_norm(cores.flatten(2), dim=2)
 
 
 def finish_of(module: Any) -> Call:
@@ -155,7 +161,7 @@ def roots_of(eigh: peers.Eigh) -> Call:
 
 
 def finished(x: Tensor) -> Tensor:
-    return reference.finish(peers.tsm_maps(x), (SIDE, SIDE), normalize=True)
+    return reference.finish(peers.tsm(x), (SIDE, SIDE), normalize=True)
 
 
 # ---- what it is called on ----
@@ -359,7 +365,7 @@ class GpuBench:
             return self._of_public(case)
         sides = [int(side) for side in case.shape.split("x")]
         if case.work == HOOI:
-            call = self._call(case, hooi_of, {"TensorLy": partial(peers.tensorly_tucker_on_device, rank=RANK)})
+            call = self._call(case, hooi_of, {"TensorLy": tensorly_values})
             return Prepared(call, hooi_of(reference), 1e-5, {})
         if case.work == "mode_gram":
             call = self._call(case, gram_of, {"torch": torch_gram})
@@ -401,16 +407,9 @@ def _triton() -> str | None:
 
 def sources() -> str:
     """A digest of what is measured and what measures it."""
-    parts = (
-        "csrc/cuda/**/*.*",
-        "csrc/*.h",
-        "csrc/bindings/*",
-        "kernels/*.py",
-        "tsm_fast/*.py",
-        "tsm_fast/steps/*.py",
-        "benchmarks/gpu_*.py",
-        "benchmarks/peers.py",
-    )
+    python = ("kernels", "tsm_fast", "tsm_fast/bench", "tsm_fast/steps")
+    native = ("csrc/*.h", "csrc/bindings/*", "csrc/cuda/**/*.*")
+    parts = (*native, *(f"{folder}/*.py" for folder in python), "benchmarks/gpu_*.py")
     files = sorted(path for part in parts for path in ROOT.glob(part))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 

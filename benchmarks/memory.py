@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 METHODS = ("tsm_fast", "torch")
@@ -31,10 +32,11 @@ def _status(key: str) -> float:
 
 def _main(who: str, method: str, shape: str, batch: int) -> None:
     import tsm_fast
-    from benchmarks import peers, shapes
+    from benchmarks import shapes
+    from tsm_fast.bench import peers
 
     x = shapes.features(shape, batch)
-    run = getattr(tsm_fast, method) if who == "tsm_fast" else getattr(peers, f"torch_{method}")
+    run = getattr(tsm_fast, method) if who == "tsm_fast" else partial(peers.torch_maps, method)
     run(x[:2, :8, :3, :3])  # libraries are loaded; what a batch needs is not allocated yet
     ctypes.CDLL(None).malloc_trim(0)  # memory freed so far would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here

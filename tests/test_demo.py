@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast import demo, models, timings
+from tsm_fast import demo, models
+from tsm_fast.bench import clock, peers, timings
 from tsm_fast.pictures import load_photos
 from tsm_fast.saliency import METHODS
 
@@ -80,7 +81,7 @@ def test_demo_refuses_before_it_makes_the_folder(tmp_path: Path, monkeypatch: py
 def test_timings_compare_before_they_time(features: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 32 of the 1280 channels, where TensorLy's full rank takes milliseconds."""
     said: list[str] = []
-    monkeypatch.setattr(timings, "SECONDS", 0.01)
+    monkeypatch.setattr(clock, "SECONDS", 0.01)
     measured = timings.measure(features[:, :32].contiguous(), None, said.append)
     assert len(said) == timings.STEPS
     assert [(row.method, row.rank) for row in measured] == [
@@ -97,8 +98,8 @@ def test_timings_compare_before_they_time(features: Tensor, monkeypatch: pytest.
 
 def test_no_time_is_given_for_a_peer_with_other_maps(features: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(timings, "SECONDS", 0.01)
-    monkeypatch.setitem(timings._PYTORCH, "tsm", lambda x: x.mean(1))
+    monkeypatch.setattr(clock, "SECONDS", 0.01)
+    monkeypatch.setitem(peers.PYTORCH, "tsm", lambda x: x.mean(1))
     measured = timings.measure(features[:2, :32].contiguous(), None, said.append)
     assert measured[1].pytorch is None
     assert any("no comparison: the maps differ by" in text for text in said)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import models, timings
+from . import models
 from ._version import __version__
+from .bench import timings
 from .extractor import SaliencyExtractor
 from .models.preprocessing import CentralCrop
 from .pictures.drawing import Row, contact_sheet, png_bytes

@@ -72,7 +72,8 @@ def check_reading(out: Path, folder: Path) -> None:
     assert exported.exit_code == 0, exported.stderr
     assert (folder / "maps" / "tsm-features.npy").exists()
     again = tsm_fast("export", out, folder / "maps", "--to", "npy")
-    assert (again.exit_code, "exists already" in again.stderr) == (1, True)
+    assert again.exit_code == 1
+    assert again.stderr == f"tsm-fast: {folder / 'maps'}: exists already; give another name, or --overwrite\n"
     assert tsm_fast("export", out, folder / "x", "--to", "csv").exit_code == 1
 
     shard = out / "shards" / "part-000001.parquet"
@@ -85,6 +86,15 @@ def check_reading(out: Path, folder: Path) -> None:
     (out / "markers" / "000001.json").unlink()
     assert "1 shards are not computed yet" in tsm_fast("verify", out).stderr
     assert tsm_fast("verify", out, "--json").exit_code == 1
+    unfinished = tsm_fast("export", out, folder / "half", "--to", "npy")
+    assert unfinished.exit_code == 1
+    assert unfinished.stderr == (
+        f"tsm-fast: rows {SHARD}..{2 * SHARD - 1} of {out} are not computed yet (shard 1; {SHARDS - 1} of {SHARDS} "
+        "shards are done): run the same `tsm-fast extract` command again, or leave them out with --missing skip, or "
+        "take maps of NaN with --missing nan\n"
+    )
+    assert not (folder / "half").exists()
+    assert tsm_fast("export", out, folder / "half", "--to", "npy", "--missing", "skip").exit_code == 0
 
 
 def test_options_from_a_file(tmp_path: Path) -> None:
@@ -148,6 +158,8 @@ def test_wrong_options_are_2(tmp_path: Path, options: list[str], complaint: str)
 def test_what_cannot_be_done_is_1(tmp_path: Path) -> None:
     needs_photos()
     (tmp_path / "empty").mkdir()
+    pickled = tmp_path / "model.pt"
+    pickled.touch()
     out = tmp_path / "out"
     for command, complaint in (
         (["extract", tmp_path / "nowhere", "--out", out], "nowhere"),
@@ -156,6 +168,7 @@ def test_what_cannot_be_done_is_1(tmp_path: Path) -> None:
         (["extract", photos(), "--out", out, "--model", "lite1"], "model must be lite0"),
         (["status", tmp_path], "holds no run"),
         (["layers", "resnet"], "model must be lite0"),
+        (["layers", pickled], "pass --trust-model-code if you know where it comes from"),
     ):
         done = tsm_fast(*command)
         assert (done.exit_code, done.stdout) == (1, ""), command

@@ -22,7 +22,7 @@ class Counting:
 
     def __init__(self, fewest: int = FEWEST) -> None:
         self.fewest = fewest
-        self.passed = Counter(dict.fromkeys(BACKENDS, 0))
+        self.passed: Counter[str] = Counter(dict.fromkeys(BACKENDS, 0))
 
     def lines(self) -> list[str]:
         return [
@@ -32,7 +32,7 @@ class Counting:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
-            self.passed.update(value for name, value in report.user_properties if name == "backend")
+            self.passed.update(str(value) for name, value in report.user_properties if name == "backend")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if session.exitstatus == pytest.ExitCode.OK and min(self.passed.values()) < self.fewest:

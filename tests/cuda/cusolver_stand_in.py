@@ -42,6 +42,8 @@ def build(path: Path, *options: str) -> Path:
 class StandIn:
     """The loaded library, what it counts (`calls`), and what it is told to do (`unconverged = 1`)."""
 
+    functions: ctypes.CDLL
+
     def __init__(self, path: Path) -> None:
         self.__dict__["functions"] = ctypes.CDLL(str(path))
         solve = ctypes.cast(_eigenpairs, ctypes.c_void_p)

@@ -22,6 +22,8 @@ ON_GPU = os.environ.get("TSM_FAST_TEST_DEVICE") == "cuda"
 if ON_GPU:
     use_in_place()
 
+Step = Callable[..., Any]
+
 
 def require_gpu() -> None:
     """Skips without a GPU; fails where FAIL_WITHOUT_CUDA=1 says that there should be one."""
@@ -46,6 +48,13 @@ def elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
 class OnGpu:
     """The steps of a backend: tensors that they are given go to its device, strides and all, and results come back."""
 
+    mode_gram: Step
+    truncated_svd: Step
+    core_contraction: Step
+    hooi: Step
+    saliency: Step
+    finish: Step
+
     def __init__(self, backend: Any, device: str = "cuda") -> None:
         self.name = backend.name
         self.__spec__ = None
@@ -53,7 +62,7 @@ class OnGpu:
             setattr(self, step, _elsewhere(getattr(backend, step), device))
 
 
-def _elsewhere(step: Callable[..., Any], device: str) -> Callable[..., Any]:
+def _elsewhere(step: Step, device: str) -> Step:
     @wraps(step)
     def run(*arguments: Any, **options: Any) -> Any:
         there = partial(in_place, device=device)

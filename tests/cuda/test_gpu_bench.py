@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,13 +122,19 @@ def test_predictions_stand_beside_the_kernels(bench, monkeypatch):
     both = gpu_cases.predicted(Case(FINISHED, "2048x7x7", "cuda", 4096))
     assert set(both) == {"gram_kernel", "finish_kernel"}
     assert set(gpu_cases.predicted(Case("svd auto", "196x196", "cuda", 9, "float64"))) == {"svd_large_kernel"}
-    assert "leading_kernel" in gpu_cases.predicted(Case("tsm", "2048x7x7", "triton", 4096))
     assert gpu_cases.predicted(Case("tsm", "2048x7x7", "cuda", 4096, "float16")) == {}
     monkeypatch.setattr(GpuBench, "facts", lambda self: {"gpu": "NVIDIA H200"})
     kernels = bench.kernels(case, None, None)
     assert kernels["gram_kernel"] == {"us": 0.25, "predicted": counted["gram_kernel"]}
     assert kernels["svd_small_kernel"] == {"us": None, "predicted": counted["svd_small_kernel"]}
     assert kernels["copy"] == {"us": 0.125, "predicted": None}
+
+
+def test_predictions_for_triton():
+    """In a process of its own: here the kernels may be interpreted, and are not compiled then."""
+    program = "from benchmarks.gpu_cases import *; print(*predicted(Case('tsm', '2048x7x7', 'triton', 4096)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=gpu_cases.ROOT, capture_output=True, text=True)
+    assert "leading_kernel" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ def kernels(cuda: ModuleType) -> list[str]:
 def poisoned():
     """New tensors hold NaN, or the largest integer."""
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(1).isnan()
     yield
     torch.use_deterministic_algorithms(False)
@@ -161,7 +160,7 @@ def two_alike(c: int, h: int, w: int, ratio: float) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(40, 7, 7), (90, 7, 10)], ids=str)
 def test_pairs_that_are_not_proved_come_from_the_full_solver(cuda, shape):
-    x = two_alike(*shape, 0.9999)
+    x = two_alike(*shape, ratio=0.9999)
     maps = torch.empty(1, shape[1] * shape[2], dtype=torch.float64)
     settled, finite = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
     features, out = x.flatten(2), leading(maps, settled, finite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def normalized(maps: Tensor) -> Tensor:
     return (maps - low) / torch.where(high > low, high - low, 1.0)
 
 
-def check(x: Tensor, method: str, rank: tuple[int, ...] | None, precisions=None, **options) -> None:
+def check(x: Tensor, method: Any, rank: tuple[int, ...] | None, precisions=None, **options) -> None:
     """Only maps of one vector at full rank have a path of their own for `precision="auto"`."""
     if precisions is None:
         precisions = ("auto", "float64") if rank is None and method in ("eigencam", "tsm") else ("float64",)

@@ -29,7 +29,7 @@ FLOORS = (
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),
     ("pipeline.engines",),
     ("pipeline",),  # the names that it hands on
-    ("timings",),
+    ("bench",),
     ("demo",),
     ("cli",),
     ("__main__", ""),  # "" is the package itself, which hands names on

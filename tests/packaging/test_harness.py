@@ -17,7 +17,8 @@ FILES = sorted(HERE.rglob("*.py"))
 
 def skips_at_import(source: str) -> list[int]:
     """The lines on which a module skips itself, wherever outside of functions they stand."""
-    left, found = list(ast.parse(source).body), []
+    left: list[ast.AST] = [ast.parse(source)]
+    found: list[int] = []
     while left:
         node = left.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,12 @@ def test_kernels_are_leaves() -> None:
             "steps.cusolver",
             "steps.scaling",
         }
+
+
+def test_benchmarks_import_nothing_of_the_tests() -> None:
+    """Tests import benchmarks."""
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) tests\b", path.read_text(), re.MULTILINE), path
 
 
 def test_the_picture_sees_circles_and_floors() -> None:

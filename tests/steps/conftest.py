@@ -51,7 +51,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     families, left_out = defaultdict(list), set[int]()
     for item in items:
-        if item.path.parent != config.rootpath / "tests" / "steps":
+        if item.path.parent != config.rootpath / "tests" / "steps" or not isinstance(item, pytest.Function):
             continue
         name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
         if ON_GPU:

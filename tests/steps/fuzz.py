@@ -29,6 +29,7 @@ from torch import Tensor
 
 import tsm_fast
 from tsm_fast import _cpu
+from tsm_fast.steps.backend import Precision
 from tsm_fast.steps.choice import load
 
 from ..helpers import DOUBLE_ERROR, GAP, MAP_ERROR, VALUE_ERROR, orthonormality
@@ -199,9 +200,9 @@ def close(mine: Tensor, exact: np.ndarray, tolerance: float, what: str, per: np.
     require((error <= tolerance).all(), f"{what}: error {error.max():.1e}, allowed {tolerance:.0e}")
 
 
-def precision_of(rng: np.random.Generator, x: Tensor, exponent: int = 0) -> tuple[str, bool]:
+def precision_of(rng: np.random.Generator, x: Tensor, exponent: int = 0) -> tuple[Precision, bool]:
     """A precision, in whose results this exponent has room, and whether these are float64."""
-    precision = str(rng.choice(["auto", "auto", "float32", "float64"]))
+    precision: Precision = ("auto", "auto", "float32", "float64")[rng.integers(4)]
     if precision == "float32" and abs(exponent) > 100:
         precision = "float64"
     return precision, precision == "float64" or (precision == "auto" and x.dtype == torch.float64)

@@ -196,7 +196,8 @@ def test_a_gpu_that_is_too_old(find_spec, monkeypatch):
 def test_a_triton_that_cannot_compile_the_kernels(version, capability, amd, need, find_spec, monkeypatch):
     """The backend says so where it is named and in `backends()`, and the automatic choice takes another."""
     triton, kernels = ModuleType("triton"), ModuleType("tsm_fast.kernels")
-    triton.__version__, kernels.name = version, "triton"
+    vars(triton).update(__version__=version)
+    vars(kernels).update(name="triton")
     for name, module in (("triton", triton), ("tsm_fast.kernels", kernels)):
         find_spec[name] = ModuleSpec(name, None)
         monkeypatch.setitem(sys.modules, name, module)

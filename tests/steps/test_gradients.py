@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,7 +264,7 @@ def test_an_empty_batch_has_an_empty_gradient(route):
 @every_shape
 def test_gradients_are_those_of_torch(route, shape, monkeypatch):
     x = randn(3, *SHAPES[shape])
-    options = {"precision": "float64"}
+    options: dict[str, Any] = {"precision": "float64"}
     mine = gradient(ROUTES[route], x, **options)
     plain = partial(torch.linalg.svd, full_matrices=False)
     monkeypatch.setattr("tsm_fast.steps.reference.svd", plain)
@@ -473,7 +474,7 @@ def test_forward_and_backward_leave_out_the_same_terms(name, rows_columns):
     for function, at in ((gradients.svd, m), (gradients.eigh, m @ m.mT)):
         direction = randn(*at.shape, seed=5)
         direction = direction + direction.mT if function is gradients.eigh else direction
-        _, forward = torch.func.jvp(function, (at,), (direction,))
+        forward = torch.func.jvp(function, (at,), (direction,))[1]
         weights = tuple(randn(*part.shape, seed=i) for i, part in enumerate(forward))
         (backward,) = torch.func.vjp(function, at)[1](weights)
         ahead = sum((part * w).sum() for part, w in zip(forward, weights, strict=True))

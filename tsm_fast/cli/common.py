@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -10,6 +11,11 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from ..pipeline.errors import Unfinished
+
+# Arguments of the package in its error texts that are options of the commands: overwrite=True is --overwrite.
+_ARGUMENT = re.compile(r"\b(missing|overwrite|shard_timeout|to|trust_model_code)=('?)([\w.]+)\2")
 
 
 def table(
@@ -37,10 +43,16 @@ def errors(code: int = 1) -> Iterator[None]:
     except OSError as error:
         complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         raise typer.Exit(code) from error
-    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+    except (ValueError, RuntimeError, ModuleNotFoundError, Unfinished) as error:
         complain(str(error))
         raise typer.Exit(code) from error
 
 
 def complain(text: str) -> None:
-    Console(stderr=True, highlight=False).print(f"tsm-fast: {text}", style="red", markup=False, soft_wrap=True)
+    said = _ARGUMENT.sub(_option, text)
+    Console(stderr=True, highlight=False).print(f"tsm-fast: {said}", style="red", markup=False, soft_wrap=True)
+
+
+def _option(argument: re.Match[str]) -> str:
+    option = f"--{argument[1].replace('_', '-')}"
+    return option if argument[3] == "True" else f"{option} {argument[3]}"

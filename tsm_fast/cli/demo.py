@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import demo as demo_run
-from .. import timings
+from ..bench import timings
 from ..steps import choice
 from .common import errors, table
 from .options import AsJson

@@ -143,8 +143,8 @@ def _from_file(name: str, trust: bool) -> nn.Module:
         raise FileNotFoundError(f"model {name!r} does not exist")
     if not trust:
         raise ValueError(
-            f"model {name!r} runs code when it is loaded: pass trust_model_code=True (--trust-model-code) if you know "
-            "where it comes from, or name the architecture as model and give its state dict as weights"
+            f"model {name!r} runs code when it is loaded: pass trust_model_code=True if you know where it comes "
+            "from, or name the architecture as model and give its state dict as weights"
         )
     if name.lower().endswith(".pt2"):
         # The modules of a flat program never run, so hooks on them would not fire.

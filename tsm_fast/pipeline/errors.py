@@ -19,5 +19,9 @@ class Stopped(Exception):
     """The caller asked to stop; nothing of the unfinished shard was published, and no temporary file is left."""
 
 
+class Unfinished(LookupError):
+    """Rows of a run are not computed yet."""
+
+
 class OutOfSpace(OSError):
     """The disk is full, or too small for what is still to be written."""

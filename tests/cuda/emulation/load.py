@@ -1,47 +1,19 @@
-"""The CUDA backend as a backend of the tests: on a GPU the real one, else its kernels executed on the CPU."""
+"""The emulation for tests: without it they are skipped, and fail where everything compiled is required."""
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
-import sys
-from functools import cache
-from pathlib import Path
 from types import ModuleType
-from unittest.mock import patch
 
 import pytest
 
-import tsm_fast
-
-BUILT = Path(os.environ.get("TSM_FAST_EMULATION", Path(tsm_fast.__file__).parents[1] / "build" / "dev" / "emulation"))
-WRAPPER = Path(tsm_fast.__file__).with_name("steps") / "cuda.py"
+from benchmarks import emulation
 
 
-def extension() -> Path | None:
-    """The compiled emulation, where `make build` has made it."""
-    return next((p for s in importlib.machinery.EXTENSION_SUFFIXES for p in BUILT.glob(f"cuda_emulation{s}")), None)
-
-
-@cache
 def emulated() -> ModuleType:
-    """`tsm_fast.steps.cuda` over the emulation: the same Python, the same kernels, CPU tensors."""
-    path = extension()
-    if path is None:
-        reason = f"the emulation of the CUDA kernels is not built in {BUILT}: run `make build`"
+    try:
+        return emulation.emulated()
+    except FileNotFoundError as missing:
         if os.environ.get("TSM_FAST_REQUIRE_NATIVE") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    compiled = _load("cuda_emulation", path)
-    with patch.dict(sys.modules, {"tsm_fast._cuda": compiled}), patch.object(tsm_fast, "_cuda", compiled, create=True):
-        return _load("tsm_fast.steps.cuda_emulated", WRAPPER)
-
-
-def _load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))

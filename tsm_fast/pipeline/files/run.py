@@ -20,6 +20,7 @@ PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "timm", "torchvision", "trans
 
 # Seconds of each are in a marker: "read" that of the decoding threads together, "wait" that of the model for images,
 # "write" that of the writing thread. All but "wait" keep a processor busy.
+AGAIN = "run the same `tsm-fast extract` command again"
 STAGES = ("read", "wait", "forward", "decomposition", "write")
 BUSY = tuple(stage for stage in STAGES if stage != "wait")
 

@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 
 from ..files import plan_file
 from ..files.publish import sha256
-from ..files.run import BUSY, Marker, Run, ShardSpec
+from ..files.run import AGAIN, BUSY, Marker, Run, ShardSpec
 from ..files.shards import OK, marker_path, shard_path
 from .row_groups import maps_of
 
 KNOWN = re.compile(r"run\.json|plan\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
-AGAIN = "run the same `tsm-fast extract` command again"
 
 
 @dataclass(frozen=True)

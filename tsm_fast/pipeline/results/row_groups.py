@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import Unfinished
 from ..files import plan_file
-from ..files.run import Run
+from ..files.run import AGAIN, Run
 from ..files.shards import ROW_GROUP, MapColumn, decode, shard_path
 from ..sources.keys import encode_key
 
@@ -95,9 +96,10 @@ class Store:
         """A row group, from memory where this thread has read it lately; LookupError where it is not finished."""
         if shard not in self.done:
             first, end = self.bounds(shard)
-            raise LookupError(
-                f"rows {first}..{end - 1} of {self.out} are not computed yet (shard {shard}): run the same command "
-                "again to go on, or open the dataset with missing='nan' or missing='skip'"
+            raise Unfinished(
+                f"rows {first}..{end - 1} of {self.out} are not computed yet (shard {shard}; {len(self.done):,} of "
+                f"{-(-self.n_items // self.shard_size):,} shards are done): {AGAIN}, or leave them out with "
+                "missing='skip', or take maps of NaN with missing='nan'"
             )
         kept: OrderedDict[tuple[int, int], Block] = vars(self._kept).setdefault("blocks", OrderedDict())
         if (block := kept.pop((shard, group), None)) is None:
