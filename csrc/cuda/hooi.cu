@@ -1,9 +1,9 @@
 // TensorLy's tucker, one block an item: HOSVD start, Gauss-Seidel sweeps, every item stopping on its own. Where one
 // mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of the others
 // (mode_gram), and T = X_(big)^T A_big stands in for X until A_big itself is written (method.md, "The Gram shortcut").
-#include "cuda/eigen.cuh"
-#include "cuda/hooi_memory.cuh"
-#include "cuda/multiply.cuh"
+#include "cuda/parts/eigen.cuh"
+#include "cuda/parts/hooi_memory.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {
@@ -486,7 +486,7 @@ struct Item {
 
 // Shared memory that the workspace cannot hold: for reductions, and for tiles where they have no place among the rest.
 int64_t fixed_bytes(const HooiPlan& plan, bool on_chip) {
-    return 34 * 8 + (on_chip && plan.big >= 0 ? 0 : kTileBytes);
+    return kBlockScratch * 8 + (on_chip && plan.big >= 0 ? 0 : kTileBytes);
 }
 
 bool fits(const HooiPlan& plan) {
@@ -504,7 +504,7 @@ __global__ void __launch_bounds__(kTileThreads)
     Tensor own = x.first;
     own.data = item_data(own.data, own.dtype, item * x.batch_stride);
     const int64_t s = plan.big >= 0 ? plan.others_size(plan.big) : 0;
-    Item work{plan, block, own, gram + item * s * s, HooiMemory{}, reinterpret_cast<double*>(shared) + 34};
+    Item work{plan, block, own, gram + item * s * s, HooiMemory{}, reinterpret_cast<double*>(shared) + kBlockScratch};
     work.at.lay_out(plan, on_chip ? shared + fixed : global, on_chip ? global : nullptr);
     if (on_chip && plan.big >= 0) work.tile = work.at.spare[0];
     work.run(out, item);
