@@ -1,6 +1,6 @@
 // TensorLy's tucker, one block an item: HOSVD start, Gauss-Seidel sweeps, every item stopping on its own. Where one
 // mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of the others
-// (mode_gram), and T = X_(big)^T A_big stands in for X until A_big itself is written (method.md, "The Gram shortcut").
+// (mode_gram), and T = X_(big)^T A_big stands in for X until A_big itself is written.
 #include "cuda/parts/eigen.cuh"
 #include "cuda/parts/hooi_memory.cuh"
 #include "cuda/parts/multiply.cuh"

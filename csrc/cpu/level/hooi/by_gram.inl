@@ -1,5 +1,5 @@
 // HOOI where one mode (`big`) is larger than the product of the others, from the Gram matrix G of the others: T =
-// X_(big)^T A_big stands in for X (method.md, "The Gram shortcut"). The sweeps run in double, passes over X in P (float
+// X_(big)^T A_big stands in for X. The sweeps run in double, passes over X in P (float
 // or double).
 #pragma once
 #include "cpu/level/hooi/columns.inl"
