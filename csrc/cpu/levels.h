@@ -11,8 +11,8 @@ namespace tsm {
 // A group of items is never larger than the lanes of a vector of floats.
 constexpr int kMostItems = 16;
 
-// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of docs/backends.md, 1e-12 and
-// 1e-5.
+// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of docs/backends.md, 1e-12
+// and 1e-5.
 inline double most_loss(bool wide) {
     return wide ? 3e-13 : 1e-7;
 }

@@ -7,8 +7,8 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
-// Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 / ||X||^2,
-// good to 1e-7, and small singular values from differences of large ones.
+// Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 /
+// ||X||^2, good to 1e-7, and small singular values from differences of large ones.
 static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > 0.02)) return false;
