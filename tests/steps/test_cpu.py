@@ -60,8 +60,8 @@ def saliency(method: Method, rank: tuple[int, ...] | None = None) -> Callable[[B
 def hooi(rank: tuple[int, ...]) -> Callable[[Backend, Tensor], tuple[Tensor, ...]]:
     def run(cpu: Backend, x: Tensor) -> tuple[Tensor, ...]:
         result = cpu.hooi(x, rank, **HOOI)
-        padded = torch.nn.functional.pad(result.errors, (0, 100 - result.errors.shape[1]), value=torch.nan)
-        return (result.core, *result.factors, *result.singular_values, padded.nan_to_num(nan=-1.0), result.n_sweeps)
+        errors = result.errors.nan_to_num(nan=-1.0)
+        return (result.core, *result.factors, *result.singular_values, errors, result.n_sweeps)
 
     return run
 

@@ -108,16 +108,6 @@ def hooi(
     precision: Precision = "auto",
 ) -> HooiResult:
     """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
-    # Room for the errors is made as it is needed: a limit of a million sweeps costs nothing where ten are enough.
-    room = min(n_iter_max, 1000)
-    while True:
-        result = _hooi(x, rank, room, tol, sign, precision)
-        if room == n_iter_max or not (~result.converged & result.finite).any():
-            return result
-        room = min(10 * room, n_iter_max)
-
-
-def _hooi(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, precision: Precision) -> HooiResult:
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
     factors = [_empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
@@ -146,8 +136,7 @@ def _hooi(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str
             wide_out=dtype == torch.float64,
             threads=torch.get_num_threads(),
         )
-    most = int(n_sweeps.max()) if len(x) else 0
-    return HooiResult(core, factors, values, errors[:, :most].contiguous(), n_sweeps, converged, finite)
+    return HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
 
 
 def saliency(

@@ -1,9 +1,8 @@
 """The compiled CUDA backend: the six steps of `steps.backend.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
-Everything is launched on the current stream, and nothing waits for the device except `hooi`, whose result is as long as
-its longest item took (`hooi(..., trim=False)` does not wait either), and what needs a library, above n = 256. Sums are
-in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches are cut so that the
-workspace stays near `WORKSPACE_BYTES`.
+Everything is launched on the current stream, and nothing waits for the device except what needs a library, above
+n = 256. Sums are in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches
+are cut so that the workspace stays near `WORKSPACE_BYTES`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from torch import Tensor
 from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
 from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 from .cusolver import library_eigenpairs
-from .scaling import scaled, unit_exponents
+from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 
 name = "cuda"
 
 WORKSPACE_BYTES = 512 * 2**20
-MIN_CAPABILITY = (8, 0)  # float64 matrix instructions
 
 _DTYPES = {getattr(torch, name): code for name, code in _cuda.dtypes.items()}
 
@@ -37,13 +35,12 @@ def mode_gram(
     precision: Precision = "auto",
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; sums are in float64."""
-    _check(x)
     dtype = result_dtype(x.dtype, precision)
     size = x.shape[mode + 1]
     if not x.numel():
         return x.new_zeros(len(x), size, size, dtype=dtype)
     if center and mode != x.ndim - 2:
-        x, center = _centered(x), False
+        x, center = centered(x), False
     gram = x.new_empty(len(x), size, size, dtype=torch.float64 if center else dtype)
     with _on(x):
         _mode_gram(x, mode, gram, center)
@@ -57,7 +54,6 @@ def truncated_svd(
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
-    _check(gram)
     dtype = result_dtype(gram.dtype, precision)
     gram = (gram if gram.dtype in (torch.float32, torch.float64) else gram.float()).contiguous()
     values = gram.new_empty(len(gram), rank, dtype=dtype)
@@ -77,7 +73,6 @@ def core_contraction(
     precision: Precision = "auto",
 ) -> Tensor:
     """`X x_n A_n^T` over the given modes."""
-    _check(x, *factors)
     dtype = result_dtype(x.dtype, precision)
     shape = list(x.shape)
     for factor, mode in zip(factors, modes, strict=True):
@@ -109,25 +104,9 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
-    trim: bool = True,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`).
-
-    `trim=False` leaves `errors` at [B, n_iter_max], NaN after an item's last sweep: then nothing waits for the device.
-    """
-    _check(x)
-    dtype = result_dtype(x.dtype, precision)
-    # Room for the errors is made as it is needed: a limit of a million sweeps costs nothing where ten are enough.
-    room = min(n_iter_max, 1000) if trim else n_iter_max
-    while True:
-        result = _hooi(x, rank, room, tol, sign == "v", dtype)[0]
-        if not trim:
-            return result
-        if room == n_iter_max or not (~result.converged & result.finite).any():
-            break
-        room = min(10 * room, n_iter_max)
-    most = int(result.n_sweeps.max()) if len(x) else 0
-    return result._replace(errors=result.errors[:, :most].contiguous())
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    return _hooi(x, rank, n_iter_max, tol, sign == "v", result_dtype(x.dtype, precision))[0]
 
 
 def saliency(
@@ -144,7 +123,6 @@ def saliency(
 
     Waits for nothing, except above n = 256: for all pairs, and for which items are without proof of their leading pair.
     """
-    _check(x)
     dtype = torch.float64 if precision == "float64" else torch.float32
     maps = x.new_empty(len(x), x.shape[2] * x.shape[3], dtype=dtype)
     finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -161,7 +139,6 @@ def finish(
     normalize: bool,
 ) -> Tensor:
     """The maps resized to [B, *size] and normalised (see `reference.finish`), in one launch; waits for nothing."""
-    _check(maps)
     out = maps.new_empty(len(maps), *(size or maps.shape[1:]))
     if len(maps):
         maps = maps.contiguous()
@@ -193,7 +170,7 @@ def _saliency(
     maps: Tensor,  # [B, S]
     finite: Tensor,  # [B]
 ) -> None:
-    unit, exponent = _unit_range(x)
+    unit, exponent = unit_range(x)
     single = method in ("eigencam", "tsm")
     if rank is not None:
         _at_rank(unit, rank, combine, sign, single, maps, finite)
@@ -202,7 +179,7 @@ def _saliency(
         uncentered = unit.flatten(2)  # [B, C, S]
         features = uncentered
         if centers and exponent is not None:  # what the mean leaves has its own range
-            features = _centered(uncentered)
+            features = centered(uncentered)
             left = unit_exponents(features)
             features, exponent = scaled(features, -left), exponent + left
         if single:
@@ -288,7 +265,7 @@ def _combined_maps(
     for part in _parts(len(x), 8 * n * (n + columns) + _svd_bytes(n, True) + copied):
         items, skip = x[part], 0 if settled is None else settled[part].data_ptr()
         if copied:
-            items = _centered(items)
+            items = centered(items)
         gram = x.new_empty(len(items), n, n, dtype=torch.float64)
         _mode_gram(items, 1 if by_position else 0, gram, center and by_position, skip)
         values, vectors = gram.new_empty(len(items), columns), gram.new_empty(len(items), n, columns)
@@ -361,8 +338,8 @@ def _hooi(
     result = HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
     if not size:
         return result, responses
-    unit, exponent = _unit_range(x)
-    matrix = unit.movedim(big + 1, 1).flatten(2) if big >= 0 else unit  # [B, I_big, S]
+    unit, exponent = unit_range(x)
+    matrix = unfold(unit, big) if big >= 0 else unit  # [B, I_big, S]
     per_item_bytes = _cuda.hooi_workspace(shape, rank) + 8 * others * others
     with _on(x):
         for part in _parts(size, per_item_bytes):
@@ -437,20 +414,6 @@ def _svd_bytes(n: int, wide: bool) -> int:
     return _cuda.truncated_svd_workspace(n, 1, wide) if n <= _cuda.largest else 32 * n * n
 
 
-def _unit_range(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """float64 items times the power of two that keeps their squares in range, and the exponents [B] that undo it."""
-    if x.dtype != torch.float64 or not len(x):
-        return x, None
-    exponent = unit_exponents(x)
-    return scaled(x, -exponent), exponent
-
-
-def _centered(x: Tensor) -> Tensor:
-    """In float64, less its mean over the last mode; the shift makes a constant channel exactly 0."""
-    shifted = x.double() - x[..., :1].double()
-    return shifted - shifted.mean(-1, keepdim=True)
-
-
 def _parts(batch: int, bytes_per_item: int) -> Iterator[slice]:
     """The batch in parts whose workspace is near WORKSPACE_BYTES."""
     size = max(1, WORKSPACE_BYTES // max(1, bytes_per_item))
@@ -476,18 +439,3 @@ def _stream(x: Tensor) -> int:
 def _on(x: Tensor) -> torch.cuda.device:
     """Launches go to the device of x, whatever the current one is."""
     return torch.cuda.device(x.device if x.is_cuda else -1)
-
-
-def _check(x: Tensor, *others: Tensor) -> None:
-    """RuntimeError for tensors that the kernels cannot reach."""
-    for tensor in (x, *others):
-        if tensor.device.type != _cuda.device_type:
-            raise RuntimeError(f"backend 'cuda' runs on {_cuda.device_type} tensors, got one on {tensor.device}")
-        if tensor.device != x.device:
-            raise RuntimeError(f"backend 'cuda' needs its tensors on one device, got {x.device} and {tensor.device}")
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < MIN_CAPABILITY:
-        major, minor = torch.cuda.get_device_capability(x.device)
-        raise RuntimeError(
-            f"backend 'cuda' needs a GPU of compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer, "
-            f"got {major}.{minor} ({torch.cuda.get_device_name(x.device)})"
-        )
