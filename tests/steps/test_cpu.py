@@ -366,7 +366,7 @@ def test_no_entry_takes_an_address_that_is_none(cpu, monkeypatch):
     from tsm_fast import _cpu
 
     class Spy:
-        calls: ClassVar[list[tuple[str, tuple[Any, ...], dict[str, Any]]]] = []
+        calls: ClassVar[list[Any]] = []  # name, arguments, those by name
 
         def __getattr__(self, name: str) -> Callable[..., None]:
             def call(*args: Any, **named: Any) -> None:

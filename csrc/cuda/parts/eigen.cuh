@@ -197,6 +197,28 @@ __device__ void eigenpairs(const EigenMemory<T>& m, int n, const Group& group) {
     group.sync();
 }
 
+// What the first `rank` vectors have of those before them is taken out, once: float rotations leave 1e-5 of it.
+template <class T, class Group>
+__device__ void straighten(const EigenMemory<T>& m, int n, int rank, const Group& group) {
+    const int ld = EigenMemory<T>::ld(n);
+    for (int k = rank - 1; k >= 0; --k) {
+        T* own = m.a + m.order()[k] * ld;
+        for (int j = group.rank(); j <= k; j += group.size()) {
+            const T* other = m.a + m.order()[j] * ld;
+            T dot = 0;
+            for (int i = 0; i < n; ++i) dot += own[i] * other[i];
+            m.p[j] = j < k ? dot : (dot - T(1)) * T(0.5);
+        }
+        group.sync();
+        for (int i = group.rank(); i < n; i += group.size()) {
+            T x = own[i];
+            for (int j = 0; j <= k; ++j) x -= m.p[j] * m.a[m.order()[j] * ld + i];
+            own[i] = x;
+        }
+        group.sync();
+    }
+}
+
 // Leading `rank` eigenpairs of g(i, j): values(j, lambda_j) and vectors(i, j, entry), each column's entry of largest
 // magnitude (the first on ties) positive. A matrix with NaN or Inf gives NaN, zeros give the columns of the identity.
 template <class T, class Group, class Matrix, class Values, class Vectors>
@@ -223,6 +245,7 @@ __device__ void solve(const EigenMemory<T>& m, int n, int rank, const Group& gro
     }
     group.sync();
     eigenpairs(m, n, group);
+    if constexpr (sizeof(T) == 4 && !Group::kOneWarp) straighten(m, n, rank, group);
     for (int j = group.rank(); j < rank; j += group.size()) {
         const int at = m.order()[j];
         T most = 0, entry = 0;
