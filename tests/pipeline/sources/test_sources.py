@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,61 @@ def test_tars(tmp_path: Path, photos: Photos) -> None:
         again = reopen(source.kind, source.root)
         assert {item.key: again.read(item) for item in items} == written
     assert len(keys(open_source(str(tmp_path / "part-001.tar")))) == 2
+
+
+def with_a_hole(image: Image.Image) -> bytes:
+    """A BMP file with blocks of zeros in its middle, which tar can leave out, and photo on both sides of them."""
+    pixels = np.asarray(image.resize((256, 256))).copy()
+    pixels[64:192] = 0
+    return bytes_of(Image.fromarray(pixels), "BMP")
+
+
+@pytest.mark.parametrize(
+    "options", [["gnu"], ["posix", "--sparse-version=0.0"], ["posix", "--sparse-version=0.1"], ["posix"]], ids=" ".join
+)
+def test_sparse_members_of_tars(options: list[str], tmp_path: Path, photos: Photos) -> None:
+    """What `tar --sparse` packs is read as it was, and not as the packed bytes with those of the next member."""
+    tar = shutil.which("tar")
+    if tar is None or "GNU tar" not in subprocess.run([tar, "--version"], capture_output=True, text=True).stdout:
+        pytest.skip("needs GNU tar, which makes sparse members")
+    written = {"a.bmp": with_a_hole(photos["cat"]), "long/" + 120 * "x" + ".bmp": with_a_hole(photos["coins"])}
+    written["z.png"] = bytes_of(photos["rocket"])
+    (tmp_path / "long").mkdir()
+    for name, data in written.items():
+        with open(tmp_path / name, "wb") as file:
+            for start in range(0, len(data), 4096):
+                block = data[start : start + 4096]
+                file.seek(start)
+                file.write(block if any(block) else b"")
+            file.truncate(len(data))
+    command = [tar, "--sparse", "--hole-detection=raw", f"--format={options[0]}", *options[1:]]
+    command += ["-cf", "s.tar", *written]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with tarfile.open(tmp_path / "s.tar") as members:
+        assert [member.issparse() for member in members] == [True, True, False]
+    source = open_source(str(tmp_path / "s.tar"))
+    items = listing(source)
+    again = reopen(source.kind, source.root)
+    assert {item.key: again.read(item) for item in items} == {f"s.tar/{name}": data for name, data in written.items()}
+    whole = (tmp_path / "s.tar").read_bytes()
+    with tarfile.open(tmp_path / "s.tar") as members:
+        first = members.getmembers()[0]
+    (tmp_path / "s.tar").write_bytes(whole[: first.offset_data + 1000])
+    with pytest.raises(ImageError, match="the tar file ends within it") as caught:
+        again.read(items[0])
+    assert caught.value.kind == "truncated"
+
+
+def test_a_sparse_member_of_absurd_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = tarfile.TarInfo("a.bmp")
+    about.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,0"}
+    about.pax_headers |= {"GNU.sparse.size": str(2**40), "GNU.sparse.numblocks": "1"}
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(about)
+    source = open_source(str(tmp_path / "s.tar"))
+    with pytest.raises(ImageError, match=f"{2**40} bytes are more than") as caught:
+        source.read(listing(source)[0])
+    assert caught.value.kind == "too_large"
 
 
 def test_broken_tars(tmp_path: Path, photos: Photos) -> None:

@@ -11,6 +11,8 @@ from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, MAX_BYTES
 from .source import Item, SourceError
 
+SPARSE = -1  # in place of the size of a sparse member, whose offset is that of its headers
+
 
 class TarSource:
     """The pictures in tar files; the key is "name of the tar file/name in it"."""
@@ -34,9 +36,11 @@ class TarSource:
         return items
 
     def read(self, item: Item) -> bytes:
-        if item.size > MAX_BYTES:
-            raise ImageError("too_large", f"{item.size} bytes are more than {MAX_BYTES}")
-        descriptor = os.open(os.path.join(self._folder, decode_key(item.path or "")), os.O_RDONLY | os.O_CLOEXEC)
+        file = os.path.join(self._folder, decode_key(item.path or ""))
+        if item.size == SPARSE:
+            return _read_sparse(file, item.offset)
+        _check_size(item.size)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.pread(descriptor, item.size, item.offset)
         finally:
@@ -50,12 +54,43 @@ class TarSource:
         try:
             with tarfile.open(file, "r:", errors="surrogateescape") as tar:
                 return [
-                    Item(encode_key(f"{name}/{member.name}"), encode_key(name), member.offset_data, member.size)
+                    Item(encode_key(f"{name}/{_name(member)}"), encode_key(name), *_place(member))
                     for member in tar
-                    if member.isreg() and _is_picture(member.name)
+                    if member.isreg() and _is_picture(_name(member))
                 ]
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: a broken map of a sparse member
             raise SourceError(f"source {file!r} is no whole tar file: {error}") from None
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    """The name of a member; where PAX has two for a sparse one, tarfile gives the other."""
+    return member.pax_headers.get("GNU.sparse.name", member.name)
+
+
+def _place(member: tarfile.TarInfo) -> tuple[int, int]:
+    """Offset and size of a member's bytes; of a sparse one, that of its headers and `SPARSE`."""
+    return (member.offset, SPARSE) if member.issparse() else (member.offset_data, member.size)
+
+
+def _read_sparse(file: str, offset: int) -> bytes:
+    """A member whose blocks of zeros are not in the tar file, by its headers."""
+    with open(file, "rb") as raw:
+        raw.seek(offset)
+        try:
+            with tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape") as tar:
+                member = tar.next()
+                content = tar.extractfile(member) if member is not None else None
+                if member is not None and content is not None:
+                    _check_size(member.size)
+                    return content.read()
+        except (tarfile.TarError, EOFError, ValueError):
+            pass
+    raise ImageError("truncated", "it is sparse, and the tar file ends within it")
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError("too_large", f"{size} bytes are more than {MAX_BYTES}")
 
 
 def _is_picture(name: str) -> bool:
