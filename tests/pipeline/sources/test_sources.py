@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tsm_fast.pictures.decode import ImageError, Picture, from_value
+from tsm_fast.pictures.decode import ImageError, Picture, from_value, unreadable
 from tsm_fast.pipeline.sources.datasets import DatasetSource, picture_of
 from tsm_fast.pipeline.sources.keys import encode_key
 from tsm_fast.pipeline.sources.open import open_source, reopen
@@ -92,9 +93,42 @@ def test_links(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "link").symlink_to(folder / "upright")
     (tmp_path / "one.png").symlink_to(folder / "mirrored" / "png" / "cat.png")
     assert len(keys(open_source(str(tmp_path)))) == 11
+
+
+def test_links_that_loop_are_left_out_or_rows(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "upright").symlink_to(folder / "upright")
     (tmp_path / "back").symlink_to(tmp_path)
-    with pytest.raises(SourceError, match="leads back to a folder above it"):
-        keys(open_source(str(tmp_path)))
+    for name in ("itself", "itself.png", "gone.png"):
+        (tmp_path / name).symlink_to(tmp_path / name.replace("gone", "nothing"))
+    source = open_source(str(tmp_path))
+    items = listing(source)
+    assert [item.key for item in items if "/" not in item.key] == ["gone.png", "itself.png"]
+    for item in items[:2]:
+        with pytest.raises(OSError, match=r"No such file|Too many levels") as caught:
+            source.read(item)
+        assert unreadable(caught.value).kind == "missing"
+    assert source.left_out.counts == {"of another kind": 2, "linked back to a folder above": 1}
+    assert str(source.left_out) == (
+        "1 linked back to a folder above (such as 'back'), 2 of another kind (such as 'itself')"
+    )
+
+
+def test_a_folder_without_permission_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if path.endswith("png/"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    source = open_source(str(folder))
+    assert len(keys(source)) == 10
+    assert source.left_out.counts == {"hidden": 1, "of another kind": 1, "that cannot be listed (Permission denied)": 1}
+    assert "(such as 'mirrored/png/')" in str(source.left_out)
+    monkeypatch.setattr(os, "scandir", lambda path: refusing("png/"))
+    with pytest.raises(PermissionError):
+        keys(open_source(str(folder)))
 
 
 def test_a_folder_without_pictures(tmp_path: Path) -> None:
@@ -143,6 +177,12 @@ def test_list_file(tmp_path: Path, folder: Path) -> None:
         items = listing(source)
         assert [item.key for item in items] == expected
         assert {reopen(source.kind, source.root).read(item) for item in items} == {picture}
+    for number, encoding in enumerate(("utf-8-sig", "utf-16")):  # as Windows writes them
+        (tmp_path / f"{number}.txt").write_bytes("b.jpg\r\na b.jpg\r\n".encode(encoding))
+        assert keys(open_source(str(tmp_path / f"{number}.txt"))) == ["a b.jpg", "b.jpg"]
+    (tmp_path / "broken.txt").write_bytes(b"\xff\xfea")
+    with pytest.raises(SourceError, match=r"broken\.txt' begins as UTF-16, but is none"):
+        keys(open_source(str(tmp_path / "broken.txt")))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(SourceError, match="lists no path"):
         keys(open_source(str(tmp_path / "empty.txt")))
@@ -221,6 +261,40 @@ def test_tars(tmp_path: Path, photos: Photos) -> None:
         again = reopen(source.kind, source.root)
         assert {item.key: again.read(item) for item in items} == written
     assert len(keys(open_source(str(tmp_path / "part-001.tar")))) == 2
+
+
+def test_links_and_other_kinds_in_tars(tmp_path: Path, photos: Photos) -> None:
+    """Hard links are pictures; what else is no regular file is counted."""
+    data = bytes_of(photos["cat"])
+    with tarfile.open(tmp_path / "l.tar", "w") as tar:
+        for name, kind, target in (
+            ("a.png", tarfile.REGTYPE, ""),
+            ("hard.png", tarfile.LNKTYPE, "a.png"),
+            ("harder.png", tarfile.LNKTYPE, "hard.png"),
+            ("nowhere.png", tarfile.LNKTYPE, "b.png"),
+            ("soft.png", tarfile.SYMTYPE, "a.png"),
+            ("folder.png", tarfile.DIRTYPE, ""),
+            ("blob", tarfile.REGTYPE, ""),
+            ("hardest.png", tarfile.LNKTYPE, "blob"),
+            ("pipe.png", tarfile.FIFOTYPE, ""),
+            ("a.cls", tarfile.REGTYPE, ""),
+            (".b.png", tarfile.REGTYPE, ""),
+        ):
+            about = tarfile.TarInfo(name)
+            about.type, about.linkname = kind, target
+            about.size = len(data) if kind == tarfile.REGTYPE else 0
+            tar.addfile(about, io.BytesIO(data))
+    source = open_source(str(tmp_path / "l.tar"))
+    items = listing(source)
+    assert [item.key for item in items] == [f"l.tar/{name}.png" for name in ("a", "hard", "harder", "hardest")]
+    assert {reopen(source.kind, source.root).read(item) for item in items} == {data}
+    assert source.left_out.counts == {
+        "hard links to what is not there": 1,
+        "symbolic links": 1,
+        "that are no files": 1,
+        "of another kind": 2,
+        "hidden": 1,
+    }
 
 
 def with_a_hole(image: Image.Image) -> bytes:

@@ -11,7 +11,7 @@ from ...factory import call
 from ...pictures.decode import ImageError
 from .keys import encode_key
 from .picture_files import read_file
-from .source import Item, SourceError
+from .source import Item, LeftOut, SourceError
 
 PICTURE_NAMES = ("image", "img", "pixel_values", "picture")
 
@@ -37,6 +37,7 @@ class DatasetSource:
         if keys is not None and len(keys) != len(dataset):
             raise ValueError(f"keys must be one for each of the {len(dataset)} items, got {len(keys)}")
         self.kind, self.root = kind, root or type(dataset).__qualname__
+        self.left_out = LeftOut()
         self.dataset, self._keys = dataset, keys
         self._guard = threading.Lock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -15,11 +16,28 @@ class Item(NamedTuple):
     size: int = 0  # of the bytes in a tar file; -1 for a sparse member, whose offset is that of its headers
 
 
+class LeftOut:
+    """What a listing passes over: how many of each kind, and the first of them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one."""
+        self.counts[kind] += 1
+        self._first[kind] = min(name, self._first.get(kind, name))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n:,} {kind} (such as {self._first[kind]!r})" for kind, n in sorted(self.counts.items()))
+
+
 class Source(Protocol):
     """Something that lists images, and reads them from several threads at once."""
 
     kind: str  # said in run.json
     root: str  # absolute, with which `reopen` finds it again
+    left_out: LeftOut  # of the last listing
 
     def items(self) -> list[Item]:
         """Every image, in any order; keys may not repeat."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ...pictures.decode import ImageError
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, MAX_BYTES
-from .source import Item, SourceError
+from .source import Item, LeftOut, SourceError
 
 SPARSE = -1  # in place of the size of a sparse member, whose offset is that of its headers
 
@@ -26,12 +27,15 @@ class TarSource:
         self._folder = os.path.abspath(files[0]) if only_folder else os.path.commonpath(folders)
         self._files = () if only_folder else tuple(files)
         self.root = encode_key(self._folder)
+        self.left_out = LeftOut()
 
     def items(self) -> list[Item]:
+        self.left_out = LeftOut()
         items = [item for file in self._files for item in self._members(file)]
         if not items:
             raise SourceError(
                 f"source {', '.join(self._files)} holds no picture: no name in it ends in {', '.join(EXTENSIONS)}"
+                + (f"; left out: {self.left_out}" if self.left_out.counts else "")
             )
         return items
 
@@ -53,23 +57,45 @@ class TarSource:
         name = os.path.relpath(os.path.abspath(file), self._folder)
         try:
             with tarfile.open(file, "r:", errors="surrogateescape") as tar:
-                return [
-                    Item(encode_key(f"{name}/{_name(member)}"), encode_key(name), *_place(member))
-                    for member in tar
-                    if member.isreg() and _is_picture(_name(member))
-                ]
+                return list(self._pictures(name, tar))
         except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: a broken map of a sparse member
             raise SourceError(f"source {file!r} is no whole tar file: {error}") from None
+
+    def _pictures(self, file: str, tar: tarfile.TarFile) -> Iterator[Item]:
+        """The pictures in one tar file; a hard link is the file that came before under its other name."""
+        places: dict[str, tuple[int, int]] = {}
+        for member in tar:
+            name = _name(member)
+            if member.isreg():
+                places[name] = (member.offset, SPARSE) if member.issparse() else (member.offset_data, member.size)
+            elif member.islnk() and member.linkname in places:
+                places[name] = places[member.linkname]
+            if member.isdir():
+                continue
+            key = encode_key(f"{file}/{name}")
+            kind = _left_out(member, name, there=name in places)
+            if kind:
+                self.left_out.add(kind, key)
+            else:
+                yield Item(key, encode_key(file), *places[name])
+
+
+def _left_out(member: tarfile.TarInfo, name: str, *, there: bool) -> str:
+    """The kind of a member that is no picture; empty for a picture."""
+    if not name.lower().endswith(EXTENSIONS):
+        return "of another kind"
+    if posixpath.basename(name).startswith("."):
+        return "hidden"
+    if member.islnk() and not there:
+        return "hard links to what is not there"
+    if member.issym():
+        return "symbolic links"
+    return "" if there else "that are no files"
 
 
 def _name(member: tarfile.TarInfo) -> str:
     """The name of a member; where PAX has two for a sparse one, tarfile gives the other."""
     return member.pax_headers.get("GNU.sparse.name", member.name)
-
-
-def _place(member: tarfile.TarInfo) -> tuple[int, int]:
-    """Offset and size of a member's bytes; of a sparse one, that of its headers and `SPARSE`."""
-    return (member.offset, SPARSE) if member.issparse() else (member.offset_data, member.size)
 
 
 def _read_sparse(file: str, offset: int) -> bytes:
@@ -91,7 +117,3 @@ def _read_sparse(file: str, offset: int) -> bytes:
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError("too_large", f"{size} bytes are more than {MAX_BYTES}")
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not os.path.basename(name).startswith(".")
