@@ -75,6 +75,10 @@ Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a 
 TrustModelCode = Annotated[bool, _input("--trust-model-code", help="Run code from model files (.pt2, pickles).")]
 Size = Annotated[Any, _input(parser=parse_size, metavar="HxW", help="Input size, if not the model's own.")]
 MaxPixels = Annotated[int | None, _input(min=1, help="Larger pictures become error rows.")]
+Filter = Annotated[list[str] | None, _input("--filter", metavar="GLOB", help="Only keys that match, repeatable.")]
+Keys = Annotated[str | None, _input(metavar="FILE", help="Only the keys that a file lists, one a line.")]
+Sample = Annotated[int | None, _input(min=1, metavar="N", help="Only N images, chosen at random by --seed.")]
+Seed = Annotated[int, _input(help="Of --sample.")]
 Limit = Annotated[int | None, _input(min=1, help="Only the first N images of the sorted listing.")]
 
 # The maps

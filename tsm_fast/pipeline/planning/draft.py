@@ -24,7 +24,8 @@ from ..files.run import PACKAGES, RunFile
 from ..files.shards import FORMAT_VERSION, MapColumn
 from ..settings import Settings
 from ..sources.open import open_source
-from ..sources.source import Item, Source, listing
+from ..sources.source import Item, LeftOut, Source, listing
+from .select import select
 
 _ROW_BYTES = 48  # of a row beside its maps, compressed; measured on folders of photos
 _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
@@ -37,13 +38,16 @@ class Draft:
 
     items: list[Item]
     file: RunFile  # what run.json will say
+    left_out: LeftOut
 
 
 def make(settings: Settings, *, source: Source | None = None, say: Callable[[str], None] = lambda _: None) -> Draft:
     """Decide everything; raises as `prepare` does."""
     say("listing the images")
     source = source or open_source(settings.source)
-    items = listing(source, settings.limit)
+    items = select(listing(source), settings)
+    if source.left_out.counts:
+        say(f"left out: {source.left_out}")
     say(f"loading the model {settings.model}")
     model = models.load(
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
@@ -82,7 +86,7 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
         parts=parts,
         versions=versions(PACKAGES),
     )
-    return Draft(items, file)
+    return Draft(items, file, source.left_out)
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from .keys import decode_key, encode_key
 from .picture_files import read_file
-from .source import Item, SourceError
+from .source import Item, LeftOut, SourceError
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "image", "filepath")
 
@@ -24,6 +25,7 @@ class PathSource:
         self.kind = kind
         self._root = os.path.abspath(root)
         self.root = encode_key(self._root)
+        self.left_out = LeftOut()
 
     def items(self) -> list[Item]:
         raise SourceError(f"a {self.kind} is listed once, when the run is planned")
@@ -40,9 +42,7 @@ class ListSource(PathSource):
         self._file = path
 
     def items(self) -> list[Item]:
-        data = self._file.read_bytes()
-        names = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
-        items = [Item(encode_key(os.fsdecode(name))) for name in names if name.strip()]
+        items = [Item(encode_key(os.fsdecode(name))) for name in lines_of(self._file)]
         if not items:
             raise SourceError(f"source {str(self._file)!r} lists no path")
         return items
@@ -66,6 +66,19 @@ class ManifestSource(PathSource):
         if not items:
             raise SourceError(f"source {str(self._file)!r} has no row")
         return items
+
+
+def lines_of(file: Path) -> list[bytes]:
+    """The lines of a file that are not empty, or what lies between NUL bytes where it has any; without a BOM."""
+    data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{str(file)!r} begins as UTF-16, but is none: {error}") from None
+    data = data.removeprefix(codecs.BOM_UTF8)
+    lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    return [line for line in lines if line.strip()]
 
 
 def _csv_columns(file: Path) -> Iterator[tuple[str | None, str]]:
