@@ -39,6 +39,7 @@ class Settings:
         dtype: of the stored maps: "float32", or "float16" or "uint8" with a scale for each map.
         size: (h, w) of the network's input; None for that of the model's own preprocessing.
         max_pixels: larger pictures are error rows.
+        root: the folder from which relative paths of a list or manifest go; None for its own.
         filter: only images whose key matches one of these globs; `*` matches "/" too.
         keys: only those that this file lists, one key a line, or separated by NUL bytes.
         sample: of these only so many, chosen by `seed` and their keys alone.
@@ -68,6 +69,7 @@ class Settings:
     dtype: Dtype = "float32"
     size: tuple[int, int] | None = None
     max_pixels: int = MAX_PIXELS
+    root: str | None = None
     filter: tuple[str, ...] = ()
     keys: str | None = None
     sample: int | None = None
@@ -92,8 +94,9 @@ class Settings:
         checks.choice("dtype", self.dtype, DTYPES)
         object.__setattr__(self, "size", checks.size(self.size))
         _count("max_pixels", self.max_pixels, most=PILLOW_LIMIT)
-        if self.keys is not None:
-            _text("keys", self.keys)
+        for name in ("root", "keys"):
+            if getattr(self, name) is not None:
+                _text(name, getattr(self, name))
         for name in ("limit", "sample"):
             if getattr(self, name) is not None:
                 _count(name, getattr(self, name))

@@ -372,8 +372,14 @@ def test_broken_tars(tmp_path: Path, photos: Photos) -> None:
 
 def test_hugging_face(tmp_path: Path, photos: Photos, no_network: None) -> None:
     datasets = pytest.importorskip("datasets", reason="needs the extra hf")
-    data = {"label": [0, 1, 2], "photo": [bytes_of(photos[name]) for name in ("cat", "coins", "rocket")]}
+    data = {
+        "label": [0, 1, -1],
+        "photo": [bytes_of(photos[name]) for name in ("cat", "coins", "rocket")],
+        "box": [{"x": 1}, {"x": 2}, {"x": 3}],
+        "caption": ["a", None, "c"],
+    }
     made = datasets.Dataset.from_dict(data).cast_column("photo", datasets.Image())
+    made = made.cast_column("label", datasets.ClassLabel(names=["cat", "coins"]))
     made.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": made, "test": made.select([2])}).save_to_disk(tmp_path / "two")
     for text, expected in (("one", ["0", "1", "2"]), ("two#test", ["0"])):
@@ -383,6 +389,14 @@ def test_hugging_face(tmp_path: Path, photos: Photos, no_network: None) -> None:
             assert [item.key for item in items] == expected
             last = reopen(source.kind, source.root).read(items[-1])
             assert last == data["photo"][2]
+            known = source.carried(items)
+            assert known is not None
+            assert known.to_pydict() == {
+                "label": data["label"][-len(items) :],
+                "caption": data["caption"][-len(items) :],
+            }
+            assert known.schema.field("label").metadata == {b"names": b'["cat", "coins"]'}
+            assert source.left_out.counts == {"columns of types that are not carried along": 1}
     with pytest.raises(SourceError, match=r"must name a split as .*two#SPLIT, one of train, test"):
         open_source(f"hf:{tmp_path / 'two'}")
     datasets.Dataset.from_dict({"label": [1]}).save_to_disk(tmp_path / "none")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, read_file
-from .source import Item, LeftOut, SourceError
+from .source import Item, LeftOut, Source, SourceError
 
 
-class FolderSource:
+class FolderSource(Source):
     """The pictures below a folder; the key is the path below it, with "/" between its parts.
 
     Links are followed. Names that start with a dot, files of other extensions than `EXTENSIONS`, links that lead back

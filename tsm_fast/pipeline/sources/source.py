@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
 
 
 class Item(NamedTuple):
@@ -42,6 +45,10 @@ class Source(Protocol):
     def items(self) -> list[Item]:
         """Every image, in any order; keys may not repeat."""
         ...
+
+    def carried(self, items: Sequence[Item]) -> pa.Table | None:
+        """What else the last listing knows of these images, in columns; None for nothing."""
+        return None
 
     def read(self, item: Item) -> Any:
         """The bytes of an image file, or for a dataset what it holds: a picture, an array, a tensor, ..."""

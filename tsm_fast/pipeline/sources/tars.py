@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from ...pictures.decode import ImageError
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, MAX_BYTES
-from .source import Item, LeftOut, SourceError
+from .source import Item, LeftOut, Source, SourceError
 
 SPARSE = -1  # in place of the size of a sparse member, whose offset is that of its headers
 
 
-class TarSource:
+class TarSource(Source):
     """The pictures in tar files; the key is "name of the tar file/name in it"."""
 
     kind = "tar"
