@@ -204,6 +204,26 @@ def test_some_of_a_source_and_what_is_left_out_of_it(tmp_path: Path) -> None:
         assert complaint in refused.stderr.splitlines()[-1]
 
 
+def test_model_and_dataset_from_a_file_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_photos()
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from pathlib import Path\n"
+        "def network():\n"
+        "    torch.manual_seed(0)\n"
+        "    end = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 2)]\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 9, 8), torch.nn.ReLU(), *end)\n"
+        "class Pictures(list):\n"
+        "    targets = [1, 0, 1, 0]\n"
+        f"def pictures(): return Pictures(p.read_bytes() for p in sorted(Path({str(photos())!r}).rglob('*.jpg'))[:4])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ("extract", "mine.py:pictures", "--model", "mine.py:network", "--out", "out", "--shard-size", 2)
+    done = tsm_fast(*command, "--workers", 2)
+    assert done.exit_code == 0, done.stderr
+    assert SaliencyDataset("out").arrow()["label"].to_pylist() == [1, 0, 1, 0]
+
+
 def test_more_errors_than_allowed_are_3(tmp_path: Path) -> None:
     needs_photos()
     source = tmp_path / "source"

@@ -57,7 +57,7 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder of pictures (with all below it), a list file, a CSV, TSV, JSON (lines or COCO) or Parquet "
-        "manifest, webdataset tar files, hf:NAME, or package.module:factory of a map-style dataset.",
+        "manifest, webdataset tar files, hf:NAME, or package.module:factory or file.py:factory of a map-style dataset.",
     ),
 ]
 Out = Annotated[
@@ -68,7 +68,8 @@ Model = Annotated[
     _input(
         "--model",
         "-m",
-        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, or a .pt2 file.",
+        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, file.py:factory, or a "
+        ".pt2 file.",
     ),
 ]
 Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a state dict without code.")]

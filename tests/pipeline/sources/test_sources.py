@@ -147,7 +147,8 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
         ("none.tar", r"'none\.tar' does not exist"),
         ("part-{0..2}.tar", r"no file 'part-0\.tar'"),
         ("no_such_module:factory", "no module 'no_such_module'"),
-        ("os.path:nothing", "module 'os.path' has no function 'nothing'"),
+        ("none.py:factory", r"there is no file 'none\.py'"),
+        ("os.path:nothing", "'os.path' has no function 'nothing'"),
     ],
 )
 def test_what_is_not_there(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +441,25 @@ def test_torch_dataset(photos: Photos) -> None:
     np.testing.assert_array_equal(np.asarray(grey.image)[..., 2], np.asarray(photos["cat"])[..., 0])
     named = DatasetSource(Photographs(photos["cat"]), [f"k{9 - i}" for i in range(8)])
     assert listing(named)[0] == Item("k2", None, 7)
+
+
+def test_a_factory_in_a_file(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "from tsm_fast.pipeline.sources.datasets import DatasetSource\n"
+        f"paths = sorted(Path({str(folder / 'upright')!r}).glob('*.jpg'))[:3]\n"
+        "def pictures(): return [path.read_bytes() for path in paths]\n"
+        "def labelled(): return DatasetSource(pictures(), [p.stem for p in paths], columns={'label': [0, 1, 2]})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plain, labelled = open_source("mine.py:pictures"), open_source("mine.py:labelled")
+    assert (keys(plain), keys(labelled)) == (["0", "1", "2"], ["astronaut", "cameraman", "cat"])
+    assert labelled.root == f"{tmp_path}/mine.py:labelled"
+    monkeypatch.chdir("/")
+    again = reopen(labelled.kind, labelled.root)
+    known = again.carried(listing(again))
+    assert known is not None
+    assert known.to_pydict() == {"label": [0, 1, 2]}
 
 
 def test_what_is_no_dataset_or_no_picture() -> None:

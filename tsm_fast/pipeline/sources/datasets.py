@@ -121,10 +121,12 @@ def picture_of(value: Any) -> Any:
 
 
 def from_factory(text: str) -> DatasetSource:
-    """The dataset, or `DatasetSource`, that `package.module:factory` returns when called without arguments."""
+    """The dataset, or `DatasetSource`, that a factory (`factory.call`) returns."""
     made = call(text, "source", SourceError)
     source = made if isinstance(made, DatasetSource) else DatasetSource(made)
-    source.kind, source.root = "factory", text
+    module, _, name = text.rpartition(":")
+    source.kind = "factory"
+    source.root = f"{os.path.abspath(module)}:{name}" if module.endswith(".py") else text
     return source
 
 
