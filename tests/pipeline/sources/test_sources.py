@@ -89,6 +89,14 @@ def test_a_folder_with_a_name_that_is_no_text(tmp_path: Path, photos: Photos) ->
     assert reopen(source.kind, source.root).read(listing(source)[0]) == (below / "1.png").read_bytes()
 
 
+def test_formats(tmp_path: Path, photos: Photos) -> None:
+    for name, kind in (("a.AVIF", "AVIF"), ("b.jp2", "JPEG2000"), ("c.jfif", "JPEG"), ("d.webp", "WEBP")):
+        (tmp_path / name).write_bytes(bytes_of(photos["cat"], kind))
+    source = open_source(str(tmp_path))
+    pictures = [from_value(source.read(item), 10**6) for item in listing(source)]
+    assert [isinstance(picture, Picture) and picture.image.size for picture in pictures] == 4 * [photos["cat"].size]
+
+
 def test_links(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "link").symlink_to(folder / "upright")
     (tmp_path / "one.png").symlink_to(folder / "mirrored" / "png" / "cat.png")
@@ -133,7 +141,7 @@ def test_a_folder_without_permission_is_left_out(folder: Path, monkeypatch: pyte
 
 def test_a_folder_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(SourceError, match=r"holds no picture: no file below it ends in \.bmp, \.gif"):
+    with pytest.raises(SourceError, match=r"holds no picture: no file below it ends in \.avif, \.bmp, \.gif"):
         keys(open_source(str(tmp_path)))
     (tmp_path / "000.tar").write_bytes(b"")
     with pytest.raises(SourceError, match=r"named as FOLDER/\*\.tar"):
