@@ -41,6 +41,7 @@ def dry_run(
         "source": settings.source,
         "out": str(out),
         "images": n,
+        "left_out": dict(planned.left_out.counts),
         "shards": file.shards,
         "shards_done": len(done),
         "images_left": left,
