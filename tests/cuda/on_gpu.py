@@ -40,7 +40,7 @@ def elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
         require_gpu()
     module = OnGpu(choice.load(name)) if ON_GPU else OnGpu(emulated(), "cpu")
     monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
-    entry = choice._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs=(), device="cpu")
+    entry = choice._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs={}, device="cpu")
     monkeypatch.setitem(choice._ENTRIES, name, entry)
     return module
 
