@@ -57,7 +57,8 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder of pictures (with all below it), a list file, a CSV, TSV, JSON (lines or COCO) or Parquet "
-        "manifest, webdataset tar files, hf:NAME, or package.module:factory or file.py:factory of a map-style dataset.",
+        "manifest, webdataset tar files (all of them also by URL: s3://, gs://, hf://), hf:NAME, or "
+        "package.module:factory or file.py:factory of a map-style dataset.",
     ),
 ]
 Out = Annotated[

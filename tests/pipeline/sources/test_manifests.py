@@ -143,7 +143,7 @@ def test_parquet(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "m.parquet")
-    source = ManifestSource(tmp_path / "m.parquet")
+    source = ManifestSource(str(tmp_path / "m.parquet"))
     items = listing(source)
     found = source.carried(items)
     assert found is not None

@@ -39,7 +39,7 @@ def select(items: list[Item], settings: Settings) -> list[Item]:
 
 def _keys(file: str, there: set[str]) -> set[str]:
     """The keys in a file, as plans and tables write them or as the files are called."""
-    names = [os.fsdecode(name) for name in lines_of(Path(file))]
+    names = [os.fsdecode(name) for name in lines_of(Path(file).read_bytes(), file)]
     if not names:
         raise SourceError(f"keys={file!r} names no key")
     keys = {name if name in there else encode_key(name) for name in names}

@@ -1,4 +1,4 @@
-"""Folders of pictures, with all below them."""
+"""Folders of pictures, with all below them; on this machine, or by URL."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import remote
 from .keys import decode_key, encode_key
-from .picture_files import EXTENSIONS, read_file
+from .picture_files import EXTENSIONS, check_size, read_file
 from .source import Item, LeftOut, Source, SourceError
 
 
@@ -30,11 +31,8 @@ class FolderSource(Source):
         items = [Item(encode_key(name)) for name in self._pictures("", ())]
         if not items:
             tars = any(entry.name.lower().endswith(".tar") for entry in os.scandir(self._root))
-            raise SourceError(
-                f"source {self.root!r} holds no picture: no file below it ends in {', '.join(EXTENSIONS)}"
-                + ("; its tar files are named as FOLDER/*.tar" if tars else "")
-                + (f"; left out: {self.left_out}" if self.left_out.counts else "")
-            )
+            hint = "; its tar files are named as FOLDER/*.tar" if tars else ""
+            raise SourceError(f"source {self.root!r} holds no picture: {_why_none(self.left_out)}{hint}")
         return items
 
     def read(self, item: Item) -> bytes:
@@ -73,3 +71,35 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+class RemoteFolderSource(Source):
+    """The pictures below a URL, and their sizes; what is left out is as in a folder."""
+
+    kind = "remote"
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self.root = encode_key(self._url)
+        self.left_out = LeftOut()
+
+    def items(self) -> list[Item]:
+        self.left_out = LeftOut()
+        items = []
+        for name, size in remote.files_below(self._url).items():
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if hidden or not name.lower().endswith(EXTENSIONS):
+                self.left_out.add("hidden" if hidden else "of another kind", encode_key(name))
+            else:
+                items.append(Item(encode_key(name), None, 0, size))
+        if not items:
+            raise SourceError(f"source {self.root!r} holds no picture: {_why_none(self.left_out)}")
+        return items
+
+    def read(self, item: Item) -> bytes:
+        check_size(item.size)
+        return remote.read(self._url, below=decode_key(item.key))
+
+
+def _why_none(left_out: LeftOut) -> str:
+    return f"no file below it ends in {', '.join(EXTENSIONS)}" + (f"; left out: {left_out}" if left_out.counts else "")

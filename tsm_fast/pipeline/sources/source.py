@@ -16,7 +16,9 @@ class Item(NamedTuple):
     key: str  # as `keys.encode_key` writes it
     path: str | None = None  # likewise; None where the key says it
     offset: int = 0  # of the bytes in a tar file, or the number of the item in a dataset
-    size: int = 0  # of the bytes in a tar file; -1 for a sparse member, whose offset is that of its headers
+    size: int = (
+        0  # of the bytes in a tar file or behind a URL; -1 for a sparse member, whose offset is that of its headers
+    )
 
 
 class LeftOut:
