@@ -45,12 +45,14 @@ def write_pictures(folder: Path) -> None:
     Image.fromarray(wide).save(folder / "sixteen.png")
 
 
-def extract(out: Path, source: Path, **settings: object) -> Path:
-    """A whole run in this process."""
-    run = prepare(
-        Settings(str(source), **{"size": SIZE, "methods": METHODS, "shard_size": SHARD_SIZE, **settings}), out
-    )
-    for spec in run.shards:
+def settings(source: Path, **more: object) -> Settings:
+    return Settings(str(source), **{"size": SIZE, "methods": METHODS, "shard_size": SHARD_SIZE, **more})
+
+
+def extract(out: Path, source: Path, **more: object) -> Path:
+    """A whole run in this process, or what is left of one."""
+    run = prepare(settings(source, **more), out)
+    for spec in run.pending():
         run_shard(spec, Resources(max_errors=1.0))
     return out
 

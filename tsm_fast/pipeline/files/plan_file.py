@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..sources.source import Item
+from ..sources.source import Item, Stamp
 from . import publish
 
 NAME = "plan.parquet"
+_ITEM, _STAMP = ["key", "path", "offset", "size"], ["file_bytes", "file_mtime"]
 _SCHEMA = pa.schema(
     [
         pa.field("index", pa.int64(), nullable=False),
@@ -21,13 +23,23 @@ _SCHEMA = pa.schema(
         pa.field("path", pa.string()),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
+        pa.field("file_bytes", pa.int64()),
+        pa.field("file_mtime", pa.int64()),
     ]
 )
 
 
-def write(out: Path, items: Sequence[Item], shard_size: int) -> None:
+class Digests(NamedTuple):
+    """What a plan holds: its rows, and the hashes of the listing and of the sizes and times of the files."""
+
+    rows: int
+    listing: str
+    stamps: str
+
+
+def write(out: Path, items: Sequence[Item], stamps: Sequence[Stamp] | None, shard_size: int) -> None:
     """Publish the plan of a run."""
-    columns = list(zip(*items, strict=True))
+    columns = list(zip(*items, strict=True)) + list(zip(*(stamps or [Stamp(None, None)] * len(items)), strict=True))
     table = pa.Table.from_arrays(
         [pa.array(values, field.type) for values, field in zip([range(len(items)), *columns], _SCHEMA, strict=True)],
         schema=_SCHEMA,
@@ -40,8 +52,7 @@ def write(out: Path, items: Sequence[Item], shard_size: int) -> None:
 def read(out: Path, shard: int) -> list[Item]:
     """The items of a shard."""
     with pq.ParquetFile(out / NAME, page_checksum_verification=True) as file:
-        table = file.read_row_group(shard, columns=["key", "path", "offset", "size"])
-    return [Item(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+        return _items(file.read_row_group(shard, columns=_ITEM))
 
 
 def keys(out: Path) -> list[str]:
@@ -49,9 +60,37 @@ def keys(out: Path) -> list[str]:
     return pq.read_table(out / NAME, columns=["key"])["key"].to_pylist()
 
 
-def digest(items: Sequence[Item]) -> str:
-    """sha256 of a listing."""
+def stamps(out: Path) -> list[Stamp]:
+    """The sizes and times of all files when the run was planned."""
+    table = pq.read_table(out / NAME, columns=_STAMP)
+    return [Stamp(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def digests(out: Path) -> Digests:
+    """The hashes of the plan in a folder."""
+    listing, files, rows = hashlib.sha256(), hashlib.sha256(), 0
+    with pq.ParquetFile(out / NAME, page_checksum_verification=True) as file:
+        stamped = _STAMP[0] in file.schema_arrow.names
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=_ITEM + _STAMP * stamped)
+            rows += table.num_rows
+            _update(listing, _items(table.select(_ITEM)))
+            if stamped:
+                _update(files, zip(*(table[name].to_pylist() for name in _STAMP), strict=True))
+    return Digests(rows, listing.hexdigest(), files.hexdigest())
+
+
+def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
+    """sha256 of a listing, or of sizes and times."""
     sha = hashlib.sha256()
-    for item in items:
-        sha.update(repr(tuple(item)).encode())
+    _update(sha, rows)
     return sha.hexdigest()
+
+
+def _items(table: pa.Table) -> list[Item]:
+    return [Item(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def _update(sha: hashlib._Hash, rows: Iterable[tuple[str | int | None, ...]]) -> None:
+    for row in rows:
+        sha.update(repr(tuple(row)).encode())

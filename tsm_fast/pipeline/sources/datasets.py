@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...factory import call
+from ...pictures.content import Content, content
 from ...pictures.decode import ImageError
 from .keys import encode_key
 from .picture_files import read_file
@@ -25,12 +27,20 @@ class DatasetSource:
             mapping that holds one of these: its first entry, or that under "image".
         keys: one for each item; None for their numbers, with leading zeros.
         kind, root: how a worker finds the dataset again; it cannot where it is an object of this program.
+        fingerprint: changes with the content; None for that of a Hugging Face dataset, or for a digest of what the
+            first, the middle and the last item hold, which have to be the same whenever they are asked for.
 
     One item is fetched at a time: a dataset need not be safe for threads.
     """
 
     def __init__(
-        self, dataset: Any, keys: Sequence[str] | None = None, *, kind: str = "dataset", root: str = ""
+        self,
+        dataset: Any,
+        keys: Sequence[str] | None = None,
+        *,
+        kind: str = "dataset",
+        root: str = "",
+        fingerprint: str | None = None,
     ) -> None:
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(f"dataset must have a length and items by number, got {type(dataset).__name__}")
@@ -38,6 +48,8 @@ class DatasetSource:
             raise ValueError(f"keys must be one for each of the {len(dataset)} items, got {len(keys)}")
         self.kind, self.root = kind, root or type(dataset).__qualname__
         self.dataset, self._keys = dataset, keys
+        own = getattr(dataset, "_fingerprint", None)
+        self._fingerprint = fingerprint or (own if isinstance(own, str) else None)
         self._guard = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,6 +71,23 @@ class DatasetSource:
         with self._guard:
             found = picture_of(self.dataset[item.offset])
         return read_file(found) if isinstance(found, str) else found
+
+    def stamps(self, items: Sequence[Item]) -> None:
+        """There are no files."""
+
+    def digest(self, items: Sequence[Item]) -> str:
+        if self._fingerprint is not None:
+            return self._fingerprint
+        sha = hashlib.sha256()
+        for number in (0, len(items) // 2, len(items) - 1):
+            sha.update(repr(self._content(items[number])).encode())
+        return sha.hexdigest()
+
+    def _content(self, item: Item) -> Content:
+        try:
+            return content(self.read(item))
+        except Exception:  # a dataset raises anything, and gets an error row for it later
+            return Content(None, None)
 
 
 def picture_of(value: Any) -> Any:
@@ -104,13 +133,14 @@ def hugging_face(text: str) -> DatasetSource:
                 f"source {text!r} must name a split as {name}#SPLIT, one of {', '.join(map(str, loaded))}"
             )
         loaded = loaded[split]
+    fingerprint = loaded._fingerprint
     columns = [column for column, feature in loaded.features.items() if isinstance(feature, datasets.Image)]
     if not columns:
         raise SourceError(f"source {text!r} has no column of images, got {', '.join(loaded.features)}")
     # Undecoded, so that a broken image is an error row and not an exception of the whole dataset.
     loaded = loaded.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
     root = (os.path.abspath(name) if on_disk else name) + (f"#{split}" if split else "")
-    return DatasetSource(_Column(loaded, columns[0]), kind="hf", root=root)
+    return DatasetSource(_Column(loaded, columns[0]), kind="hf", root=root, fingerprint=fingerprint)
 
 
 class _Column:

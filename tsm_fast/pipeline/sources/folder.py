@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, read_file
-from .source import Item, SourceError
+from .source import Item, SourceError, Stamp, stamps_of
 
 
 class FolderSource:
@@ -35,7 +35,16 @@ class FolderSource:
         return items
 
     def read(self, item: Item) -> bytes:
-        return read_file(os.path.join(self._root, *decode_key(item.key).split("/")))
+        return read_file(self._path(item))
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of(map(self._path, items))
+
+    def digest(self, items: Sequence[Item]) -> None:
+        """The stamps tell."""
+
+    def _path(self, item: Item) -> str:
+        return os.path.join(self._root, *decode_key(item.key).split("/"))
 
 
 def _pictures(root: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from .keys import decode_key, encode_key
 from .picture_files import read_file
-from .source import Item, SourceError
+from .source import Item, SourceError, Stamp, stamps_of
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "image", "filepath")
 
@@ -29,7 +29,16 @@ class PathSource:
         raise SourceError(f"a {self.kind} is listed once, when the run is planned")
 
     def read(self, item: Item) -> bytes:
-        return read_file(os.path.join(self._root, decode_key(item.key if item.path is None else item.path)))
+        return read_file(self._path(item))
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of(map(self._path, items))
+
+    def digest(self, items: Sequence[Item]) -> None:
+        """The stamps tell."""
+
+    def _path(self, item: Item) -> str:
+        return os.path.join(self._root, decode_key(item.key if item.path is None else item.path))
 
 
 class ListSource(PathSource):

@@ -17,6 +17,8 @@ from .picture_files import EXTENSIONS
 from .source import Source, SourceError
 from .tars import TarSource
 
+FILES = ("folder", "list", "manifest", "tar")  # kinds of sources that read files and run no code
+
 
 def open_source(text: str) -> Source:
     """The source that `text` names; it is not listed yet.

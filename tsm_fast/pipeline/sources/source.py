@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +15,13 @@ class Item(NamedTuple):
     path: str | None = None  # likewise; None where the key says it
     offset: int = 0  # of the bytes in a tar file, or the number of the item in a dataset
     size: int = 0  # of the bytes in a tar file
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is replaced; None where there is none, or none that can be looked at."""
+
+    bytes: int | None
+    mtime: int | None  # in nanoseconds
 
 
 class Source(Protocol):
@@ -29,9 +38,32 @@ class Source(Protocol):
         """The bytes of an image file, or for a dataset what it holds: a picture, an array, a tensor, ..."""
         ...
 
+    def stamps(self, items: Sequence[Item]) -> list[Stamp] | None:
+        """Of the file that holds each item; None for what has no files of its own."""
+        ...
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        """A text that tells the content from another of the same keys; None where the stamps do."""
+        ...
+
 
 class SourceError(ValueError):
     """A source that does not exist, holds no picture, or holds one key twice."""
+
+
+def stamps_of(paths: Iterable[str]) -> list[Stamp]:
+    """The stamps of files; each is looked at once, also where a path repeats."""
+    known: dict[str, Stamp] = {}
+    found = []
+    for path in paths:
+        if (stamp := known.get(path)) is None:
+            try:
+                about = os.stat(path)
+                stamp = known[path] = Stamp(about.st_size, about.st_mtime_ns)
+            except (OSError, ValueError):
+                stamp = known[path] = Stamp(None, None)
+        found.append(stamp)
+    return found
 
 
 def listing(source: Source, limit: int | None = None) -> list[Item]:

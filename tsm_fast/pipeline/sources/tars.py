@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ...pictures.decode import ImageError
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, MAX_BYTES
-from .source import Item, SourceError
+from .source import Item, SourceError, Stamp, stamps_of
 
 
 class TarSource:
@@ -44,6 +44,12 @@ class TarSource:
         if len(data) != item.size:
             raise ImageError("truncated", f"the tar file ends after {len(data)} of its {item.size} bytes")
         return data
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of(os.path.join(self._folder, decode_key(item.path or "")) for item in items)
+
+    def digest(self, items: Sequence[Item]) -> None:
+        """The stamps tell."""
 
     def _members(self, file: str) -> list[Item]:
         name = os.path.relpath(os.path.abspath(file), self._folder)
