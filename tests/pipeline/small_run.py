@@ -45,6 +45,14 @@ def write_pictures(folder: Path) -> None:
     Image.fromarray(wide).save(folder / "sixteen.png")
 
 
+def write_few(folder: Path, count: int) -> None:
+    """Small crops of one photo."""
+    folder.mkdir(parents=True)
+    photo = load_photos()[0].image
+    for number in range(count):
+        photo.crop((20 * number, 10 * number, 20 * number + 90, 10 * number + 80)).save(folder / f"{number:02d}.png")
+
+
 def settings(source: Path, **more: object) -> Settings:
     return Settings(str(source), **{"size": SIZE, "methods": METHODS, "shard_size": SHARD_SIZE, **more})
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tsm_fast import SaliencyDataset
 from tsm_fast.pipeline import FingerprintError, Resources, Run, Settings, prepare, run_shard
+from tsm_fast.pipeline.engines.run import run as run_engine
 from tsm_fast.pipeline.results.check import verify
 from tsm_fast.pipeline.sources.datasets import DatasetSource
 
@@ -384,12 +385,14 @@ def test_another_batch_size_is_refused(net: Any, two: tuple[Path, Path], tmp_pat
 
 def test_a_run_that_was_only_opened_has_no_command(net: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
     compute(prepare(settings_of(two[0]), tmp_path), 1)
-    with pytest.raises(ValueError, match="was opened for reading: `prepare` takes it up again"):
-        run_shard(Run.open(tmp_path).pending()[0])
+    opened = Run.open(tmp_path)
+    for go_on in (lambda: run_shard(opened.pending()[0]), lambda: run_engine(opened)):
+        with pytest.raises(ValueError, match="was opened for reading: `prepare` takes it up again"):
+            go_on()
 
 
-def test_resuming_a_hundred_thousand_is_quick(net: Any, photos: Photos, tmp_path: Path) -> None:
-    """Nothing but listing and looking at sizes and times: 2 s for 100 000, measured."""
+def test_taking_up_is_quick(net: Any, photos: Photos, tmp_path: Path) -> None:
+    """It lists, looks at sizes and times, and reads the plan: no picture is opened."""
     photos["cat"].resize((16, 16)).save(tmp_path / "one.png")
     (tmp_path / "in").mkdir()
     for number in range(2_000):

@@ -219,7 +219,7 @@ def test_many_plan_one_folder_at_once(settings: Settings, tmp_path: Path, monkey
             thread.join()
         winner = Run.open(out)
         assert sorted(outcomes) == sorted([winner.fingerprint] * 3 + ["refused"] * 3)
-        assert plan_file.keys(out) == [item.key for item in drafts[0].items]
+        assert plan_file.keys(out).to_pylist() == [item.key for item in drafts[0].items]
         assert not [path for path in out.rglob("*") if path.name.startswith(".")]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ _SCHEMA = pa.schema(
         pa.field("file_mtime", pa.int64()),
     ]
 )
+_VERSION_1 = pa.schema(list(_SCHEMA)[:5])
 
 
 class Digests(NamedTuple):
@@ -51,25 +53,27 @@ def write(out: Path, items: Sequence[Item], stamps: Sequence[Stamp] | None, shar
 
 def read(out: Path, shard: int) -> list[Item]:
     """The items of a shard."""
-    with pq.ParquetFile(out / NAME, page_checksum_verification=True) as file:
+    with _open(out) as file:
         return _items(file.read_row_group(shard, columns=_ITEM))
 
 
-def keys(out: Path) -> list[str]:
+def keys(out: Path) -> pa.Array:
     """All keys, in order."""
-    return pq.read_table(out / NAME, columns=["key"])["key"].to_pylist()
+    with _open(out) as file:
+        return file.read(["key"])["key"].combine_chunks()
 
 
 def stamps(out: Path) -> list[Stamp]:
     """The sizes and times of all files when the run was planned."""
-    table = pq.read_table(out / NAME, columns=_STAMP)
+    with _open(out) as file:
+        table = file.read(_STAMP)
     return [Stamp(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
 def digests(out: Path) -> Digests:
     """The hashes of the plan in a folder."""
     listing, files, rows = hashlib.sha256(), hashlib.sha256(), 0
-    with pq.ParquetFile(out / NAME, page_checksum_verification=True) as file:
+    with _open(out) as file:
         stamped = _STAMP[0] in file.schema_arrow.names
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=_ITEM + _STAMP * stamped)
@@ -85,6 +89,22 @@ def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
     sha = hashlib.sha256()
     _update(sha, rows)
     return sha.hexdigest()
+
+
+@contextmanager
+def _open(out: Path) -> Iterator[pq.ParquetFile]:
+    """ValueError, with a way out, for what is no plan."""
+    path = out / NAME
+    again = "delete it and run the same `tsm-fast extract` command again, which writes it anew"
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if file.schema_arrow not in (_SCHEMA, _VERSION_1):
+                raise ValueError(f"its columns must be {', '.join(_SCHEMA.names)}, got {file.schema_arrow}")
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}; {again}") from None
 
 
 def _items(table: pa.Table) -> list[Item]:

@@ -33,7 +33,10 @@ def compare(run: Run, planned: Draft, say: Callable[[str], None]) -> None:
     if changed is not None:
         raise FingerprintError(f"{run.out} holds a run of another model: {changed}")
     if (run.out / plan_file.NAME).exists():
-        found = plan_file.digests(run.out)
+        try:
+            found = plan_file.digests(run.out)
+        except ValueError as error:
+            raise FingerprintError(str(error)) from None
         files = found.stamps if there.evidence.stamps else None
         if (found.listing, files) != (there.record.source.listing, there.evidence.stamps):
             raise FingerprintError(
@@ -127,8 +130,8 @@ def _difference(run: Run, planned: Draft) -> str:
 
 def _other_keys(run: Run, now: list[str]) -> str:
     try:
-        there = plan_file.keys(run.out)
-    except FileNotFoundError:
+        there = plan_file.keys(run.out).to_pylist()
+    except (FileNotFoundError, ValueError):
         return f"the listing has other images ({len(now)} now)"
     gone, new = sorted(set(there) - set(now)), sorted(set(now) - set(there))
     parts = [f"{len(keys)} {word}, such as {keys[0]!r}" for keys, word in ((new, "more"), (gone, "fewer")) if keys]

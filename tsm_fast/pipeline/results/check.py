@@ -247,9 +247,8 @@ def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
     """The planned keys, and what is wrong with the plan."""
     again = f"delete it and {AGAIN}, which writes it anew"
     try:
-        keys = pq.read_table(run.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
-        found = plan_file.digests(run.out)
-    except (OSError, pa.ArrowException, KeyError) as error:
+        keys, found = plan_file.keys(run.out), plan_file.digests(run.out)
+    except (OSError, ValueError) as error:
         return None, [Finding(plan_file.NAME, f"cannot be read: {error}", again)]
     if len(keys) != run.n_items:
         return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", again)]
@@ -306,12 +305,12 @@ def _read_marker(run: Run, spec: ShardSpec) -> Marker:
 
 
 def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile, keys: pa.Array | None) -> None:
-    for field in schema(run.columns, {}):
-        there = [other.type for other in shard.schema_arrow if other.name == field.name]
-        if not there and (run.file.version > 1 or field.name not in ("bytes", "sha256")):
-            raise _Wrong(f"column {field.name!r} is not there")
-        if there not in ([], [field.type]):
-            raise _Wrong(f"column {field.name!r} must be {field.type} and there once, got {', '.join(map(str, there))}")
+    for column in schema(run.columns, {}):
+        there = [other.type for other in shard.schema_arrow if other.name == column.name]
+        if not there and (run.file.version > 1 or column.name not in ("bytes", "sha256")):
+            raise _Wrong(f"column {column.name!r} is not there")
+        if there not in ([], [column.type]):
+            raise _Wrong(f"column {column.name!r} must be {column.type}, once, got {', '.join(map(str, there))}")
     _expect("number of rows", shard.metadata.num_rows, spec.stop - spec.start)
     row, statuses, flags = spec.start, Counter(), Counter()
     for group in range(shard.num_row_groups):

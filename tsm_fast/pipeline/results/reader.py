@@ -45,9 +45,10 @@ class SaliencyDataset(Dataset[MapRow]):
     """The saliency maps that `tsm-fast extract` wrote, of a finished or a half-finished run.
 
     `ds[7]` and `ds["cats/1.jpg"]` are one `MapRow`: index, key, status, error, height, width, bytes and sha256 of the
-    picture, flags, `maps` by column, and `map` where there is one column. A slice, a list of numbers or of keys, or a boolean mask gives the
-    `SaliencyDataset` of those rows, for which nothing is read yet. `numpy()`, `torch()` and `arrow()` read all its rows
-    at once; `len`, iteration and `torch.utils.data.DataLoader` work as with any map-style dataset.
+    picture, flags, `maps` by column, and `map` where there is one column. A slice, a list of numbers or of keys, or a
+    boolean mask gives the `SaliencyDataset` of those rows, for which nothing is read yet. `numpy()`, `torch()` and
+    `arrow()` read all its rows at once; `len`, iteration and `torch.utils.data.DataLoader` work as with any map-style
+    dataset.
 
     A picture that could not be read has its error and a map of NaN, never another picture's map. Maps stored as float16
     or uint8 come back as float32. Safe to use from several threads and to send to other processes; each keeps at most

@@ -242,10 +242,10 @@ def _opener(run: Run, source: Source | None) -> Show:
 
     def show(item: MapRow) -> Image.Image | None:
         shard, row = divmod(item.index, run.record.shard_size)
-        planned = plan_file.read(run.out, shard)[row]
         try:
+            planned = plan_file.read(run.out, shard)[row]
             picture = from_value(source.read(planned), run.record.max_pixels)
-        except (ImageError, OSError, ValueError):
+        except (ImageError, OSError, ValueError, IndexError):
             return None
         if not isinstance(picture, Picture):
             return None

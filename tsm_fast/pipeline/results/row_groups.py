@@ -69,7 +69,13 @@ class Store:
     @cached_property
     def keys(self) -> pa.Array:
         """The keys of all planned rows, in order."""
-        return pq.read_table(self.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
+        keys = plan_file.keys(self.out)
+        if len(keys) != self.n_items:
+            raise ValueError(
+                f"{self.out / plan_file.NAME} must have {self.n_items} rows, got {len(keys)}: `tsm-fast verify "
+                f"{self.out}` tells how to repair it"
+            )
+        return keys
 
     def finished_rows(self) -> np.ndarray | range:
         """The rows of the finished shards."""

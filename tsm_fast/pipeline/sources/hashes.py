@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from ...pictures.content import content
-from .source import Item, Source
+from .source import THREADS, Item, Source
 
-THREADS, PART = 8, 1024
+PART = 1024
 
 
 def hashes(source: Source, items: Iterable[Item | None]) -> Iterator[str | None]:
