@@ -119,6 +119,8 @@ def _difference(run: Run, planned: Draft) -> str:
     lines = list(_differences(there, here))
     if same[0] != same[1]:  # of the listings
         lines.append(_other_keys(run, [item.key for item in planned.items]))
+    if there["source"]["content"] != here["source"]["content"]:
+        lines.append("a dataset must give the same items whenever it is asked")
     if not lines:
         lines.append(f"the shapes of maps are {_shapes(columns[0])} there and {_shapes(columns[1])} now")
     more = f"; and {len(lines) - 6} more" if len(lines) > 6 else ""
