@@ -24,9 +24,6 @@ def core_contraction(
 ) -> Tensor:
     """`X x_n A_n^T` over the given modes."""
     dtype = result_dtype(x.dtype, precision)
-    for factor in factors:
-        if factor.device != x.device:
-            raise RuntimeError(f"backend 'triton' needs its tensors on one device, got {x.device} and {factor.device}")
     if not modes:
         return x.to(dtype, copy=True)
     return contract(x, factors, modes, dtype)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from ..steps.scaling import column_signs as signs_of
-from ..steps.scaling import scaled
+from ..steps.scaling import scaled, unfold, unit_range
 from .core_contraction import contract, mode_product
 from .jacobi import column_signs, descending, eigenpairs
-from .launch import MIN_TILE, ON_CHIP, on_device, unit_items
+from .launch import MIN_TILE, ON_CHIP, on_device
 from .mode_gram import gram
 from .orthonormalize import orthonormalize
 from .products import extremes
@@ -33,7 +33,7 @@ class Sweeps(NamedTuple):
     factors: list[Tensor | None]  # N times [B, I_n, R_n]
     weights: Tensor | None  # [B, S, R_1]
     responses: Tensor | None  # [B, S, R_1], X_(1)^T A_1
-    errors: Tensor  # [B, room]
+    errors: Tensor  # [B, n_iter_max]
     n_sweeps: Tensor  # [B] int64
     converged: Tensor  # [B] bool
     norm: Tensor  # [B], of the item; not finite where it holds NaN or Inf
@@ -49,31 +49,20 @@ def hooi(
     sign: str,
     precision: Precision = "auto",
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`).
-
-    Waits for the device: the shape of the errors is the number of sweeps.
-    """
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
     dtype = result_dtype(x.dtype, precision)
-    unit, exponent = unit_items(x)
-    room = min(n_iter_max, 1000)
-    while True:
-        swept = _sweeps(unit, rank, room, tol, sign)
-        if room == n_iter_max or not (~swept.converged & swept.norm.isfinite()).any():
-            break
-        room = min(10 * room, n_iter_max)
+    unit, exponent = unit_range(x)
+    swept = _sweeps(unit, rank, n_iter_max, tol, sign)
     finite, zero = swept.norm.isfinite(), swept.norm == 0
     factors = [_blank(factor, zero, finite) for factor in _explicit(unit, swept, sign)]
     core = contract(unit, factors, range(unit.ndim - 1), torch.float64)
     core = torch.where(finite.view(-1, *(1,) * (core.ndim - 1)), core, torch.nan)
-    values = [torch.linalg.vector_norm(core.movedim(n + 1, 1).flatten(2), dim=2) for n in range(len(rank))]
-    if exponent is not None:
-        core, values = scaled(core, exponent), [scaled(value, exponent) for value in values]
-    most = int(swept.n_sweeps.max()) if len(x) else 0
+    values = [scaled(torch.linalg.vector_norm(unfold(core, n), dim=2), exponent) for n in range(len(rank))]
     return HooiResult(
-        core.to(dtype),
+        scaled(core, exponent).to(dtype),
         [factor.to(dtype).contiguous() for factor in factors],
         [value.to(dtype) for value in values],
-        swept.errors[:, :most].contiguous(),
+        swept.errors,
         swept.n_sweeps,
         swept.converged,
         finite,
@@ -327,7 +316,7 @@ def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign:
 
 def _left_vectors(y: Tensor, mode: int, rank: int, sign: str) -> Tensor:
     """Leading left singular vectors [B, I_n, R] of the mode-n unfolding, from the Gram matrix of its shorter side."""
-    matrix = y.movedim(mode + 1, 1).flatten(2)
+    matrix = unfold(y, mode)
     if matrix.shape[1] <= matrix.shape[2]:
         vectors = eigh(gram(matrix, wide=True), rank)[1]
         if sign == "u":

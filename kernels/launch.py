@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 from torch import Tensor
-
-from ..steps.scaling import peaks, scaled
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # triton.jit looks at it when a kernel is defined
 MIN_TILE = 16  # the smallest side of a matrix product in Triton
@@ -54,17 +52,6 @@ def arithmetic(x: Tensor, wide: bool, exact: bool = False) -> Arithmetic:
     return Arithmetic(False, "tf32" if narrow else "tf32x3")
 
 
-@cache
-def _double_rate(index: int) -> bool:
-    major, minor = torch.cuda.get_device_capability(index)
-    return torch.version.hip is None and (major, minor) in ((8, 0), (9, 0), (10, 0))
-
-
-def fast_double(x: Tensor) -> bool:
-    """Whether the device multiplies float64 matrices on its matrix units (A100, H100 and H200, B200)."""
-    return x.is_cuda and _double_rate(x.device.index or 0)
-
-
 def tile(n: int, most: int = MAX_TILE, least: int = MIN_TILE) -> int:
     """The power of two that holds `n`, between `least` and `most`."""
     return max(least, min(most, triton.next_power_of_2(n)))
@@ -73,19 +60,3 @@ def tile(n: int, most: int = MAX_TILE, least: int = MIN_TILE) -> int:
 def warps(elements: int, per_thread: int, most: int = 8) -> int:
     """Warps for tiles of `elements` with about `per_thread` of them a thread, a power of two."""
     return max(1, min(most, triton.next_power_of_2(-(-elements // (32 * per_thread)))))
-
-
-def as_matrices(x: Tensor, mode: int) -> Tensor:
-    """The mode-n unfolding [B, I_n, rest]: a view where the strides allow it, else one copy."""
-    return x.movedim(mode + 1, 1).flatten(2)
-
-
-def unit_items(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """float64 items times the power of two that brings their largest magnitude into [1/2, 1), a copy, and the exponents
-    [B] that undo it. Squares of the other dtypes are float64 numbers as they are.
-    """
-    if x.dtype != torch.float64:
-        return x, None
-    peak = peaks(x)
-    exponent = torch.frexp(torch.where(peak.isfinite(), peak, 1.0)).exponent.long()
-    return scaled(x, -exponent), exponent

@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..steps.backend import Precision, result_dtype
-from .launch import MAX_TILE, Arithmetic, arithmetic, as_matrices, on_device, tile
+from ..steps.scaling import centered, unfold
+from .launch import MAX_TILE, Arithmetic, arithmetic, on_device, tile
 from .widening import widened
 
 
@@ -25,9 +26,9 @@ def mode_gram(
     order = x.ndim - 1
     if center and order > 2 and mode != order - 1:
         # The mean differs along both sides of the unfolding: one centred copy.
-        x, center = _centered(x), False
+        x, center = centered(x), False
     wide = dtype == torch.float64
-    rows = as_matrices(x, mode)
+    rows = unfold(x, mode)
     return gram(rows, wide=wide, center=("rows" if mode == order - 1 else "depth") if center else None).to(dtype)
 
 
@@ -161,12 +162,6 @@ def gram_kernel(
         tl.store(out + r[:, None] * n + c[None, :], total, mask=inside)
         if not SINGLE:
             tl.store(out + c[None, :] * n + r[:, None], total, mask=inside)
-
-
-def _centered(x: Tensor) -> Tensor:
-    """A float64 copy less its mean over the last mode; the shift makes a constant channel exactly 0."""
-    shifted = x.double() - x[..., :1].double()
-    return shifted - shifted.mean(-1, keepdim=True)
 
 
 def _means(matrix: Tensor, dim: int) -> Tensor:

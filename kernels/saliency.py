@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..steps.backend import Method, Precision
-from ..steps.scaling import column_signs, scaled
+from ..steps.scaling import column_signs, scaled, unit_range
 from .core_contraction import mode_product
 from .hooi import responses
-from .launch import ON_CHIP, on_device, unit_items
+from .launch import ON_CHIP, on_device
 from .mode_gram import gram
 from .products import absolute_sum, extremes
 from .truncated_svd import Leading, eigh, leading_pair
@@ -36,7 +36,7 @@ def saliency(
     dtype = torch.float64 if precision == "float64" else torch.float32
     if not len(x):
         return x.new_empty(0, *x.shape[2:], dtype=dtype), x.new_ones(0, dtype=torch.bool)
-    unit, exponent = unit_items(x)
+    unit, exponent = unit_range(x)
     power = 1 if method in ("eigencam", "tsm") else 2
     if rank is None:
         features = unit.flatten(2)  # [B, C, S], a view where the strides allow it, else one copy
@@ -47,8 +47,7 @@ def saliency(
             maps = _combined(features, centers, combine, sign)
     else:
         maps = _truncated(unit, method, rank, combine, sign)
-    if exponent is not None:
-        maps = scaled(maps, exponent, power)
+    maps = scaled(maps, exponent, power)
     finite = ~maps.isnan().any(1)
     return maps.view(len(x), *x.shape[2:]).to(dtype), finite
 

@@ -71,7 +71,8 @@ def eigencam(
     torch.Size([8, 224, 224])
     """
     checks.choice("sign", sign, ("absmax", "sum", "u", "v"))
-    return _saliency(features, "eigencam", None, center, "signed", sign, nan, normalize, size, precision, backend)
+    how = _How(nan, normalize, size, precision, backend)
+    return _saliency(features, "eigencam", how, center=center, sign=sign)
 
 
 @untraced
@@ -110,7 +111,7 @@ def tsm(
     >>> tsm_fast.tsm(features, rank=(8, 4, 4)).shape
     torch.Size([8, 7, 7])
     """
-    return _saliency(features, "tsm", rank, False, "signed", "u", nan, normalize, size, precision, backend)
+    return _saliency(features, "tsm", _How(nan, normalize, size, precision, backend), rank=rank)
 
 
 @untraced
@@ -155,9 +156,8 @@ def multivec_eigencam(
     """
     checks.choice("combine", combine, ("signed", "absolute"))
     checks.choice("sign", sign, ("u", "v"))
-    return _saliency(
-        features, "multivec_eigencam", None, center, combine, sign, nan, normalize, size, precision, backend
-    )
+    how = _How(nan, normalize, size, precision, backend)
+    return _saliency(features, "multivec_eigencam", how, center=center, combine=combine, sign=sign)
 
 
 @untraced
@@ -201,22 +201,31 @@ def mtsm(
     """
     checks.choice("combine", combine, ("signed", "absolute"))
     checks.choice("sign", sign, ("u", "v"))
-    return _saliency(features, "mtsm", rank, False, combine, sign, nan, normalize, size, precision, backend)
+    how = _How(nan, normalize, size, precision, backend)
+    return _saliency(features, "mtsm", how, rank=rank, combine=combine, sign=sign)
+
+
+class _How(NamedTuple):
+    """The options that every map has."""
+
+    nan: str
+    normalize: bool
+    size: tuple[int, int] | None
+    precision: Precision
+    backend: str | None
 
 
 def _saliency(
     features: Any,
     method: Method,
-    rank: checks.Rank,
-    center: bool,
-    combine: str,
-    sign: str,
-    nan: str,
-    normalize: bool,
-    size: Any,
-    precision: Precision,
-    backend: str | None,
+    how: _How,
+    *,
+    rank: checks.Rank = None,
+    center: bool = False,
+    combine: str = "signed",
+    sign: str = "u",
 ) -> Any:
+    nan, normalize, size, precision, backend = how
     checks.choice("nan", nan, ("raise", "zero", "propagate"))
     checks.precision(precision)
     checks.flag("center", center)

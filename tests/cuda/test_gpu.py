@@ -99,7 +99,7 @@ def test_nothing_waits_for_the_device(cuda):
     try:
         for method, rank in CALLS:
             maps(cuda, x, method, rank)
-        cuda.hooi(x, (4, 3, 3), n_iter_max=20, tol=1e-4, sign="u", trim=False)
+        cuda.hooi(x, (4, 3, 3), n_iter_max=20, tol=1e-4, sign="u")
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

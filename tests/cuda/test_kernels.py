@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import tsm_fast
 from benchmarks import cuda_predictions
 from tsm_fast.steps import reference
 
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, beyond_the_protocol, feature_maps, generator, randn
 from .emulation.load import emulated
+from .on_gpu import elsewhere
 
 OPTIONS: dict[str, Any] = {"center": True, "combine": "signed", "sign": "u"}
 SHAPES = [(33, 3, 5), (40, 7, 7), (70, 8, 8), (90, 7, 10), (10, 9, 10), (66, 9, 8)]
@@ -49,7 +51,7 @@ def poisoned():
 
 
 def test_the_steps_are_those_of_the_protocol(cuda):
-    assert beyond_the_protocol(cuda) == {"hooi": ["trim"]}
+    assert beyond_the_protocol(cuda) == {}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -98,13 +100,18 @@ def test_the_order_of_threads_does_not_matter(cuda, monkeypatch, shape, call):
     assert forward.equal(backward)
 
 
+def leading(maps: Tensor, settled: Tensor, finite: Tensor) -> dict[str, int]:
+    """Where a leading pair of uncentred features goes."""
+    out = {"maps": maps.data_ptr(), "settled": settled.data_ptr(), "finite": finite.data_ptr()}
+    return {"center": False, "wide": maps.dtype == torch.float64, "stream": 0, **out}
+
+
 def test_a_proved_pair_needs_one_read(cuda):
     kernels(cuda)
     x = feature_maps(2, 40, 7, 7)
     maps = torch.empty(2, 49)
     settled, finite = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
-    pointers = maps.data_ptr(), False, settled.data_ptr(), finite.data_ptr()
-    cuda._cuda.leading_small(cuda._array(x.flatten(2)), False, *pointers, 0)
+    cuda._cuda.leading_small(cuda._array(x.flatten(2)), **leading(maps, settled, finite))
     assert kernels(cuda) == ["gram_kernel<7, float>"]
     assert settled.all()
 
@@ -128,8 +135,8 @@ def test_signs_of_ties_are_those_of_the_first_entry(cuda, monkeypatch, poisoned,
         monkeypatch.setenv("TSM_EMULATION_ORDER", order)
         for view in (x, x.mT.contiguous().mT):
             found = torch.empty(2, columns, dtype=torch.float64)
-            out = vectors.data_ptr(), columns, found.data_ptr()
-            cuda._cuda.extremes(cuda._array(view), transposed, False, *out, 0, 0)
+            how = {"transposed": transposed, "center": False, "vectors": vectors.data_ptr(), "n": columns}
+            cuda._cuda.extremes(cuda._array(view), **how, out=found.data_ptr(), skip=0, stream=0)
             assert found.equal(exact.gather(1, index)[:, 0])
     small = not transposed and columns <= size <= 64
     assert all(name.startswith("extremes_small_kernel") == small for name in kernels(cuda))
@@ -158,13 +165,12 @@ def test_pairs_that_are_not_proved_come_from_the_full_solver(cuda, shape):
     x = two_alike(*shape, ratio=0.9999)
     maps = torch.empty(1, shape[1] * shape[2], dtype=torch.float64)
     settled, finite = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-    pointers = maps.data_ptr(), True, settled.data_ptr(), finite.data_ptr()
-    features = x.flatten(2)
+    features, out = x.flatten(2), leading(maps, settled, finite)
     if shape[1] * shape[2] <= 64:
-        cuda._cuda.leading_small(cuda._array(features), False, *pointers, 0)
+        cuda._cuda.leading_small(cuda._array(features), **out)
     else:
         room = torch.empty(cuda._cuda.leading_workspace(*features.shape[1:]), dtype=torch.uint8)
-        cuda._cuda.leading_large(cuda._array(features), False, *pointers, room.data_ptr(), len(room), 0)
+        cuda._cuda.leading_large(cuda._array(features), **out, workspace=room.data_ptr(), bytes=len(room))
     assert not settled.any()
     result, _ = cuda.saliency(x, "tsm", None, **OPTIONS, precision="float64")
     expected, _ = reference.saliency(x, "tsm", None, **OPTIONS, precision="float64")
@@ -191,8 +197,8 @@ def test_leading_pairs_of_long_rows(cuda, monkeypatch, poisoned, shape, dtype, c
         maps = torch.empty(2, n, dtype=torch.float64)
         settled, finite = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
         room = torch.empty(2 * cuda._cuda.leading_workspace(c, n), dtype=torch.uint8).fill_(255)
-        pointers = maps.data_ptr(), True, settled.data_ptr(), finite.data_ptr(), room.data_ptr(), len(room), 0
-        cuda._cuda.leading_large(cuda._array(view), center, *pointers)
+        out = leading(maps, settled, finite) | {"center": center}
+        cuda._cuda.leading_large(cuda._array(view), **out, workspace=room.data_ptr(), bytes=len(room))
         assert settled.all()
         assert finite.all()
         return maps
@@ -265,18 +271,20 @@ def test_addresses_beyond_32_bits(cuda):
 def test_a_workspace_that_is_too_small_is_refused(cuda):
     gram = torch.eye(130, dtype=torch.float64)[None]
     values, vectors = torch.empty(1, 2, dtype=torch.float64), torch.empty(1, 130, 2, dtype=torch.float64)
-    out = values.data_ptr(), vectors.data_ptr(), True
+    out = {"values": values.data_ptr(), "vectors": vectors.data_ptr(), "wide_out": True, "skip": 0, "workspace": 0}
+    how = {"wide_gram": True, "batch": 1, "rank": 2, "wide": True, "stream": 0, **out}
     with pytest.raises(ValueError, match="workspace must have at least 136240 bytes, got 136239"):
-        cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 130, 2, True, *out, 0, 0, 136239, 0)
+        cuda._cuda.truncated_svd(gram.data_ptr(), n=130, bytes=136239, **how)
     with pytest.raises(ValueError, match="gram must be at most 256 x 256 here"):
-        cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 257, 2, True, *out, 0, 0, 0, 0)
+        cuda._cuda.truncated_svd(gram.data_ptr(), n=257, bytes=0, **how)
 
 
-def test_tensors_elsewhere_are_refused(cuda):
-    with pytest.raises(RuntimeError, match="runs on cpu tensors, got one on meta"):
-        cuda.mode_gram(torch.empty(1, 3, 3, device="meta"), 0)
-    with pytest.raises(RuntimeError, match="runs on cpu tensors, got one on meta"):
-        cuda.core_contraction(torch.rand(1, 3, 3), [torch.empty(1, 3, 2, device="meta")], [0])
+def test_tensors_elsewhere_are_refused(monkeypatch):
+    backend = elsewhere("cuda", monkeypatch)
+    with pytest.raises(RuntimeError, match="backend 'cuda' runs on cpu tensors, got one on meta"):
+        tsm_fast.tucker(torch.empty(1, 3, 3, device="meta"), backend=backend.name)
+    with pytest.raises(ValueError, match="matrix must be on cpu, the device of x, got meta"):
+        tsm_fast.mode_dot(torch.rand(1, 3, 3), torch.empty(2, 3, device="meta"), 0, backend=backend.name)
 
 
 @pytest.mark.parametrize(

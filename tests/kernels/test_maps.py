@@ -199,8 +199,8 @@ def test_batches_strides_and_devices():
         tsm_fast.tsm(x.to("meta"), backend="triton")
     with pytest.raises(RuntimeError, match="has no gradients"):
         tsm_fast.tsm(x.requires_grad_(), backend="triton")
-    with pytest.raises(RuntimeError, match=r"needs its tensors on one device, got cpu and meta"):
-        kernels.core_contraction(x.detach(), [torch.empty(3, 2, 2, device="meta")], [1])
+    with pytest.raises(ValueError, match="matrix must be on cpu, the device of x, got meta"):
+        tsm_fast.mode_dot(x.detach(), torch.empty(3, 2, 2, device="meta"), 1, backend="triton")
 
 
 def test_the_range_of_every_dtype():

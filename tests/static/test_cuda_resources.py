@@ -1,4 +1,6 @@
-"""Every CUDA kernel compiled by nvcc for three architectures, and held against the table of what they may take."""
+"""The CUDA kernels compiled by nvcc, and held against the table of what they may take: all for three architectures by
+`make static`, those of one file for one architecture always.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cuda_build import link, nvcc
-from benchmarks.cuda_resources import MATRIX, RESULTS, launches, rows
+from benchmarks.cuda_build import ROOT, link, nvcc
+from benchmarks.cuda_resources import MATRIX, RESULTS, compiled, launches, rows
 
 from ..cuda.emulation.load import emulated
 
@@ -28,13 +30,12 @@ sys.path.insert(0, sys.argv[1])
 import _cuda
 x, gram = torch.rand(1, 4, 5), torch.empty(1, 5, 5)
 try:
-    _cuda.mode_gram((x.data_ptr(), 2, tuple(x.shape), x.stride()), 1, False, gram.data_ptr(), False, 0, 0)
+    array = x.data_ptr(), _cuda.dtypes["float32"], tuple(x.shape), x.stride()
+    _cuda.mode_gram(array, 1, center=False, out=gram.data_ptr(), wide=False, skip=0, stream=0)
 except RuntimeError as error:
     print(error)
 """
 
-
-pytestmark = pytest.mark.static
 
 Row = dict[str, Any]
 
@@ -50,33 +51,51 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(objects: Path) -> list[Row]:
+def compiler() -> None:
     if nvcc() is None:
         if os.environ.get("TSM_FAST_REQUIRE_NATIVE") == "1":
             pytest.fail("no nvcc: it is in the extra `dev`")
         pytest.skip("needs nvcc, which is in the extra `dev`")
+
+
+@pytest.fixture(scope="module")
+def measured(compiler: None, objects: Path) -> list[Row]:
     return rows(emulated(), objects, ARCHITECTURES)
 
 
+def test_the_kernels_of_one_file_take_no_more_than_the_table_says(compiler: None, tmp_path: Path) -> None:
+    found = compiled(ROOT / "csrc" / "cuda" / "finish.cu", 90, tmp_path)
+    assert found
+    for row in found:
+        hold(row, committed()[row["kernel"], row["arch"]])
+
+
+def hold(row: Row, ceiling: Row) -> None:
+    for resource in ("registers", "spills", "stack"):
+        assert row[resource] <= ceiling[resource], (row, ceiling)
+
+
+@pytest.mark.static
 def test_the_table_has_every_kernel(measured):
     known = committed()
     assert {(row["kernel"], row["arch"]) for row in measured} <= set(known)
     assert {name for name, _ in known} == {row["kernel"] for row in measured}
 
 
+@pytest.mark.static
 def test_no_kernel_takes_more_than_the_table_says(measured):
     known = committed()
     for row in measured:
-        ceiling = known[row["kernel"], row["arch"]]
-        for resource in ("registers", "spills", "stack"):
-            assert row[resource] <= ceiling[resource], (row, ceiling)
+        hold(row, known[row["kernel"], row["arch"]])
 
 
+@pytest.mark.static
 def test_spills_stay_below_the_bound(measured):
     for row in measured:
         assert row["spills"] <= MOST_SPILLED.get(row["kernel"], MOST_SPILLED_ELSEWHERE), row
 
 
+@pytest.mark.static
 def test_products_are_made_by_the_matrix_units(measured):
     for row in measured:
         assert row["matrix_opcodes"] == (["DMMA"] if row["kernel"].startswith(MATRIX) else []), row
@@ -88,6 +107,7 @@ def test_shared_memory_is_what_the_table_says_and_fits_every_gpu():
     assert max(shared for _, shared in known.values()) <= 99 * 1024  # compute capabilities 8.6, 8.9 and 12.0
 
 
+@pytest.mark.static
 def test_the_module_loads_without_a_driver_and_its_launches_say_what_is_wrong(measured, objects):
     link(sorted(objects.glob("*.90.o")), objects / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

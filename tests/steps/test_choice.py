@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import tsm_fast
 from tsm_fast.steps import choice
 
-from ..helpers import BACKENDS, NATIVE, STEPS, beyond_the_protocol
+from ..helpers import NATIVE, STEPS, beyond_the_protocol
 
 X = torch.rand(2, 9, 4, 3)
 
@@ -46,7 +47,7 @@ def with_broken_native(monkeypatch):
 def test_every_backend_has_the_functions_of_the_protocol(backend):
     assert len(STEPS) == 6
     assert beyond_the_protocol(backend) == {}
-    assert backend.name in BACKENDS
+    assert backend.name in choice._ENTRIES
 
 
 def test_the_automatic_choice():
@@ -159,6 +160,12 @@ def test_the_choice_for_gpu_tensors(capability, amd, shape, dtype, order, find_s
         if name in modules:
             find_spec[modules[name]] = None
     assert choice._automatic(OnGpu(shape, dtype, requires_grad=True)) == "reference"
+
+
+def test_the_table_of_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    rows = [f"| {row.tensors} | {', '.join(row.order)} | {row.why} |" for row in choice._GPU_CHOICE]
+    assert "\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n" in text.replace("`", "")
 
 
 def test_a_gpu_that_is_too_old(find_spec, monkeypatch):

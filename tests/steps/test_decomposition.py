@@ -10,6 +10,7 @@ from tensorly import tucker_to_tensor
 from tensorly.tenalg.core_tenalg import multi_mode_dot
 
 import tsm_fast
+from tsm_fast import decomposition
 
 from ..helpers import (
     BACKENDS,
@@ -39,12 +40,25 @@ def test_tucker_is_the_step(backend):
     result = tsm_fast.tucker(x, rank, backend=backend.name)
     step = backend.hooi(x, rank, n_iter_max=100, tol=1e-4, sign="u")
     assert torch.equal(result.core, step.core)
-    assert torch.equal(result.errors, step.errors)
+    assert torch.equal(result.errors, step.errors[:, : int(step.n_sweeps.max())])
+    assert step.errors[:, result.errors.shape[1] :].isnan().all()
     assert all(map(torch.equal, result.factors, step.factors))
     assert all(map(torch.equal, result.singular_values, step.singular_values))
     assert torch.equal(result.n_sweeps, step.n_sweeps)
     assert torch.equal(result.converged, step.converged)
     assert result.rank == rank
+
+
+@pytest.mark.parametrize("options", [{}, {"n_iter_max": 12, "tol": 0}, {"n_iter_max": 10**12}], ids=str)
+def test_room_for_the_errors_is_made_as_it_is_needed(backend, monkeypatch, options):
+    x, rank = tensors()["pines"]
+    at_once = tsm_fast.tucker(x, rank, backend=backend.name, **options)
+    assert at_once.errors.shape == (len(x), int(at_once.n_sweeps.max()))
+    monkeypatch.setattr(decomposition, "_ROOM", 1)
+    piecemeal = tsm_fast.tucker(x, rank, backend=backend.name, **options)
+    assert torch.equal(piecemeal.errors.nan_to_num(), at_once.errors.nan_to_num())
+    assert torch.equal(piecemeal.n_sweeps, at_once.n_sweeps)
+    assert all(map(torch.equal, piecemeal.factors, at_once.factors))
 
 
 RANKS = [
@@ -85,8 +99,13 @@ def test_an_item_is_what_tensorly_takes(backend):
         error = np.linalg.norm(restored[i] - x[i]) / np.linalg.norm(x[i])
         assert abs(error - result.errors[i, result.n_sweeps[i] - 1]) < 1e-9
     assert np.array_equal(result[-1][0], result.core[2])
-    with pytest.raises(IndexError):
-        result[3]
+    assert np.array_equal(result[np.int64(-3)][0], result.core[0])
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=rf"^index must lie in -3\.\.2 for a batch of 3, got {index}$"):
+            result[index]
+    for index in (slice(2), 1.0, True, [0], None, x):
+        with pytest.raises(TypeError, match=r"^index must be an integer, got "):
+            result[index]  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("decompose", [tsm_fast.tucker, tsm_fast.hosvd])

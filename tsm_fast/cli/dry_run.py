@@ -43,6 +43,7 @@ def dry_run(
         "source": settings.source,
         "out": str(out),
         "images": n,
+        "left_out": dict(planned.left_out.counts),
         "shards": file.record.shards,
         "shards_done": len(done),
         "images_left": left,

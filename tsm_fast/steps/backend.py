@@ -26,7 +26,7 @@ class HooiResult(NamedTuple):
     core: Tensor  # [B, R_1, ..., R_N]
     factors: list[Tensor]  # N times [B, I_n, R_n]
     singular_values: list[Tensor]  # N times [B, R_n], in the order of the factor columns
-    errors: Tensor  # [B, K] float64, K the most sweeps of any item; NaN after an item's last sweep
+    errors: Tensor  # [B, n_iter_max] float64; NaN after an item's last sweep
     n_sweeps: Tensor  # [B] int64
     converged: Tensor  # [B] bool
     finite: Tensor  # [B] bool
@@ -54,7 +54,7 @@ class Backend(Protocol):
     def hooi(
         self, x: Tensor, rank: Sequence[int], *, n_iter_max: int, tol: float, sign: str, precision: Precision = "auto"
     ) -> HooiResult:
-        """The Tucker decomposition of every item at a feasible rank."""
+        """The Tucker decomposition of every item at a feasible rank; makes room for all `n_iter_max` errors at once."""
         ...
 
     def saliency(

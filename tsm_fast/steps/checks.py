@@ -90,6 +90,14 @@ def mode(value: Any, order: int) -> int:
     return number % order
 
 
+def item(value: Any, batch: int) -> int:
+    """The index of an item, from the end when negative."""
+    number = integer("index", value)
+    if not -batch <= number < batch:
+        raise IndexError(f"index must lie in {-batch}..{batch - 1} for a batch of {batch}, got {number}")
+    return number
+
+
 def modes(values: Iterable[Any] | None, count: int, order: int) -> list[int]:
     """The distinct modes that `count` matrices act on; None for the first `count`."""
     numbers = list(range(count)) if values is None else [mode(value, order) for value in values]

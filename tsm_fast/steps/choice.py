@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import NamedTuple, cast
 
 import torch
@@ -20,23 +19,24 @@ from .memory import has_tangent, is_transformed
 
 class _Entry(NamedTuple):
     module: str  # what is loaded
-    needs: tuple[str, ...]  # modules that exist only where the backend is part of the install
+    needs: dict[str, str]  # modules that exist only where the backend is part of the install, and how to get them
     device: str | None  # the device type it runs on; None for any
     autograd: bool
-    auto: str  # what the automatic choice takes it for
+    auto: str = ""  # what the automatic choice takes it for; _GPU_CHOICE says it of the GPU backends
 
 
+_GET_TRITON = ": pip install 'tsm_fast[gpu]'"
 _ENTRIES = {
     "reference": _Entry(
         "tsm_fast.steps.reference",
-        (),
+        {},
         None,
         True,
         "tensors that need gradients, and devices without a backend of their own",
     ),
-    "cpu": _Entry("tsm_fast.steps.cpu", ("tsm_fast._cpu",), "cpu", False, "CPU tensors"),
-    "cuda": _Entry("tsm_fast.steps.cuda", ("tsm_fast._cuda",), "cuda", False, "GPU tensors"),
-    "triton": _Entry("tsm_fast.kernels", ("tsm_fast.kernels", "triton"), "cuda", False, "GPU tensors"),
+    "cpu": _Entry("tsm_fast.steps.cpu", {"tsm_fast._cpu": ""}, "cpu", False, "CPU tensors"),
+    "cuda": _Entry("tsm_fast.steps.cuda", {"tsm_fast._cuda": ""}, "cuda", False),
+    "triton": _Entry("tsm_fast.kernels", {"tsm_fast.kernels": "", "triton": _GET_TRITON}, "cuda", False),
 }
 
 _OLDEST = {"cuda": (8, 0), "triton": (7, 5)}  # the first compute capability that each is for
@@ -178,7 +178,7 @@ def load(name: str) -> Backend:
     reason = _unavailable(name)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} cannot run: {reason}")
-    return cast(Backend, _import(_ENTRIES[name].module))
+    return cast(Backend, importlib.import_module(_ENTRIES[name].module))
 
 
 def needs_grad(x: Tensor) -> bool:
@@ -237,12 +237,12 @@ def _unsuited_here(name: str) -> str | None:
 
 
 def _newer_triton(oldest: tuple[int, int], where: str = "") -> str:
-    return f"needs Triton {oldest[0]}.{oldest[1]} or newer{where}, got {_import('triton').__version__}"
+    return f"needs Triton {oldest[0]}.{oldest[1]} or newer{where}, got {importlib.import_module('triton').__version__}"
 
 
 def _version_of_triton() -> tuple[int, ...]:
     try:
-        return tuple(map(int, _import("triton").__version__.split(".")[:2]))
+        return tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))
     except ImportError:
         return (sys.maxsize,)  # `load` says what is wrong with it
 
@@ -255,22 +255,17 @@ def _missing(name: str) -> list[str]:
     return [module for module in _ENTRIES[name].needs if importlib.util.find_spec(module) is None]
 
 
-def _import(module: str) -> ModuleType:
-    return importlib.import_module(module)
-
-
 def _unavailable(name: str) -> str | None:
     """Why a backend cannot run here, or None."""
     missing = _missing(name)
     if missing:
-        hint = ": pip install 'tsm_fast[gpu]'" if missing == ["triton"] else ""
-        return f"not built: this install has no {missing[0]}{hint}"
+        return f"not built: this install has no {missing[0]}{_ENTRIES[name].needs[missing[0]]}"
     if _device(name) == "cuda" and not torch.cuda.is_available():
         return "no GPU: torch.cuda.is_available() is False"
     try:
         if name == "triton" and _version_of_triton() < _OLDEST_TRITON:
             return _newer_triton(_OLDEST_TRITON)
-        _import(_ENTRIES[name].module)
+        importlib.import_module(_ENTRIES[name].module)
     except ImportError as error:
         return f"built, but it does not load: {error}"
     return None
@@ -281,6 +276,6 @@ def _describe(name: str) -> str:
         return f"plain torch {torch.__version__}, any device, with gradients"
     if name == "triton":
         place = "in its interpreter, on CPU tensors: for tests" if _interpreted() else "on GPU tensors"
-        return f"Triton {_import('triton').__version__}, {place}"
-    level = getattr(_import(_ENTRIES[name].module), "simd_level", None)
-    return f"compiled, SIMD level {level()}" if name == "cpu" and level is not None else "built"
+        return f"Triton {importlib.import_module('triton').__version__}, {place}"
+    level = getattr(importlib.import_module(_ENTRIES[name].module), "simd_level", None)
+    return f"compiled, SIMD level {level()}" if level else "built"

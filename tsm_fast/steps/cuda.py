@@ -1,9 +1,8 @@
 """The compiled CUDA backend: the six steps of `steps.backend.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
-Everything is launched on the current stream, and nothing waits for the device except `hooi`, whose result is as long as
-its longest item took (`hooi(..., trim=False)` does not wait either), and what needs a library, above n = 256. Sums are
-in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches are cut so that the
-workspace stays near `WORKSPACE_BYTES`.
+Everything is launched on the current stream, and nothing waits for the device except what needs a library, above
+n = 256. Sums are in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches
+are cut so that the workspace stays near `WORKSPACE_BYTES`.
 """
 
 from __future__ import annotations
@@ -17,16 +16,13 @@ from torch import Tensor
 from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
 from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 from .cusolver import library_eigenpairs
-from .scaling import scaled, unit_exponents
+from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 
 name = "cuda"
 
 WORKSPACE_BYTES = 512 * 2**20
-MIN_CAPABILITY = (8, 0)  # float64 matrix instructions
 
-_DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
-_LEADING, _SIGNED, _ABSOLUTE = 0, 1, 2  # what becomes of eigenpairs
+_DTYPES = {getattr(torch, name): code for name, code in _cuda.dtypes.items()}
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
@@ -39,13 +35,12 @@ def mode_gram(
     precision: Precision = "auto",
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; sums are in float64."""
-    _check(x)
     dtype = result_dtype(x.dtype, precision)
     size = x.shape[mode + 1]
     if not x.numel():
         return x.new_zeros(len(x), size, size, dtype=dtype)
     if center and mode != x.ndim - 2:
-        x, center = _centered(x), False
+        x, center = centered(x), False
     gram = x.new_empty(len(x), size, size, dtype=torch.float64 if center else dtype)
     with _on(x):
         _mode_gram(x, mode, gram, center)
@@ -59,7 +54,6 @@ def truncated_svd(
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
-    _check(gram)
     dtype = result_dtype(gram.dtype, precision)
     gram = (gram if gram.dtype in (torch.float32, torch.float64) else gram.float()).contiguous()
     values = gram.new_empty(len(gram), rank, dtype=dtype)
@@ -79,7 +73,6 @@ def core_contraction(
     precision: Precision = "auto",
 ) -> Tensor:
     """`X x_n A_n^T` over the given modes."""
-    _check(x, *factors)
     dtype = result_dtype(x.dtype, precision)
     shape = list(x.shape)
     for factor, mode in zip(factors, modes, strict=True):
@@ -97,9 +90,8 @@ def core_contraction(
             out_shape[modes[i] + 1] = factor.shape[2]
             out = x.new_empty(out_shape, dtype=dtype if i == order[-1] else torch.float64)
             wide = out.dtype == torch.float64
-            _cuda.core_contraction(
-                _array(x), modes[i], factor.data_ptr(), factor.shape[2], out.data_ptr(), wide, _stream(x)
-            )
+            how = {"factor": factor.data_ptr(), "rank": factor.shape[2], "wide": wide, "stream": _stream(x)}
+            _cuda.core_contraction(_array(x), modes[i], out=out.data_ptr(), **how)
             x = out
     return x
 
@@ -112,25 +104,9 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
-    trim: bool = True,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`).
-
-    `trim=False` leaves `errors` at [B, n_iter_max], NaN after an item's last sweep: then nothing waits for the device.
-    """
-    _check(x)
-    dtype = result_dtype(x.dtype, precision)
-    # Room for the errors is made as it is needed: a limit of a million sweeps costs nothing where ten are enough.
-    room = min(n_iter_max, 1000) if trim else n_iter_max
-    while True:
-        result = _hooi(x, rank, room, tol, sign == "v", dtype)[0]
-        if not trim:
-            return result
-        if room == n_iter_max or not (~result.converged & result.finite).any():
-            break
-        room = min(10 * room, n_iter_max)
-    most = int(result.n_sweeps.max()) if len(x) else 0
-    return result._replace(errors=result.errors[:, :most].contiguous())
+    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    return _hooi(x, rank, n_iter_max, tol, sign == "v", result_dtype(x.dtype, precision))[0]
 
 
 def saliency(
@@ -147,7 +123,6 @@ def saliency(
 
     Waits for nothing, except above n = 256: for all pairs, and for which items are without proof of their leading pair.
     """
-    _check(x)
     dtype = torch.float64 if precision == "float64" else torch.float32
     maps = x.new_empty(len(x), x.shape[2] * x.shape[3], dtype=dtype)
     finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -164,15 +139,23 @@ def finish(
     normalize: bool,
 ) -> Tensor:
     """The maps resized to [B, *size] and normalised (see `reference.finish`), in one launch; waits for nothing."""
-    _check(maps)
     out = maps.new_empty(len(maps), *(size or maps.shape[1:]))
     if len(maps):
         maps = maps.contiguous()
-        batch, height, width = maps.shape
-        pointers, sizes = (maps.data_ptr(), out.data_ptr()), (batch, height, width, out.shape[1], out.shape[2])
-        how = normalize, map_noise(maps), maps.dtype == torch.float64
         with _on(maps):
-            _cuda.finish(*pointers, *sizes, *how, _stream(maps))
+            _cuda.finish(
+                maps.data_ptr(),
+                out.data_ptr(),
+                batch=len(maps),
+                height=maps.shape[1],
+                width=maps.shape[2],
+                rows=out.shape[1],
+                columns=out.shape[2],
+                normalize=normalize,
+                noise=map_noise(maps),
+                wide=maps.dtype == torch.float64,
+                stream=_stream(maps),
+            )
     return out
 
 
@@ -187,7 +170,7 @@ def _saliency(
     maps: Tensor,  # [B, S]
     finite: Tensor,  # [B]
 ) -> None:
-    unit, exponent = _unit_range(x)
+    unit, exponent = unit_range(x)
     single = method in ("eigencam", "tsm")
     if rank is not None:
         _at_rank(unit, rank, combine, sign, single, maps, finite)
@@ -196,17 +179,17 @@ def _saliency(
         uncentered = unit.flatten(2)  # [B, C, S]
         features = uncentered
         if centers and exponent is not None:  # what the mean leaves has its own range
-            features = _centered(uncentered)
+            features = centered(uncentered)
             left = unit_exponents(features)
             features, exponent = scaled(features, -left), exponent + left
         if single:
             _leading_maps(features, centers, precision, maps, finite)
         else:
-            how = _ABSOLUTE if combine == "absolute" else _SIGNED
-            _combined_maps(features, centers, how, sign, precision, maps, finite, None)
+            _combined_maps(features, centers, combine, sign, precision, maps, finite, None)
         if method == "eigencam":
             wide = maps.dtype == torch.float64
-            _cuda.finish_single(_array(uncentered), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
+            how = {"center": centers, "sign": _cuda.signs[sign], "maps": maps.data_ptr(), "wide": wide}
+            _cuda.sign_single(_array(uncentered), **how, stream=_stream(x))
     if method == "tsm":
         maps.abs_()
     if exponent is not None:
@@ -218,25 +201,40 @@ def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, f
     settled = torch.empty(len(x), dtype=torch.bool, device=x.device)
     wide = maps.dtype == torch.float64
     if x.shape[2] <= _cuda.small:
-        pointers = maps.data_ptr(), wide, settled.data_ptr(), finite.data_ptr()
-        _cuda.leading_small(_array(x), center, *pointers, _stream(x))
+        _cuda.leading_small(
+            _array(x),
+            center=center,
+            maps=maps.data_ptr(),
+            wide=wide,
+            settled=settled.data_ptr(),
+            finite=finite.data_ptr(),
+            stream=_stream(x),
+        )
     else:
         per_item_bytes = _cuda.leading_workspace(x.shape[1], x.shape[2])
         for part in _parts(len(x), per_item_bytes):
             items = x[part]
             workspace = _workspace(x, len(items) * per_item_bytes)
-            pointers = maps[part].data_ptr(), wide, settled[part].data_ptr(), finite[part].data_ptr()
-            room = workspace.data_ptr(), workspace.numel()
-            _cuda.leading_large(_array(items), center, *pointers, *room, _stream(x))
+            _cuda.leading_large(
+                _array(items),
+                center=center,
+                maps=maps[part].data_ptr(),
+                wide=wide,
+                settled=settled[part].data_ptr(),
+                finite=finite[part].data_ptr(),
+                workspace=workspace.data_ptr(),
+                bytes=workspace.numel(),
+                stream=_stream(x),
+            )
     if _smaller_side(x)[1] <= _cuda.largest:
-        _combined_maps(x, center, _LEADING, "v", precision, maps, finite, settled)
+        _combined_maps(x, center, "leading", "v", precision, maps, finite, settled)
         return
     # A library cannot leave items alone: those without proof are gathered.
     left = (~settled).nonzero().flatten()
     for part in _parts(len(left), x[0].numel() * x.element_size()):
         items = left[part]
         found, fine = maps[items], finite[items]
-        _combined_maps(x[items], center, _LEADING, "v", precision, found, fine, None)
+        _combined_maps(x[items], center, "leading", "v", precision, found, fine, None)
         maps[items], finite[items] = found, fine
 
 
@@ -250,7 +248,7 @@ def _smaller_side(x: Tensor) -> tuple[bool, int]:
 def _combined_maps(
     x: Tensor,  # [B, C, S]
     center: bool,
-    how: int,
+    how: str,  # "leading", "signed" or "absolute"
     sign: str,
     precision: Precision,
     maps: Tensor,
@@ -260,14 +258,14 @@ def _combined_maps(
     """Maps from the eigenpairs of the smaller Gram matrix, and one pass over the features where signs need it."""
     channels, positions = x.shape[1:]
     by_position, n = _smaller_side(x)
-    columns = 1 if how == _LEADING else n
-    needs_signs = how == _SIGNED and by_position == (sign == "u")
+    columns = 1 if how == "leading" else n
+    needs_signs = how == "signed" and by_position == (sign == "u")
     wide = maps.dtype == torch.float64
     copied = 8 * channels * positions if center and not by_position else 0
     for part in _parts(len(x), 8 * n * (n + columns) + _svd_bytes(n, True) + copied):
         items, skip = x[part], 0 if settled is None else settled[part].data_ptr()
         if copied:
-            items = _centered(items)
+            items = centered(items)
         gram = x.new_empty(len(items), n, n, dtype=torch.float64)
         _mode_gram(items, 1 if by_position else 0, gram, center and by_position, skip)
         values, vectors = gram.new_empty(len(items), columns), gram.new_empty(len(items), n, columns)
@@ -275,14 +273,32 @@ def _combined_maps(
         signs = None
         if needs_signs:
             signs = gram.new_empty(len(items), n)
-            extremes = vectors.data_ptr(), n, signs.data_ptr()
-            _cuda.extremes(_array(items), not by_position, center and by_position, *extremes, skip, _stream(x))
-        pairs = values.data_ptr(), vectors.data_ptr(), _address(signs)
-        out = maps[part].data_ptr(), wide, finite[part].data_ptr(), skip, _stream(x)
+            _cuda.extremes(
+                _array(items),
+                transposed=not by_position,
+                center=center and by_position,
+                vectors=vectors.data_ptr(),
+                n=n,
+                out=signs.data_ptr(),
+                skip=skip,
+                stream=_stream(x),
+            )
+        made = {
+            "values": values.data_ptr(),
+            "vectors": vectors.data_ptr(),
+            "signs": _address(signs),
+            "n": columns,
+            "how": _cuda.combinations[how],
+            "maps": maps[part].data_ptr(),
+            "wide": wide,
+            "finite": finite[part].data_ptr(),
+            "skip": skip,
+            "stream": _stream(x),
+        }
         if by_position:
-            _cuda.combine_positions(*pairs, len(items), positions, columns, how, *out)
+            _cuda.combine_positions(batch=len(items), positions=positions, **made)
         else:
-            _cuda.combine_channels(_array(items), *pairs, columns, how, *out)
+            _cuda.combine_channels(_array(items), **made)
 
 
 def _at_rank(
@@ -322,8 +338,8 @@ def _hooi(
     result = HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
     if not size:
         return result, responses
-    unit, exponent = _unit_range(x)
-    matrix = unit.movedim(big + 1, 1).flatten(2) if big >= 0 else unit  # [B, I_big, S]
+    unit, exponent = unit_range(x)
+    matrix = unfold(unit, big) if big >= 0 else unit  # [B, I_big, S]
     per_item_bytes = _cuda.hooi_workspace(shape, rank) + 8 * others * others
     with _on(x):
         for part in _parts(size, per_item_bytes):
@@ -335,22 +351,22 @@ def _hooi(
             _cuda.hooi(
                 _array(items),
                 rank,
-                n_iter_max,
-                tol,
-                sign_v,
-                gram.data_ptr(),
-                core[part].data_ptr(),
-                [factor[part].data_ptr() for factor in factors],
-                [value[part].data_ptr() for value in values],
-                _address(None if responses is None else responses[part]),
-                dtype == torch.float64,
-                errors[part].data_ptr(),
-                n_sweeps[part].data_ptr(),
-                converged[part].data_ptr(),
-                finite[part].data_ptr(),
-                workspace.data_ptr(),
-                workspace.numel(),
-                _stream(x),
+                n_iter_max=n_iter_max,
+                tol=tol,
+                sign_v=sign_v,
+                gram=gram.data_ptr(),
+                core=core[part].data_ptr(),
+                factors=[factor[part].data_ptr() for factor in factors],
+                singular_values=[value[part].data_ptr() for value in values],
+                responses=_address(None if responses is None else responses[part]),
+                wide=dtype == torch.float64,
+                errors=errors[part].data_ptr(),
+                n_sweeps=n_sweeps[part].data_ptr(),
+                converged=converged[part].data_ptr(),
+                finite=finite[part].data_ptr(),
+                workspace=workspace.data_ptr(),
+                bytes=workspace.numel(),
+                stream=_stream(x),
             )
     if exponent is not None:
         core, *values = (scaled(result.double(), exponent).to(dtype) for result in (core, *values))
@@ -360,7 +376,8 @@ def _hooi(
 
 
 def _mode_gram(x: Tensor, mode: int, gram: Tensor, center: bool, skip: int = 0) -> None:
-    _cuda.mode_gram(_array(x), mode, center, gram.data_ptr(), gram.dtype == torch.float64, skip, _stream(x))
+    out, wide = gram.data_ptr(), gram.dtype == torch.float64
+    _cuda.mode_gram(_array(x), mode, center=center, out=out, wide=wide, skip=skip, stream=_stream(x))
 
 
 def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, skip: int = 0) -> None:
@@ -370,10 +387,21 @@ def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, sk
         _library_svd(gram, values, vectors, wide)
         return
     workspace = _workspace(gram, _cuda.truncated_svd_workspace(n, len(gram), wide))
-    out = values.data_ptr(), vectors.data_ptr(), values.dtype == torch.float64
-    room = workspace.data_ptr(), workspace.numel()
-    wide_gram = gram.dtype == torch.float64
-    _cuda.truncated_svd(gram.data_ptr(), wide_gram, len(gram), n, rank, wide, *out, skip, *room, _stream(gram))
+    _cuda.truncated_svd(
+        gram.data_ptr(),
+        wide_gram=gram.dtype == torch.float64,
+        batch=len(gram),
+        n=n,
+        rank=rank,
+        wide=wide,
+        values=values.data_ptr(),
+        vectors=vectors.data_ptr(),
+        wide_out=values.dtype == torch.float64,
+        skip=skip,
+        workspace=workspace.data_ptr(),
+        bytes=workspace.numel(),
+        stream=_stream(gram),
+    )
 
 
 def _library_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool) -> None:
@@ -384,20 +412,6 @@ def _library_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool) -> N
 
 def _svd_bytes(n: int, wide: bool) -> int:
     return _cuda.truncated_svd_workspace(n, 1, wide) if n <= _cuda.largest else 32 * n * n
-
-
-def _unit_range(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """float64 items times the power of two that keeps their squares in range, and the exponents [B] that undo it."""
-    if x.dtype != torch.float64 or not len(x):
-        return x, None
-    exponent = unit_exponents(x)
-    return scaled(x, -exponent), exponent
-
-
-def _centered(x: Tensor) -> Tensor:
-    """In float64, less its mean over the last mode; the shift makes a constant channel exactly 0."""
-    shifted = x.double() - x[..., :1].double()
-    return shifted - shifted.mean(-1, keepdim=True)
 
 
 def _parts(batch: int, bytes_per_item: int) -> Iterator[slice]:
@@ -425,18 +439,3 @@ def _stream(x: Tensor) -> int:
 def _on(x: Tensor) -> torch.cuda.device:
     """Launches go to the device of x, whatever the current one is."""
     return torch.cuda.device(x.device if x.is_cuda else -1)
-
-
-def _check(x: Tensor, *others: Tensor) -> None:
-    """RuntimeError for tensors that the kernels cannot reach."""
-    for tensor in (x, *others):
-        if tensor.device.type != _cuda.device_type:
-            raise RuntimeError(f"backend 'cuda' runs on {_cuda.device_type} tensors, got one on {tensor.device}")
-        if tensor.device != x.device:
-            raise RuntimeError(f"backend 'cuda' needs its tensors on one device, got {x.device} and {tensor.device}")
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < MIN_CAPABILITY:
-        major, minor = torch.cuda.get_device_capability(x.device)
-        raise RuntimeError(
-            f"backend 'cuda' needs a GPU of compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer, "
-            f"got {major}.{minor} ({torch.cuda.get_device_name(x.device)})"
-        )

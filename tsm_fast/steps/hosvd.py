@@ -10,13 +10,14 @@ from torch import Tensor
 from .backend import Backend
 from .choice import needs_grad
 from .gradients import bounded, cast, norm, root, row_norms, svd
-from .scaling import column_signs, per_item, scaled, unfold, unit_exponents
+from .scaling import column_signs, per_item, scaled, unfold, unit_range
 
 # The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
 # the ratio of the last singular value kept to the first: enough for float64 results above _STRAIGHT, and to be
 # straightened above _WELL_CONDITIONED.
 _STRAIGHT = 3e-2
 _WELL_CONDITIONED = 1e-3
+_SQUARABLE = 400  # float64 items of magnitude 2**-400 to 2**400 are spared a copy
 
 
 def _differentiable(x: Tensor) -> Tensor:
@@ -24,20 +25,9 @@ def _differentiable(x: Tensor) -> Tensor:
     return cast(x, torch.float64) if needs_grad(x) else x
 
 
-def _unit_range(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The tensors with float64 items whose squares would overflow or vanish times a power of two, and the exponents
-    [B] that undo it.
-    """
-    if x.dtype != torch.float64:
-        return x, torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    exponent = unit_exponents(x)
-    exponent = torch.where(exponent.abs() > 400, exponent, 0)
-    return (scaled(x, -exponent) if exponent.any() else x), exponent
-
-
 def hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, x: Tensor) -> tuple[Tensor, ...]:
     """The core, the errors [B, 1], the factors and the singular values."""
-    unit, exponent = _unit_range(_differentiable(x))
+    unit, exponent = unit_range(_differentiable(x), _SQUARABLE)
     size = norm(unit)
     factors = [_hosvd_factor(module, unit, n, r, sign, dtype) for n, r in enumerate(rank)]
     factors = [torch.where(per_item(size == 0, a), _identity(a), a) for a in factors]
@@ -50,7 +40,7 @@ def hosvd(module: Backend, rank: Sequence[int], sign: str, dtype: torch.dtype, x
 
 def truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: Tensor) -> tuple[Tensor, ...]:
     """U [B, M, R], S [B, R] and Vh [B, R, N]."""
-    unit, exponent = _unit_range(_differentiable(m))
+    unit, exponent = unit_range(_differentiable(m), _SQUARABLE)
     u, s, v = _singular_triplets(module, unit, rank, dtype)
     signs = column_signs(u if sign == "u" else v)
     return (u * signs).to(dtype), scaled(bounded(s), exponent).to(dtype), (v * signs).mT.to(dtype)

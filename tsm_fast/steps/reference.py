@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
 from .gradients import TIE, bounded, cast, eigh, norm, root, row_norms, svd
-from .scaling import by_parts, column_signs, per_item, scaled, unfold, unit_exponents
+from .scaling import by_parts, centered, column_signs, per_item, scaled, unfold, unit_exponents
 
 name = "reference"
 
@@ -33,7 +33,7 @@ def mode_gram(
     precision: Precision = "auto",
 ) -> Tensor:
     """The Gram matrix of the mode-n unfolding, [B, I_n, I_n]; `center` first subtracts the mean over the last mode."""
-    wide = _centered(_wide(x)) if center else _wide(x)
+    wide = centered(_wide(x)) if center else _wide(x)
     unfolded = unfold(wide, mode)
     return (unfolded @ unfolded.mT).to(result_dtype(x.dtype, precision))
 
@@ -96,7 +96,8 @@ def hooi(
         start = _left_vectors(unfold(unit[active], n), rank[n], sign)
         factors.append(identity.expand(len(unit), -1, -1).index_copy(0, active, start))
 
-    errors = [torch.full_like(total, torch.nan).masked_fill(zero, 0.0)] if zero.any() or len(active) else []  # each [B]
+    errors = [torch.full_like(total, torch.nan)] * n_iter_max  # each [B]
+    errors[0] = errors[0].masked_fill(zero, 0.0)
     n_sweeps, converged = zero.long(), zero.clone()
     for sweep in range(n_iter_max):
         if not len(active):
@@ -110,11 +111,10 @@ def hooi(
 
         core_norm = norm(_contract(item, current, range(order)))
         error = root((total[active] ** 2 - core_norm**2).abs()) / total[active]
-        column = errors.pop() if sweep == 0 else torch.full_like(total, torch.nan)
-        errors.append(column.index_copy(0, active, error))
+        errors[sweep] = errors[sweep].index_copy(0, active, error)
         n_sweeps[active] = sweep + 1
         if sweep >= 2:
-            stopped = (errors[-2] - errors[-1])[active].abs() < tol
+            stopped = (errors[sweep - 1] - errors[sweep])[active].abs() < tol
             converged[active] = stopped
             active = active[~stopped]
 
@@ -125,7 +125,7 @@ def hooi(
         core=_or_nan(scaled(bounded(core), exponent), finite).to(dtype),
         factors=[_or_nan(factor, finite).to(dtype) for factor in factors],
         singular_values=[_or_nan(scaled(bounded(value), exponent), finite).to(dtype) for value in values],
-        errors=torch.stack(errors, 1) if errors else unit.new_empty(len(unit), 0),
+        errors=torch.stack(errors, 1),
         n_sweeps=n_sweeps,
         converged=converged,
         finite=finite,
@@ -153,7 +153,7 @@ def saliency(
     centers = center and method in ("eigencam", "multivec_eigencam")
     unfolded = uncentered
     if centers:
-        unfolded, left, _ = _unit_items(_centered(uncentered))
+        unfolded, left, _ = _unit_items(centered(uncentered))
         exponent = exponent + left
     if rank is None:
         vectors, values, _ = svd(unfolded)
@@ -231,12 +231,6 @@ def _normalized(maps: Tensor, noise: Tensor) -> Tensor:
     spread = highest - lowest
     constant = spread <= noise
     return torch.where(constant, 0.0, (maps - lowest) / torch.where(constant, 1.0, spread))
-
-
-def _centered(x: Tensor) -> Tensor:
-    """Less its mean over the last mode; the shift makes a constant channel exactly 0."""
-    shifted = x - x[..., :1]
-    return shifted - shifted.mean(-1, keepdim=True)
 
 
 def _wide(x: Tensor) -> Tensor:

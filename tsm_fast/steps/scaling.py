@@ -38,8 +38,17 @@ def per_item(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def scaled(x: Tensor, exponent: Tensor, power: int = 1) -> Tensor:
-    """`x * 2 ** (power * exponent)` item by item, exact; in steps because 2 ** 1074 is no float64."""
+def centered(x: Tensor) -> Tensor:
+    """In float64, less its mean over the last mode; the shift makes a constant channel exactly 0."""
+    wide = x.double()
+    shifted = wide - wide[..., :1]
+    return shifted - shifted.mean(-1, keepdim=True)
+
+
+def scaled(x: Tensor, exponent: Tensor | None, power: int = 1) -> Tensor:
+    """`x * 2 ** (power * exponent)` item by item, exact, x for None; in steps because 2 ** 1074 is no float64."""
+    if exponent is None:
+        return x
     half = exponent.div(2, rounding_mode="floor")
     for part in (half, exponent - half) * power:
         factor = ((part + 1023) << 52).view(torch.float64)
@@ -55,6 +64,21 @@ def peaks(x: Tensor) -> Tensor:
 def unit_exponents(x: Tensor) -> Tensor:
     """The exponents [B] (int64) that bring each item's largest magnitude into [1/2, 1): `scaled(x, -exponents)`."""
     return torch.frexp(peaks(x).double()).exponent.long()
+
+
+def unit_range(x: Tensor, beyond: int = 0) -> tuple[Tensor, Tensor | None]:
+    """float64 items times the power of two that brings their largest magnitude into [1/2, 1), so that squares neither
+    overflow nor vanish, and the exponents [B] that undo it; x and None for other dtypes, whose squares float64 holds.
+    With `beyond`, which waits for the device, items with exponents up to it are left alone, and x where all are.
+    """
+    if x.dtype != torch.float64 or not len(x):
+        return x, None
+    exponent = unit_exponents(x)
+    if beyond:
+        exponent = torch.where(exponent.abs() > beyond, exponent, 0)
+        if not exponent.any():
+            return x, None
+    return scaled(x, -exponent), exponent
 
 
 def column_signs(columns: Tensor) -> Tensor:

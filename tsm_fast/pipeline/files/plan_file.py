@@ -6,18 +6,20 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..sources.source import Item, Stamp
 from . import publish
+from .record import RunFile
 
 NAME = "plan.parquet"
-_ITEM, _STAMP = ["key", "path", "offset", "size"], ["file_bytes", "file_mtime"]
-_SCHEMA = pa.schema(
+_ITEM, _STAMP = ["key", "path", "offset", "size"], ["file_bytes", "file_mark"]
+SCHEMA = pa.schema(
     [
         pa.field("index", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
@@ -25,27 +27,39 @@ _SCHEMA = pa.schema(
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("file_bytes", pa.int64()),
-        pa.field("file_mtime", pa.int64()),
+        pa.field("file_mark", pa.int64()),
     ]
 )
-_VERSION_1 = pa.schema(list(_SCHEMA)[:5])
+_VERSION_1 = pa.schema(list(SCHEMA)[:5])
+
+_CARRIED = {b"tsm_fast": b"carried"}  # what the metadata of such a column say
 
 
 class Digests(NamedTuple):
-    """What a plan holds: its rows, and the hashes of the listing and of the sizes and times of the files."""
+    """What a plan holds: its rows, the hashes of the listing and of the stamps of the files, and what is carried."""
 
     rows: int
     listing: str
     stamps: str
+    carried: dict[str, Any] | None
 
 
-def write(out: Path, items: Sequence[Item], stamps: Sequence[Stamp] | None, shard_size: int) -> None:
-    """Publish the plan of a run."""
+def write(
+    out: Path,
+    items: Sequence[Item],
+    stamps: Sequence[Stamp] | None,
+    shard_size: int,
+    carried: pa.Table | None = None,
+) -> None:
+    """Publish the plan of a run, with the columns that are carried along."""
     columns = list(zip(*items, strict=True)) + list(zip(*(stamps or [Stamp(None, None)] * len(items)), strict=True))
     table = pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip([range(len(items)), *columns], _SCHEMA, strict=True)],
-        schema=_SCHEMA,
+        [pa.array(values, field.type) for values, field in zip([range(len(items)), *columns], SCHEMA, strict=True)],
+        schema=SCHEMA,
     )
+    if carried is not None:
+        for field, column in zip(carried.schema, carried.columns, strict=True):
+            table = table.append_column(field.with_metadata({**(field.metadata or {}), **_CARRIED}), column)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=shard_size, write_page_checksum=True)
     publish.publish_bytes(out / NAME, buffer.getvalue())
@@ -81,7 +95,16 @@ def digests(out: Path) -> Digests:
             _update(listing, _items(table.select(_ITEM)))
             if stamped:
                 _update(files, zip(*(table[name].to_pylist() for name in _STAMP), strict=True))
-    return Digests(rows, listing.hexdigest(), files.hexdigest())
+    known = carried(out)
+    return Digests(rows, listing.hexdigest(), files.hexdigest(), None if known is None else record(known))
+
+
+def belongs(found: Digests, file: RunFile) -> bool:
+    """Whether a plan is the one that a run.json tells of."""
+    source, evidence = file.record.source, file.evidence
+    planned = source.items, source.listing, None if source.carried is None else asdict(source.carried)
+    stamps = None if evidence is None else evidence.stamps
+    return (found.rows, found.listing, found.carried) == planned and stamps in (None, found.stamps)
 
 
 def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
@@ -98,8 +121,9 @@ def _open(out: Path) -> Iterator[pq.ParquetFile]:
     again = "delete it and run the same `tsm-fast extract` command again, which writes it anew"
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if file.schema_arrow not in (_SCHEMA, _VERSION_1):
-                raise ValueError(f"its columns must be {', '.join(_SCHEMA.names)}, got {file.schema_arrow}")
+            own = pa.schema([field for field in file.schema_arrow if not _is_carried(field)])
+            if own not in (SCHEMA, _VERSION_1):
+                raise ValueError(f"its columns must be {', '.join(SCHEMA.names)}, got {file.schema_arrow}")
             yield file
     except FileNotFoundError:
         raise
@@ -109,6 +133,37 @@ def _open(out: Path) -> Iterator[pq.ParquetFile]:
 
 def _items(table: pa.Table) -> list[Item]:
     return [Item(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def carried(out: Path, shard: int | None = None) -> pa.Table | None:
+    """The columns of a source that are carried along, for a shard or for all; None where there are none."""
+    with _open(out) as file:
+        names = [field.name for field in file.schema_arrow if _is_carried(field)]
+        if not names:
+            return None
+        table = file.read(names) if shard is None else file.read_row_group(shard, names)
+    fields = [field.with_metadata(_without_mark(field)) for field in table.schema]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+
+
+def _is_carried(field: pa.Field) -> bool:
+    return _CARRIED.items() <= (field.metadata or {}).items()
+
+
+def _without_mark(field: pa.Field) -> dict[bytes, bytes]:
+    return {
+        name: value for name, value in (field.metadata or {}).items() if name not in (*_CARRIED, b"PARQUET:field_id")
+    }
+
+
+def record(carried: pa.Table) -> dict[str, Any]:
+    """Names, types and a digest of columns that are carried along."""
+    sha = hashlib.sha256()
+    for column in carried.columns:
+        values = column if pa.types.is_nested(column.type) else column.cast(pa.string())
+        for value in values.to_pylist():
+            sha.update(repr(value).encode() + b"\0")
+    return {"columns": {field.name: str(field.type) for field in carried.schema}, "sha256": sha.hexdigest()}
 
 
 def _update(sha: hashlib._Hash, rows: Iterable[tuple[str | int | None, ...]]) -> None:

@@ -24,6 +24,14 @@ MAX_POSITIONS = 1 << 24  # of a map
 
 
 @dataclass(frozen=True)
+class Carried:
+    """The columns of the source that are carried along."""
+
+    columns: dict[str, str]  # name -> type
+    sha256: str
+
+
+@dataclass(frozen=True)
 class SourceRecord:
     """Which images."""
 
@@ -31,6 +39,7 @@ class SourceRecord:
     items: int
     listing: str  # sha256 of the keys, and of where in the source each image is
     content: str | None  # of a dataset: its own fingerprint, or a digest; None where `Evidence.stamps` tells
+    carried: Carried | None
 
 
 @dataclass(frozen=True)
@@ -229,6 +238,7 @@ def _version_1(values: Mapping[str, Any]) -> RunFile:
                 "items": values["items"],
                 "listing": parts["listing"]["sha256"],
                 "content": None,
+                "carried": parts.get("carried") or None,
             },
             "batch_size": settings["batch_size"],
             "columns": columns,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -77,13 +77,14 @@ ABOUT = pa.schema(
 )
 
 
-def schema(columns: Sequence[MapColumn], about: Mapping[str, Any]) -> pa.Schema:
+def schema(columns: Sequence[MapColumn], about: Mapping[str, Any], carried: Iterable[pa.Field] = ()) -> pa.Schema:
     """The columns of a shard; `about` is kept in the file's metadata under "tsm_fast"."""
     fields = list(ABOUT)
     for column in columns:
         fields.append(pa.field(column.name, pa.fixed_shape_tensor(_VALUES[column.dtype], column.shape), nullable=False))
         if column.scale is not None:
             fields.append(pa.field(column.scale, pa.float32(), nullable=False))
+    fields += carried
     return pa.schema(fields, metadata={"tsm_fast": json.dumps(about, sort_keys=True)})
 
 
@@ -91,11 +92,20 @@ _VALUES = {"float32": pa.float32(), "float16": pa.float16(), "uint8": pa.uint8()
 
 
 class ShardWriter:
-    """Writes rows to a Parquet file in groups of `ROW_GROUP`; the bytes depend on the rows alone, not on their cuts."""
+    """Writes rows to a Parquet file in groups of `ROW_GROUP`; the bytes depend on the rows alone, not on their cuts.
 
-    def __init__(self, file: BinaryIO, columns: Sequence[MapColumn], about: Mapping[str, Any]) -> None:
-        self._columns = columns
-        self._schema = schema(columns, about)
+    `carried`: columns of the source, a row for each of the shard.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        columns: Sequence[MapColumn],
+        about: Mapping[str, Any],
+        carried: pa.Table | None = None,
+    ) -> None:
+        self._columns, self._carried = columns, carried
+        self._schema = schema(columns, about, () if carried is None else carried.schema)
         floats = [f"{column.name}.list.element" for column in columns if column.dtype != "uint8"]
         options: dict[str, Any] = {
             "compression": "zstd",
@@ -107,7 +117,7 @@ class ShardWriter:
         }
         self._writer = pq.ParquetWriter(file, self._schema, **options)
         self._waiting: list[Rows] = []
-        self._count = 0
+        self._count = self._written = 0
 
     def add(self, rows: Rows) -> None:
         """Append rows."""
@@ -138,6 +148,9 @@ class ShardWriter:
             arrays.append(pa.ExtensionArray.from_storage(kind, storage))
             if column.scale is not None:
                 arrays.append(pa.array(scale, pa.float32()))
+        if self._carried is not None:
+            arrays += self._carried.slice(self._written, count).columns
+        self._written += count
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
 
 

@@ -37,8 +37,7 @@ def compare(run: Run, planned: Draft, say: Callable[[str], None]) -> None:
             found = plan_file.digests(run.out)
         except ValueError as error:
             raise FingerprintError(str(error)) from None
-        files = found.stamps if there.evidence.stamps else None
-        if (found.listing, files) != (there.record.source.listing, there.evidence.stamps):
+        if not plan_file.belongs(found, there):
             raise FingerprintError(
                 f"{run.out / plan_file.NAME} is not the plan of this run: delete it and run the same command again, "
                 "which writes it anew"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image
 from torch import Tensor
 
@@ -20,13 +21,15 @@ from ...saliency import METHODS
 from ..files import plan_file, typed
 from ..files.record import DECIDING, About, Evidence, Record, RunFile
 from ..files.run import PACKAGES, Command
-from ..files.shards import MapColumn
+from ..files.shards import MapColumn, schema
 from ..settings import Settings
+from ..sources.columns import renamed
 from ..sources.open import open_source
-from ..sources.source import Item, Source, Stamp, listing
+from ..sources.source import Item, LeftOut, Source, Stamp, listing
+from .select import select
 
 BY_THE_DATASET = "by the dataset"
-_ROW_BYTES = 92  # of a row beside its maps, compressed; measured on folders of photos
+_ROW_BYTES = 86  # of a row beside its maps, compressed; measured on folders of photos
 _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _SCALE_BYTES = 4
 
@@ -40,13 +43,17 @@ class Draft:
     file: RunFile  # what run.json will say
     command: Command
     source: Source
+    left_out: LeftOut
+    carried: pa.Table | None = None  # other columns of the source, a row for each item
 
 
 def make(settings: Settings, *, source: Source | None = None, say: Callable[[str], None] = lambda _: None) -> Draft:
     """Decide everything; raises as `prepare` does."""
     say("listing the images")
-    source = source or open_source(settings.source)
-    items = listing(source, settings.limit)
+    source = source or open_source(settings.source, settings.root)
+    items = select(listing(source), settings)
+    if source.left_out.counts:
+        say(f"left out: {source.left_out}")
     stamps = source.stamps(items)
     say(f"loading the model {settings.model}")
     model = models.load(
@@ -56,6 +63,12 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
     shape, preprocessing = _probe(model, settings, source, items)
     extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
     features = answers.fixed_features(extractor, shape)
+    columns = [
+        _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()
+    ]
+    carried = source.carried(items)
+    if carried is not None:
+        carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
     found = versions(PACKAGES)
     parts = {
         "package": __version__,
@@ -65,6 +78,7 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
             "items": len(items),
             "listing": plan_file.digest(items),
             "content": source.digest(items),
+            "carried": None if carried is None else plan_file.record(carried),
         },
         "model": {"name": _name(settings.model), "sha256": weights.digest(model.module)},
         "layers": extractor.layers,
@@ -75,11 +89,7 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
         "dtype": settings.dtype,
         "shard_size": settings.shard_size,
         "batch_size": settings.batch_size,
-        "columns": [
-            asdict(_column(method, layer, maps, settings))
-            for method in settings.methods
-            for layer, maps in features.items()
-        ],
+        "columns": list(map(asdict, columns)),
     }
     record = typed.made(Record, json.loads(json.dumps(parts, default=str)), "record")
     pictures = preprocessing["kind"] != BY_THE_DATASET
@@ -92,19 +102,25 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
         model=settings.model,
         weights=settings.weights,
         reason=extractor.reason,
-        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, record.columns))),
+        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns)))
+        + (0 if carried is None else carried.nbytes),
         versions=found,
     )
-    model_file = os.path.abspath(settings.model) if os.path.isfile(settings.model) else settings.model
+    model_file = os.path.abspath(settings.model) if _is_file(settings.model) else settings.model
     weights_file = settings.weights and os.path.abspath(settings.weights)
     here = replace(settings, model=model_file, weights=weights_file)  # for workers that run in other folders
-    command = Command(here, source.kind, source.root)
-    return Draft(items, stamps, RunFile(record.fingerprint, record, evidence, about), command, source)
+    file, command = RunFile(record.fingerprint, record, evidence, about), Command(here, source.kind, source.root)
+    return Draft(items, stamps, file, command, source, source.left_out, carried)
+
+
+def _is_file(model: str) -> bool:
+    """Whether a model is a file, or a factory in one."""
+    return os.path.isfile(model) or os.path.isfile(model.rpartition(":")[0])
 
 
 def _name(model: str) -> str:
     """The name of a model; of a file only its own, not its folder's: the weights tell whether it is the same."""
-    return os.path.basename(model) if os.path.isfile(model) else model
+    return os.path.basename(model) if _is_file(model) else model
 
 
 def _probe(

@@ -62,7 +62,7 @@ def prepare(
     compare(run, planned, say)
     _make_folders(folder)
     if not (folder / plan_file.NAME).exists():
-        plan_file.write(folder, planned.items, planned.stamps, settings.shard_size)
+        plan_file.write(folder, planned.items, planned.stamps, settings.shard_size, planned.carried)
     pending = len(run.pending())
     _check_space(folder, planned.file.about.estimated_bytes * pending // max(len(run.shards), 1))
     return run

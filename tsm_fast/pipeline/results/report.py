@@ -20,6 +20,7 @@ from ..files.publish import publish_bytes
 from ..files.run import BUSY, Run
 from ..files.shards import OK
 from ..sources.open import FILES, reopen
+from ..sources.remote import is_remote
 from ..sources.source import Source
 from .check import Status, status
 from .reader import MapRow, SaliencyDataset
@@ -236,9 +237,10 @@ def _opener(run: Run, source: Source | None) -> Show:
     """A function from a row to the part of its picture that the network saw."""
     crop = _crop(run.record.preprocessing)
     if source is None:
-        if run.record.source.kind not in FILES:  # others run code, which no file may name
+        root = run.file.about.root
+        if run.record.source.kind not in FILES or is_remote(root):  # no file names code to run, or places to ask
             return lambda _item: None
-        source = reopen(run.record.source.kind, run.file.about.root)
+        source = reopen(run.record.source.kind, root)
 
     def show(item: MapRow) -> Image.Image | None:
         shard, row = divmod(item.index, run.record.shard_size)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from ...pictures.content import content
-from .source import THREADS, Item, Source
+from .source import Item, Source
 
-PART = 1024
+THREADS, PART = 8, 1024
 
 
 def hashes(source: Source, items: Iterable[Item | None]) -> Iterator[str | None]:
@@ -29,3 +30,9 @@ def hashes(source: Source, items: Iterable[Item | None]) -> Iterator[str | None]
     with ThreadPoolExecutor(THREADS) as threads:
         while part := list(islice(waiting, PART)):
             yield from threads.map(of, part)
+
+
+def sampled(source: Source, items: Sequence[Item]) -> str:
+    """A digest of what the first, the middle and the last item hold."""
+    places = (0, len(items) // 2, len(items) - 1)
+    return hashlib.sha256(repr(list(hashes(source, (items[place] for place in places)))).encode()).hexdigest()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
-THREADS, STATS = 8, 1024  # that look at files, and how many each takes at once
+import pyarrow as pa
 
 
 class Item(NamedTuple):
@@ -17,14 +16,31 @@ class Item(NamedTuple):
     key: str  # as `keys.encode_key` writes it
     path: str | None = None  # likewise; None where the key says it
     offset: int = 0  # of the bytes in a tar file, or the number of the item in a dataset
-    size: int = 0  # of the bytes in a tar file
+    # Of the bytes in a tar file or behind a URL; -1 for a sparse member, whose offset is that of its headers.
+    size: int = 0
+
+
+class LeftOut:
+    """What a listing passes over: how many of each kind, and the first of them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one."""
+        self.counts[kind] += 1
+        self._first[kind] = min(name, self._first.get(kind, name))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n:,} {kind} (such as {self._first[kind]!r})" for kind, n in sorted(self.counts.items()))
 
 
 class Stamp(NamedTuple):
     """What changes when a file is replaced; None where there is none, or none that can be looked at."""
 
     bytes: int | None
-    mtime: int | None  # in nanoseconds
+    mark: int | None  # the time of the last change in ns, or a number made of what a remote store says (ETag)
 
 
 class Source(Protocol):
@@ -32,47 +48,31 @@ class Source(Protocol):
 
     kind: str  # said in run.json
     root: str  # absolute, with which `reopen` finds it again
+    left_out: LeftOut  # of the last listing
 
     def items(self) -> list[Item]:
         """Every image, in any order; keys may not repeat."""
         ...
+
+    def carried(self, items: Sequence[Item]) -> pa.Table | None:
+        """What else the last listing knows of these images, in columns; None for nothing."""
+        return None
 
     def read(self, item: Item) -> Any:
         """The bytes of an image file, or for a dataset what it holds: a picture, an array, a tensor, ..."""
         ...
 
     def stamps(self, items: Sequence[Item]) -> list[Stamp] | None:
-        """Of the file that holds each item; None for what has no files of its own."""
-        ...
+        """Of the file that holds each item; None where there are no files."""
+        return None
 
     def digest(self, items: Sequence[Item]) -> str | None:
         """A text that tells the content from another of the same keys; None where the stamps do."""
-        ...
+        return None
 
 
 class SourceError(ValueError):
     """A source that does not exist, holds no picture, or holds one key twice."""
-
-
-def stamps_of(paths: Iterable[str]) -> list[Stamp]:
-    """The stamps of files, looked at by several threads: a file system of the network takes its time for each."""
-    wanted = list(paths)
-    distinct = list(dict.fromkeys(wanted))
-    parts = [distinct[first : first + STATS] for first in range(0, len(distinct), STATS)]
-    with ThreadPoolExecutor(THREADS) as threads:
-        found = dict(zip(distinct, chain.from_iterable(threads.map(_stamps, parts)), strict=True))
-    return [found[path] for path in wanted]
-
-
-def _stamps(paths: Sequence[str]) -> list[Stamp]:
-    found = []
-    for path in paths:
-        try:
-            about = os.stat(path)
-            found.append(Stamp(about.st_size, about.st_mtime_ns))
-        except (OSError, ValueError):
-            found.append(Stamp(None, None))
-    return found
 
 
 def listing(source: Source, limit: int | None = None) -> list[Item]:

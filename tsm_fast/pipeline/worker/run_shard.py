@@ -114,7 +114,8 @@ class _Shard:
         about["columns"] = [asdict(column) for column in self._run.columns]
         with publish.publishing(path) as file:
             hashing = publish.HashingFile(file)
-            writer = ShardWriter(hashing, self._run.columns, about)  # pyright: ignore[reportArgumentType]
+            carried = plan_file.carried(self._run.out, self._spec.index)
+            writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
             try:
                 self._write_rows(writer)
                 started = time.perf_counter()
