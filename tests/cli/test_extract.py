@@ -109,9 +109,10 @@ def test_options_from_a_file(tmp_path: Path) -> None:
     done = tsm_fast("extract", "--config", config, "--limit", 4, "--method", "mtsm", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 4
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    assert (settings["methods"], settings["rank"], settings["layers"]) == (["mtsm"], [8, 4, 4], ["features"])
-    assert (settings["shard_size"], settings["limit"]) == (4, 4)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())["record"]
+    assert (list(record["methods"]), record["layers"]) == (["mtsm"], ["features"])
+    assert record["methods"]["mtsm"]["rank"] == [8, 4, 4]
+    assert (record["shard_size"], record["source"]["items"]) == (4, 4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from ..pipeline.engines.progress import Reporter, shares
 from ..pipeline.engines.ranks import place, share
 from ..pipeline.engines.run import devices
 from ..pipeline.planning import draft
+from ..pipeline.planning.compare import compare
+from ..pipeline.planning.prepare import readable
 from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
@@ -25,9 +27,9 @@ def dry_run(
     """What a run would do; nothing is written into `out`."""
     planned = draft.make(settings, say=progress.say)
     file = planned.file
-    run = _present(settings, out, resources, file.fingerprint)
+    run = _present(out, planned, progress)
     done = {} if run is None else run.done()
-    bounds = {index: index * settings.shard_size for index in range(file.shards)}
+    bounds = {index: index * settings.shard_size for index in range(file.record.shards)}
     if engine == "rank":
         bounds = {index: bounds[index] for index in share(list(bounds), place())}
     n = len(planned.items)
@@ -42,15 +44,15 @@ def dry_run(
         "out": str(out),
         "images": n,
         "left_out": dict(planned.left_out.counts),
-        "shards": file.shards,
+        "shards": file.record.shards,
         "shards_done": len(done),
         "images_left": left,
         "model": settings.model,
-        "layers": list(file.layers),
-        "layers_reason": file.reason,
-        "columns": {column.name: list(column.shape) for column in file.columns},
-        "bytes": file.estimated_bytes,
-        "bytes_left": file.estimated_bytes * left // max(n, 1),
+        "layers": list(file.record.layers),
+        "layers_reason": file.about.reason,
+        "columns": {column.name: list(column.shape) for column in file.record.columns},
+        "bytes": file.about.estimated_bytes,
+        "bytes_left": file.about.estimated_bytes * left // max(n, 1),
         "bytes_free": shutil.disk_usage(_existing(out)).free,
         "device": device,
         "images_per_second": rate,
@@ -77,12 +79,14 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _present(settings: Settings, out: Path, resources: Resources, fingerprint: str) -> Run | None:
+def _present(out: Path, planned: draft.Draft, progress: Reporter) -> Run | None:
     """The run that is in the folder already; raises as `prepare` does where it is another one."""
-    if not (out / "run.json").exists():
+    file = readable(out)
+    if file is None:
         return None
-    run = Run.open(out)
-    return run if run.fingerprint == fingerprint else prepare(settings, out, resources=resources)
+    run = Run(out, file, planned.command)
+    compare(run, planned, progress.say)
+    return run
 
 
 def _timed(settings: Settings, resources: Resources) -> tuple[Marker, float]:

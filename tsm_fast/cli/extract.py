@@ -20,6 +20,7 @@ from ..pipeline.engines.run import run as run_engine
 from ..pipeline.engines.signals import Interrupted, Signals
 from ..pipeline.results.report import write_report
 from ..pipeline.settings import BATCH_SIZE, SHARD_SIZE
+from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
 from ..readable import counted, duration
 from . import options
@@ -147,10 +148,10 @@ def _extract(
         run = ready(settings, out, engine, resources, resume=resume, say=progress.say)
         _introduce(run, progress)
         outcome = run_engine(run, engine, workers, resources, progress=progress, signals=signals)
-        if report and outcome.complete and (outcome.computed or not (run.out / "report.html").exists()):
+        if report and outcome.complete and run.command and (outcome.computed or not (run.out / "report.html").exists()):
             progress.say("writing report.html")
             with errors():
-                write_report(run.out)
+                write_report(run.out, source=reopen(run.command.kind, run.command.root))
     return run, outcome
 
 

@@ -51,6 +51,11 @@ _work, _running = partial(typer.Option, rich_help_panel=WORK), partial(typer.Opt
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
 
+Pictures = Annotated[
+    str | None,
+    typer.Argument(metavar="[SOURCE]", help="Where the pictures of the run are now, as for `tsm-fast extract`."),
+]
+
 # The input
 Source = Annotated[
     str,

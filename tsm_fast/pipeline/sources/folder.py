@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import remote
+from .hashes import sampled
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, check_size, read_file
-from .source import Item, LeftOut, Source, SourceError
+from .source import Item, LeftOut, Source, SourceError, Stamp
+from .stamps import remote_stamp, stamps_of
 
 
 class FolderSource(Source):
@@ -36,7 +38,13 @@ class FolderSource(Source):
         return items
 
     def read(self, item: Item) -> bytes:
-        return read_file(os.path.join(self._root, *decode_key(item.key).split("/")))
+        return read_file(self._path(item))
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of(list(map(self._path, items)))
+
+    def _path(self, item: Item) -> str:
+        return os.path.join(self._root, *decode_key(item.key).split("/"))
 
     def _pictures(self, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         """Names below a folder; `above` are the folders on the way, so that a link to one of them is seen."""
@@ -82,16 +90,18 @@ class RemoteFolderSource(Source):
         self._url = url.rstrip("/")
         self.root = encode_key(self._url)
         self.left_out = LeftOut()
+        self._stamps: dict[str, Stamp] = {}
 
     def items(self) -> list[Item]:
         self.left_out = LeftOut()
-        items = []
-        for name, size in remote.files_below(self._url).items():
+        items, self._stamps = [], {}
+        for name, about in remote.files_below(self._url).items():
             hidden = any(part.startswith(".") for part in name.split("/"))
             if hidden or not name.lower().endswith(EXTENSIONS):
                 self.left_out.add("hidden" if hidden else "of another kind", encode_key(name))
             else:
-                items.append(Item(encode_key(name), None, 0, size))
+                items.append(Item(encode_key(name), None, 0, about.get("size") or 0))
+                self._stamps[items[-1].key] = remote_stamp(about)
         if not items:
             raise SourceError(f"source {self.root!r} holds no picture: {_why_none(self.left_out)}")
         return items
@@ -99,6 +109,12 @@ class RemoteFolderSource(Source):
     def read(self, item: Item) -> bytes:
         check_size(item.size)
         return remote.read(self._url, below=decode_key(item.key))
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return [self._stamps[item.key] for item in items]
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        return sampled(self, items) if any(self._stamps[item.key].mark is None for item in items) else None
 
 
 def _why_none(left_out: LeftOut) -> str:

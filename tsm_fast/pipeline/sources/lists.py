@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
+from collections.abc import Sequence
 
+from .hashes import sampled
 from .keys import decode_key, encode_key
 from .picture_files import absolute, open_file, read_file
 from .remote import is_remote
-from .source import Item, LeftOut, Source, SourceError
+from .source import Item, LeftOut, Source, SourceError, Stamp
+from .stamps import stamps_of
 
 
 class PathSource(Source):
@@ -28,8 +31,17 @@ class PathSource(Source):
         raise SourceError(f"a {self.kind} is listed once, when the run is planned")
 
     def read(self, item: Item) -> bytes:
+        return read_file(self._path(item))
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of(list(map(self._path, items)), remote_too=False)
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        return sampled(self, items) if any(is_remote(self._path(item)) for item in items) else None
+
+    def _path(self, item: Item) -> str:
         path = decode_key(item.key if item.path is None else item.path)
-        return read_file(path if is_remote(path) else os.path.join(self._root, path))
+        return path if is_remote(path) else os.path.join(self._root, path)
 
 
 class ListSource(PathSource):

@@ -20,6 +20,8 @@ from .remote import is_remote
 from .source import Source, SourceError
 from .tars import TarSource
 
+FILES = ("folder", "list", "manifest", "tar")  # kinds of sources that read files and run no code
+
 
 def open_source(text: str, root: str | None = None) -> Source:
     """The source that `text` names; it is not listed yet.

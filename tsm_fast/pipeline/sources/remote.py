@@ -33,12 +33,18 @@ def open_file(url: str) -> IO[bytes]:
     return _asked(url, system.open, path, "rb")
 
 
-def files_below(url: str) -> dict[str, int]:
-    """The files below a folder, by their path below it, and their sizes."""
+def about(url: str) -> dict[str, Any]:
+    """What the file system says of a file: "size", and more."""
+    system, path = _system(url)
+    return _asked(url, system.info, path)
+
+
+def files_below(url: str) -> dict[str, dict[str, Any]]:
+    """The files below a folder, by their path below it, and what the file system says of each."""
     system, path = _system(url)
     folder = _folder(path)
     found = _asked(url, system.find, path, detail=True)
-    return {name.removeprefix(folder): about.get("size") or 0 for name, about in found.items()}
+    return {name.removeprefix(folder): about for name, about in found.items()}
 
 
 def glob(url: str) -> list[str]:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from ...pictures.decode import ImageError
+from .hashes import sampled
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, absolute, check_size, open_file, read_part
 from .remote import is_remote
-from .source import Item, LeftOut, Source, SourceError
+from .source import Item, LeftOut, Source, SourceError, Stamp
+from .stamps import stamps_of
 
 SPARSE = -1  # in place of the size of a sparse member, whose offset is that of its headers
 
@@ -52,6 +54,13 @@ class TarSource(Source):
         if len(data) != item.size:
             raise ImageError("truncated", f"the tar file ends after {len(data)} of its {item.size} bytes")
         return data
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of([os.path.join(self._folder, decode_key(item.path or "")) for item in items])
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        nothing_known = is_remote(self._folder) and any(stamp.mark is None for stamp in self.stamps(items))
+        return sampled(self, items) if nothing_known else None
 
     def _members(self, file: str) -> list[Item]:
         name = file.removeprefix(self._folder).lstrip("/")

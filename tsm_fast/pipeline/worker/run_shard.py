@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from ..._version import versions
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.run import FORMAT, PACKAGES, STAGES, Marker, Run, ShardSpec
+from ..files.record import FORMAT
+from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec
 from ..files.shards import OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
 from ..sources.source import Item, Source
@@ -62,6 +64,7 @@ def run_shard(
         Stopped: `stop` was set.
         ShardFailed: it took longer than `resources.shard_timeout`, or the model failed.
         FingerprintError: the folder holds another run, or the model here is another one.
+        ValueError: the run was only opened, or is of an older version of the format.
         OutOfSpace: the disk is full.
         OSError: the folder cannot be written to.
     """
@@ -69,6 +72,8 @@ def run_shard(
     run = Run.open(spec.out)
     if run.fingerprint != spec.fingerprint:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
+    if spec.command is None:
+        raise ValueError(f"the run in {spec.out} was opened for reading: `prepare` takes it up again")
     present = run.marker(spec.index)
     if present is not None and run.is_whole(present):
         return present
@@ -76,7 +81,7 @@ def run_shard(
     for left in (path, marked):  # by a worker that was killed
         publish.clean(left.parent, left.name)
     with torch_state(resources) as device, quiet_decoders():
-        shard = _Shard(run, spec, network(run, device, resources, source), resources, tell, stop)
+        shard = _Shard(run, spec, network(run, spec.command, device, resources, source), resources, tell, stop)
         marker = shard.publish(path)
     publish.publish_json(marked, marker.to_json())
     return marker
@@ -97,7 +102,7 @@ class _Shard:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
         self._listener, self._stop = tell, stop
         self._started = time.monotonic()
-        self._batch = resources.batch_size or run.settings.batch_size
+        self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._told = dict(self._seconds)
         self._errors: Counter[str] = Counter()
@@ -106,7 +111,7 @@ class _Shard:
     def publish(self, path: Path) -> Marker:
         """Write the shard, give it its name, and say what is in it."""
         about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
-        about["columns"] = [column.to_json() for column in self._run.columns]
+        about["columns"] = [asdict(column) for column in self._run.columns]
         with publish.publishing(path) as file:
             hashing = publish.HashingFile(file)
             carried = plan_file.carried(self._run.out, self._spec.index)
@@ -199,6 +204,8 @@ class _Shard:
             error=message,
             height=[slot.height for slot in slots],
             width=[slot.width for slot in slots],
+            bytes=[slot.content.bytes for slot in slots],
+            sha256=[slot.content.sha256 for slot in slots],
             flags=flags,
             maps=maps,
         )
