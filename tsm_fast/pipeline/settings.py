@@ -133,6 +133,8 @@ class Resources:
         torch_threads: of the forward pass on the CPU, in each worker. More than one may move the last bits of the
             maps, so a run is best spread over workers with one thread each; None leaves PyTorch's number as it is.
         shard_timeout: seconds a shard may take.
+        batch_timeout: seconds after which a worker that gives no sign of life is taken to hang: nothing was read, and no
+            micro-batch came out of the network.
         max_errors: share of the images that may fail before a run is stopped.
 
     >>> Resources(decode_threads=4).device
@@ -145,6 +147,7 @@ class Resources:
     decode_threads: int = 2
     torch_threads: int | None = 1
     shard_timeout: float = 3600.0
+    batch_timeout: float = 75.0
     max_errors: float = 0.01
 
     def __post_init__(self) -> None:
@@ -153,8 +156,10 @@ class Resources:
             if getattr(self, name) is not None:
                 _count(name, getattr(self, name), most=65_536)
         _count("decode_threads", self.decode_threads, most=1024)
-        if not (isfinite(self.shard_timeout) and self.shard_timeout > 0):
-            raise ValueError(f"shard_timeout must be a positive number of seconds, got {self.shard_timeout}")
+        for name in ("shard_timeout", "batch_timeout"):
+            seconds = getattr(self, name)
+            if not (isfinite(seconds) and seconds > 0):
+                raise ValueError(f"{name} must be a positive number of seconds, got {seconds}")
         if not 0 <= self.max_errors <= 1:
             raise ValueError(f"max_errors must be a share in 0..1, got {self.max_errors}")
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from tsm_fast.pipeline import Resources
-from tsm_fast.pipeline.engines.lanes import RETRIES
 from tsm_fast.pipeline.engines.ranks import Place
 from tsm_fast.pipeline.engines.run import devices, held, run
 from tsm_fast.pipeline.engines.tally import Tally
+from tsm_fast.pipeline.engines.tries import RETRIES
 
 from ..processes import (
     BATCH,
@@ -116,7 +116,7 @@ def test_a_shard_is_tried_again_and_then_fails(
 ) -> None:
     needs_photos()
     retries = RETRIES if what == "fail" else 1  # a new process each is dear
-    monkeypatch.setattr("tsm_fast.pipeline.engines.lanes.RETRIES", retries)
+    monkeypatch.setattr("tsm_fast.pipeline.engines.tries.RETRIES", retries)
     run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", **ELEVEN)
     trouble.write_text(what)
     watch = Watch()

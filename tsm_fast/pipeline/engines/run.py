@@ -6,18 +6,23 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from ...steps import checks
-from ..files.run import Run, ShardSpec
+from ..files.run import Marker, Run
+from ..files.shards import OK, shard_path
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
+from ..worker.run_shard import NAMED, Bad, has_errors
 from .lanes import Halt, Lanes, drive
+from .messages import Task
 from .progress import Quiet, Reporter
 from .ranks import Place, place, share
 from .signals import Signals
@@ -35,10 +40,11 @@ class Outcome:
     Attributes:
         code: the exit code: 0 all well, 1 failed, 3 more error rows than allowed, 130 and 143 stopped by a signal.
         reason: why it ended before its last shard; empty where it did not.
-        rows, images, errors: planned rows of this process's share, those finished, and the error rows among them.
-        error_kinds: error rows of finished shards, by kind.
+        rows, images, errors: planned rows of this process's share, those on the disk, and the error rows among them.
+        error_kinds: the error rows by kind.
+        bad: the first of them: of this session, or where it had none, of all.
         shards, shards_done, failed: shards of the share, those done, and why others failed.
-        computed: images computed in this session, in `seconds`; `stages` are the busy seconds of each stage.
+        computed: images that this session published, in `seconds`; `stages` are the busy seconds of each stage.
         complete: whether every shard of the whole run is done.
     """
 
@@ -48,6 +54,7 @@ class Outcome:
     images: int
     errors: int
     error_kinds: dict[str, int]
+    bad: list[Bad]
     shards: int
     shards_done: int
     failed: dict[int, str]
@@ -63,6 +70,7 @@ def run(
     workers: int | None = None,
     resources: Resources | None = None,
     *,
+    retry_errors: str | None = None,
     progress: Reporter | None = None,
     signals: Signals | None = None,
 ) -> Outcome:
@@ -72,9 +80,10 @@ def run(
         run: as `prepare` or `Run.open` gave it.
         engine: "local", "rank" or "ray".
         workers: of "local": spawned processes, 0 for a thread of this process, None for one on each GPU, or on each
-            core of the CPU (where one shard is left, a thread of this process). Of "ray": tasks handed out at a
-            time. "rank" computes with these workers what is this rank's share.
+            core of the CPU. Of "ray": tasks handed out at a time. "rank" computes with these workers what is this
+            rank's share.
         resources: how to compute.
+        retry_errors: "all" or a kind of error: such rows of finished shards are computed again, and no others of them.
         progress: what to tell of it, and where.
         signals: a context that is entered already; by default SIGINT and SIGTERM stop the run in order.
 
@@ -92,16 +101,20 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(held(run.out, shared=where is not None))
         signals = signals or stack.enter_context(Signals())
-        tally = Tally(shards, run.done(), resources.max_errors)
-        todo = [spec for spec in shards if spec.index not in tally.done]
+        done = run.done()
+        again = {index for index, marker in done.items() if has_errors(marker, retry_errors)}
+        tally = Tally(shards, {index: done[index] for index in done if index not in again}, resources.max_errors)
+        todo = [Task(spec, retry_errors) for spec in shards if spec.index not in tally.done]
         halt = None
         if todo:
             with signals.waiting():
-                lanes = _lanes(run, engine, workers, resources, todo, where)
+                lanes = _lanes(run, engine, workers, resources, len(todo), where)
                 stack.callback(lanes.close)
                 signals.take_back()
                 halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
-        return _outcome(tally, halt, complete=len(run.done()) == len(run.shards))
+        done = run.done()
+        tally.settle(done)
+        return _outcome(tally, halt, list(tally.bad.values()) or first_bad(run, tally.done), len(done) == len(run.shards))
 
 
 def ready(
@@ -151,7 +164,7 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def _lanes(
-    run: Run, engine: str, workers: int | None, resources: Resources, todo: Sequence[ShardSpec], where: Place | None
+    run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None
 ) -> Lanes:
     if engine == "ray":
         from .ray import RayLanes
@@ -159,8 +172,8 @@ def _lanes(
         return RayLanes(resources, workers, run.source)
     from .local import ProcessLanes, ThreadLane
 
-    names = devices(resources.device, workers, len(todo), where)
-    if workers == 0 or (workers is None and len(names) == 1 and len(todo) == 1):
+    names = devices(resources.device, workers, most, where)
+    if workers == 0:
         return ThreadLane(names[0], resources, run.source)
     return ProcessLanes(names, resources, run.source)
 
@@ -190,7 +203,18 @@ def _cores() -> int:
     return max(1, min(cores, memory // WORKER_BYTES))
 
 
-def _outcome(tally: Tally, halt: Halt | None, *, complete: bool) -> Outcome:
+def first_bad(run: Run, done: Mapping[int, Marker]) -> list[Bad]:
+    """The first error rows of finished shards."""
+    found: list[Bad] = []
+    for index in sorted(index for index, marker in done.items() if marker.errors):
+        table = pq.read_table(shard_path(run.out, index), columns=["key", "status", "error"])
+        found += [Bad(*row.values()) for row in table.filter(pc.field("status") != OK).to_pylist()]
+        if len(found) >= NAMED:
+            break
+    return found[:NAMED]
+
+
+def _outcome(tally: Tally, halt: Halt | None, bad: list[Bad], complete: bool) -> Outcome:
     code = halt.code if halt else 1 if tally.failed else 3 if tally.too_many_errors else 0
     return Outcome(
         code=code,
@@ -199,10 +223,11 @@ def _outcome(tally: Tally, halt: Halt | None, *, complete: bool) -> Outcome:
         images=tally.images,
         errors=tally.errors,
         error_kinds=dict(sorted(tally.error_kinds.items())),
+        bad=bad,
         shards=len(tally.sizes),
         shards_done=len(tally.done),
         failed=dict(sorted(tally.failed.items())),
-        computed=tally.fresh,
+        computed=tally.published,
         seconds=tally.seconds,
         stages=dict(tally.stages),
         complete=complete,

@@ -19,8 +19,9 @@ from ..files.run import Run
 from ..settings import Resources
 from ..sources.open import reopen
 from ..sources.source import Item, Source
-from .inputs import Inputs, Slot
+from .inputs import DECODED, Inputs, Slot
 from .maps import CPU_BATCH, Mapper
+from .threads import Room
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ def network(run: Run, device: torch.device, resources: Resources, source: Source
     with _networks_guard:
         if key not in _networks:
             _networks.clear()
-            _networks[key] = _load(run, device, resources.backend, source)
+            _networks[key] = _load(run, device, resources, source)
         return _networks[key]
 
 
-def _load(run: Run, device: torch.device, backend: str | None, source: Source | None) -> Network:
+def _load(run: Run, device: torch.device, resources: Resources, source: Source | None) -> Network:
     settings, file = run.settings, run.file
     model = models.load(
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
@@ -64,13 +65,13 @@ def _load(run: Run, device: torch.device, backend: str | None, source: Source | 
     return Network(
         model,
         source or reopen(file.source_kind, file.source_root),
-        Inputs(model.preprocess, tuple(file.preprocessing["input"]), settings.max_pixels),
+        Inputs(model.preprocess, tuple(file.preprocessing["input"]), settings.max_pixels, Room(resources.decode_threads * DECODED)),
         Mapper(
             extractor=SaliencyExtractor(model.module.to(device), list(file.layers)),
             columns=[(column.method, column.layer) for column in run.columns],
             settings=settings,
             device=device,
-            backend=backend,
+            backend=resources.backend,
             largest=CPU_BATCH if device.type == "cpu" else None,
         ),
     )
