@@ -147,7 +147,9 @@ def test_a_thread_that_hangs_ends_the_run(tmp_path: Path, trouble: Path, monkeyp
     before = set(threading.enumerate())
     outcome = run(run_, workers=0, resources=Resources(shard_timeout=1))
     assert (outcome.code, outcome.complete, outcome.shards_done) == (1, False, 1)
-    assert outcome.reason == "shard 1 took longer than 1 s and hangs (--shard-timeout)"
+    assert outcome.reason == (
+        "shard 1 took longer than 1 s and hangs (--shard-timeout): the same command with --workers 1 finds the image"
+    )
     trouble.with_name("awake").touch()
     while set(threading.enumerate()) - before:
         time.sleep(0.02)

@@ -243,6 +243,7 @@ class _Shard:
             self._seconds["write"] += time.perf_counter() - started
 
         ahead = self._ahead()
+        self._move(wanted[:ahead])  # before anything is read
         with ExitStack() as stack:
             behind = stack.enter_context(Behind(write, waiting=WRITES_BEHIND, name="tsm-fast write"))
             threads = self._resources.decode_threads
@@ -253,13 +254,12 @@ class _Shard:
                 begin, end = bisect_left(wanted, first), bisect_left(wanted, last)
                 if begin == end:
                     continue
-                self._at = At(self._spec.index, tuple(self._spec.start + row for row in wanted[begin : end + ahead]))
-                self._check(told=False)
+                self._move(wanted[begin : end + ahead])
                 started = time.perf_counter()
                 slots = self._take(reader, end - begin)
                 self._seconds["wait"] += time.perf_counter() - started
                 self._seconds["read"] += sum(slot.seconds for slot in slots)
-                self._check(told=False)
+                self._move(wanted[begin : end + ahead])
                 rows = self._rows(first, last, dict(zip(wanted[begin:end], slots, strict=True)))
                 behind.put(rows)
                 self._tell(rows)
@@ -337,13 +337,18 @@ class _Shard:
         bad = [Bad(*row) for row in zip(rows.key, rows.status, rows.error, strict=True) if row[1] != OK]
         self._listener(Event(self._spec.index, len(rows.index), len(bad), seconds, tuple(bad[:NAMED])))
 
-    def _check(self, *, told: bool = True) -> None:
-        """Go on, or raise; a sign of life, where one was not `told` since something was read."""
+    def _move(self, rows: Sequence[int]) -> None:
+        self._at = At(self._spec.index, tuple(self._spec.start + row for row in rows))
+        self._reads_told = -1
+        self._check()
+
+    def _check(self) -> None:
+        """Go on, or raise; a sign of life where something was read since the last one."""
         if self._stop is not None and self._stop.is_set():
             raise Stopped(f"shard {self._spec.index} was stopped; nothing of it is kept")
         seconds = self._resources.shard_timeout
         if time.monotonic() - self._started > seconds:
             raise ShardFailed(f"shard {self._spec.index} took longer than shard_timeout={seconds:g} seconds")
-        if self._alive is not None and not (told and self._reads == self._reads_told):
+        if self._alive is not None and self._reads != self._reads_told:
             self._reads_told = self._reads
             self._alive(self._at)
