@@ -17,7 +17,7 @@ Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 PILLOW_LIMIT = 2 * MAX_PIXELS  # and refuses from here on
-SHARD_SIZE, BATCH_SIZE = 4096, 64
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Settings:
         size: (h, w) of the network's input; None for that of the model's own preprocessing.
         max_pixels: larger pictures are error rows.
         limit: only the first images of the sorted listing.
-        shard_size: images in a shard.
+        shard_size: images in a shard; None chooses when the run is planned, for its images, workers and input size
+            (`planning.shard_size`), and takes that of the run when it goes on.
         batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster). Not in the
             fingerprint, but kept for the whole run: the last bits of a forward pass depend on it.
 
@@ -66,7 +67,7 @@ class Settings:
     size: tuple[int, int] | None = None
     max_pixels: int = MAX_PIXELS
     limit: int | None = None
-    shard_size: int = SHARD_SIZE
+    shard_size: int | None = None
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
@@ -87,7 +88,8 @@ class Settings:
         _count("max_pixels", self.max_pixels, most=PILLOW_LIMIT)
         if self.limit is not None:
             _count("limit", self.limit)
-        _count("shard_size", self.shard_size, most=10_000_000)
+        if self.shard_size is not None:
+            _count("shard_size", self.shard_size, most=10_000_000)
         _count("batch_size", self.batch_size, most=65_536)
         self._check_options()
 

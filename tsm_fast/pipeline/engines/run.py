@@ -17,7 +17,7 @@ import torch
 
 from ...steps import checks
 from ..files.run import Marker, Run
-from ..files.shards import OK, shard_path
+from ..files.shards import ALL, ERRORS, OK, shard_path
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
 from ..worker.run_shard import NAMED, Bad, has_errors
@@ -30,6 +30,7 @@ from .tally import Tally
 
 ENGINES = ("local", "rank", "ray")
 PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write the plan
+MOST_WORKERS = 1024  # on one machine
 WORKER_BYTES = 1 << 30  # of memory that a worker may need, for the number chosen where none is named
 
 
@@ -90,11 +91,13 @@ def run(
     Spawned processes import the main module again: a script must start a run below `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: an unknown engine, or a rank without its place in the environment.
+        ValueError: an unknown engine or kind of error, or a rank without its place in the environment.
         RuntimeError: another run is working in the folder.
         ModuleNotFoundError: engine "ray" without Ray.
     """
     checks.choice("engine", engine, ENGINES)
+    if retry_errors is not None:
+        checks.choice("retry_errors", retry_errors, (ALL, *ERRORS))
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
     shards = run.shards if where is None else share(run.shards, where)
@@ -121,6 +124,7 @@ def ready(
     settings: Settings,
     out: str | Path,
     engine: str = "local",
+    workers: int | None = None,
     resources: Resources | None = None,
     *,
     resume: bool = True,
@@ -137,7 +141,8 @@ def ready(
             time.sleep(0.5)
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
-    return prepare(settings, out, resources=resources, resume=resume, say=say)
+    names = devices((resources or Resources()).device, workers, MOST_WORKERS, where) * (where.world if where else 1)
+    return prepare(settings, out, resources=resources, resume=resume, devices=names, say=say)
 
 
 @contextmanager

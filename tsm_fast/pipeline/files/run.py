@@ -82,8 +82,14 @@ class RunFile:
     versions: dict[str, str]
 
     @property
+    def shard_size(self) -> int:
+        """Images in a shard; a run has settings that leave nothing open."""
+        assert self.settings.shard_size is not None
+        return self.settings.shard_size
+
+    @property
     def shards(self) -> int:
-        return -(-self.items // self.settings.shard_size)
+        return -(-self.items // self.shard_size)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -202,7 +208,7 @@ class Run:
     @property
     def shards(self) -> Sequence[ShardSpec]:
         """Every shard of the plan, in order."""
-        size, out = self.settings.shard_size, str(self.out.absolute())
+        size, out = self.file.shard_size, str(self.out.absolute())
         starts = range(0, self.n_items, size)
         return [
             ShardSpec(out, number, start, min(start + size, self.n_items), self.fingerprint)

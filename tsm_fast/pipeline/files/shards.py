@@ -17,7 +17,13 @@ from ...pictures.decode import FLAGS
 
 FORMAT_VERSION = 1
 ROW_GROUP = 256
-OK = "ok"  # the status of a row without an error; other statuses are kinds of errors
+OK = "ok"  # the status of a row without an error
+# The others, of which docs/first-dataset.md tells the meaning.
+ERRORS = (
+    *("missing", "unreadable", "empty", "format", "decode", "truncated", "too_large"),
+    *("mode", "item", "preprocess", "shape", "non-finite", "overflow", "model", "crash", "timeout"),
+)
+ALL = "all"  # of them
 _FLOAT16_TOP = 14  # the largest value of a float16 map lies in 2^14..2^15
 
 

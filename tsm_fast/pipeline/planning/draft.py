@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..files.shards import FORMAT_VERSION, MapColumn
 from ..settings import Settings
 from ..sources.open import open_source
 from ..sources.source import Item, Source, listing
+from .shard_size import shard_size
 
 _ROW_BYTES = 48  # of a row beside its maps, compressed; measured on folders of photos
 _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
@@ -39,7 +40,13 @@ class Draft:
     file: RunFile  # what run.json will say
 
 
-def make(settings: Settings, *, source: Source | None = None, say: Callable[[str], None] = lambda _: None) -> Draft:
+def make(
+    settings: Settings,
+    *,
+    source: Source | None = None,
+    devices: Sequence[str] = ("cpu",),
+    say: Callable[[str], None] = lambda _: None,
+) -> Draft:
     """Decide everything; raises as `prepare` does."""
     say("listing the images")
     source = source or open_source(settings.source)
@@ -50,6 +57,9 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
     )
     say("choosing the layers" if not settings.layers else "checking the layers")
     inputs, preprocessing = _probe(model, settings, source, items)
+    if settings.shard_size is None:
+        size = shard_size(len(items), inputs.shape, devices, settings.batch_size)
+        settings = replace(settings, shard_size=size)
     extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
     features = extractor.features(inputs)
     columns = tuple(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def prepare(
     resources: Resources | None = None,
     resume: bool = True,
     source: Source | None = None,
+    devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Plan a run in the folder `out`, or take up the one that is there.
@@ -37,6 +39,7 @@ def prepare(
         resources: for the device of the check that the disk has room.
         resume: False refuses a folder that holds a run.
         source: images from this program (a `sources.datasets.DatasetSource`), in place of what `settings.source` names.
+        devices: of all workers, on which the size of shards depends where `settings` leaves it open.
         say: told what is done next.
 
     Raises:
@@ -49,21 +52,30 @@ def prepare(
     folder = Path(out)
     if not resume and (folder / NAME).exists():
         raise FileExistsError(errno.EEXIST, "holds a run already: name another folder, or resume it", str(folder))
-    planned = draft.make(settings, source=source, say=say)
     present = RunFile.read(folder)
+    planned = draft.make(with_shard_size(settings, present), source=source, devices=devices, say=say)
     if present is None:
         _check_space(folder, planned.file.estimated_bytes)
         _make_folders(folder)
         present = _claim(folder, planned.file)
+        if settings.shard_size is None and present.settings.shard_size != planned.file.settings.shard_size:
+            return prepare(settings, out, source=source, say=say)  # another process was faster
     if present.fingerprint != planned.file.fingerprint:
         raise FingerprintError(_difference(folder, present, planned))
     _make_folders(folder)
     if not (folder / plan_file.NAME).exists():
-        plan_file.write(folder, planned.items, settings.shard_size)
+        plan_file.write(folder, planned.items, present.shard_size)
     run = Run(folder, present, source)
     pending = len(run.pending())
     _check_space(folder, planned.file.estimated_bytes * pending // max(len(run.shards), 1))
     return run
+
+
+def with_shard_size(settings: Settings, present: RunFile | None) -> Settings:
+    """Settings with the shard size of the run that is there, where they leave it open."""
+    if settings.shard_size is not None or present is None:
+        return settings
+    return replace(settings, shard_size=present.shard_size)
 
 
 def _claim(folder: Path, file: RunFile) -> RunFile:

@@ -238,7 +238,7 @@ def _opener(run: Run) -> Show:
         return lambda _item: None
 
     def show(item: MapRow) -> Image.Image | None:
-        shard, row = divmod(item.index, run.settings.shard_size)
+        shard, row = divmod(item.index, run.file.shard_size)
         planned = plan_file.read(run.out, shard)[row]
         try:
             picture = from_value(source.read(planned), run.settings.max_pixels)

@@ -52,7 +52,7 @@ class Store:
         self.out = run.out
         self.n_items = run.n_items
         self.columns = _matching(columns, {column.name: column for column in run.columns})
-        self.shard_size = run.settings.shard_size
+        self.shard_size = run.file.shard_size
         self.done = frozenset(run.done())
         self._kept = threading.local()
 

@@ -21,7 +21,7 @@ from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
 from ..files.run import FORMAT, PACKAGES, STAGES, Marker, Run, ShardSpec
-from ..files.shards import OK, Rows, ShardWriter, marker_path, shard_path
+from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
 from ..sources.source import Source
 from .inputs import Problem, Slot
@@ -32,7 +32,6 @@ from .threads import Ahead, Behind
 WRITES_BEHIND = 2  # micro-batches of maps that wait for the writing thread
 AHEAD_BYTES = 256 << 20  # of inputs that wait for the network
 NAMED = 5  # error rows that an event names
-ALL = "all"  # kinds of errors
 BLANK = Slot(None, None, None, None, 0, 0.0)
 NOTHING: Mapping[int, Problem] = {}
 
