@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-BINDINGS = ROOT / "csrc" / "bindings_cuda.cpp"
+SOURCES = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
+BINDINGS = ROOT / "csrc" / "bindings" / "cuda.cpp"
 
 
 def nvcc() -> Path | None:

@@ -76,7 +76,7 @@ def _gram_tiles(n: int, depth: int) -> Cost:
 
 
 def leading_layout(c: int, s: int) -> tuple[int, int, int]:
-    """As csrc/cuda/leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used."""
+    """As leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used."""
     groups = next(16 // warps for warps in (1, 2, 4, 8, 16) if warps * 224 >= s)
     chunk = (groups * 2 * s * 4 + 15) // 16 * 16
     chunks = ceil(c / (groups * 2))
@@ -150,7 +150,7 @@ def _project(c: int, s: int) -> Cost:
     return Cost({"HBM": 4.0 * c * s + 8 * c * c, "float64 vector": 2 * c * s})
 
 
-def _resize(s: int, side: int) -> Cost:
+def _finish(s: int, side: int) -> Cost:
     """Two passes over the result, weights in double; the second one writes."""
     entries = side * side
     work = {"instructions": A_RESIZED_ENTRY * entries, "conversions": 2 * 4.5 * entries}
@@ -172,7 +172,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     """Kernels of each call and what an item costs."""
     small = s <= 64
     lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
-    found = {"tsm": [lead], "eigencam": [lead, ("finish_kernel", _sign(s))]}
+    found = {"tsm": [lead], "eigencam": [lead, ("sign_kernel", _sign(s))]}
     if small:
         gram = ("gram_kernel", _gram(c, s, False))
         signs = ("extremes_small_kernel", _extremes_small(c, s))
@@ -186,7 +186,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
         found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
     else:
         found["mtsm"] = [("gram_tile_kernel", _gram_tiles(c, s)), ("project_kernel", _project(c, s))]
-    found["finish, 224x224"] = [("resize_kernel", _resize(s, 224))]
+    found["finish, 224x224"] = [("finish_kernel", _finish(s, 224))]
     return found
 
 

@@ -93,7 +93,7 @@ def _matrix_opcodes(binary: Path) -> dict[str, set[str]]:
 
 
 def launches(backend: Any) -> dict[str, tuple[str, int]]:
-    """For each kernel the shape and the shared memory of its largest launch among those of performance.md, taken from
+    """For each kernel the shape and the shared memory of its largest launch among the benchmarks', taken from
     the emulation, which runs the same launching code.
     """
     compiled = backend._cuda

@@ -408,7 +408,8 @@ def _triton() -> str | None:
 def sources() -> str:
     """A digest of what is measured and what measures it."""
     python = ("kernels", "tsm_fast", "tsm_fast/bench", "tsm_fast/steps")
-    parts = ("csrc/cuda/*", "csrc/*.*", *(f"{folder}/*.py" for folder in python), "benchmarks/gpu_*.py")
+    native = ("csrc/*.h", "csrc/bindings/*", "csrc/cuda/**/*.*")
+    parts = (*native, *(f"{folder}/*.py" for folder in python), "benchmarks/gpu_*.py")
     files = sorted(path for part in parts for path in ROOT.glob(part))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 

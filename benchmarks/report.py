@@ -19,7 +19,7 @@ MARKERS = ("<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n")
 COMMAND = "make bench"
 SPLIT = "torch, split"
 
-# What the contract on accuracy (docs/benchmarks.md) allows, and where the benchmarks measure it.
+# What the contract on accuracy (docs/backends.md) allows, and where the benchmarks measure it.
 ACCURACY = [
     ("`tsm`, `eigencam` maps", 2e-5, ("tsm", "eigencam"), ("maps",)),
     ("`mtsm`, `multivec_eigencam` maps", 1e-4, ("mtsm", "multivec_eigencam"), ("maps",)),

@@ -2,21 +2,26 @@ from collections.abc import Sequence
 
 _Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, shape with the batch, strides in elements
 
+dtypes: dict[str, int]
+methods: dict[str, int]
+signs: dict[str, int]
+combinations: dict[str, int]
+
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def guard_workspaces(on: bool) -> None: ...
 def prefer_large_pages(address: int, bytes: int) -> None: ...
-def fma_peak(seconds: float, threads: int) -> float: ...
-def mode_gram(x: _Array, mode: int, center: bool, wide: bool, out: int, wide_out: bool, threads: int) -> None: ...
+def mode_gram(x: _Array, mode: int, *, center: bool, wide: bool, out: int, wide_out: bool, threads: int) -> None: ...
 def truncated_svd(
-    gram: _Array, rank: int, wide: bool, values: int, vectors: int, wide_out: bool, threads: int
+    gram: _Array, rank: int, *, wide: bool, values: int, vectors: int, wide_out: bool, threads: int
 ) -> None: ...
 def core_contraction(
-    x: _Array, factors: Sequence[int], rank: Sequence[int], out: int, wide: bool, threads: int
+    x: _Array, factors: Sequence[int], rank: Sequence[int], *, out: int, wide: bool, threads: int
 ) -> None: ...
 def hooi(
     x: _Array,
     rank: Sequence[int],
+    *,
     n_iter_max: int,
     tol: float,
     sign_v: bool,
@@ -25,7 +30,7 @@ def hooi(
     wide: bool,
     core: int,
     factors: Sequence[int],
-    values: Sequence[int],
+    singular_values: Sequence[int],
     errors: int,
     n_sweeps: int,
     converged: int,
@@ -37,6 +42,7 @@ def saliency(
     x: _Array,
     method: int,
     rank: Sequence[int],
+    *,
     center: bool,
     absolute: bool,
     sign: int,
@@ -53,10 +59,11 @@ def saliency(
 def finish(
     maps: int,
     out: int,
+    *,
     batch: int,
     height: int,
     width: int,
-    height_out: int,
+    rows: int,
     columns: int,
     normalize: bool,
     noise: float,

@@ -5,11 +5,16 @@ _Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, s
 device_type: str
 small: int
 largest: int
+dtypes: dict[str, int]
+methods: dict[str, int]
+signs: dict[str, int]
+combinations: dict[str, int]
 
-def mode_gram(x: _Array, mode: int, center: bool, out: int, wide: bool, skip: int, stream: int) -> None: ...
+def mode_gram(x: _Array, mode: int, *, center: bool, out: int, wide: bool, skip: int, stream: int) -> None: ...
 def truncated_svd_workspace(n: int, batch: int, wide: bool) -> int: ...
 def truncated_svd(
     gram: int,
+    *,
     wide_gram: bool,
     batch: int,
     n: int,
@@ -23,19 +28,20 @@ def truncated_svd(
     bytes: int,
     stream: int,
 ) -> None: ...
-def core_contraction(x: _Array, mode: int, factor: int, r: int, out: int, wide: bool, stream: int) -> None: ...
+def core_contraction(x: _Array, mode: int, *, factor: int, rank: int, out: int, wide: bool, stream: int) -> None: ...
 def hooi_big_mode(shape: Sequence[int]) -> int: ...
 def hooi_workspace(shape: Sequence[int], rank: Sequence[int]) -> int: ...
 def hooi(
     x: _Array,
     rank: Sequence[int],
+    *,
     n_iter_max: int,
     tol: float,
     sign_v: bool,
     gram: int,
     core: int,
     factors: Sequence[int],
-    values: Sequence[int],
+    singular_values: Sequence[int],
     responses: int,
     wide: bool,
     errors: int,
@@ -46,10 +52,13 @@ def hooi(
     bytes: int,
     stream: int,
 ) -> None: ...
-def leading_small(x: _Array, center: bool, maps: int, wide: bool, settled: int, finite: int, stream: int) -> None: ...
+def leading_small(
+    x: _Array, *, center: bool, maps: int, wide: bool, settled: int, finite: int, stream: int
+) -> None: ...
 def leading_workspace(channels: int, positions: int) -> int: ...
 def leading_large(
     x: _Array,
+    *,
     center: bool,
     maps: int,
     wide: bool,
@@ -60,11 +69,12 @@ def leading_large(
     stream: int,
 ) -> None: ...
 def extremes(
-    x: _Array, transposed: bool, center: bool, vectors: int, n: int, out: int, skip: int, stream: int
+    x: _Array, *, transposed: bool, center: bool, vectors: int, n: int, out: int, skip: int, stream: int
 ) -> None: ...
 def finish(
     maps: int,
     out: int,
+    *,
     batch: int,
     height: int,
     width: int,
@@ -75,8 +85,9 @@ def finish(
     wide: bool,
     stream: int,
 ) -> None: ...
-def finish_single(x: _Array, center: bool, sign: int, maps: int, wide: bool, stream: int) -> None: ...
+def sign_single(x: _Array, *, center: bool, sign: int, maps: int, wide: bool, stream: int) -> None: ...
 def combine_positions(
+    *,
     values: int,
     vectors: int,
     signs: int,
@@ -92,6 +103,7 @@ def combine_positions(
 ) -> None: ...
 def combine_channels(
     x: _Array,
+    *,
     values: int,
     vectors: int,
     signs: int,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -13,12 +14,12 @@ from . import modes
 from .steps import checks
 from .steps import hosvd as triplets
 from .steps.arrays import as_tensor
-from .steps.backend import N_ITER_MAX, TOL, Precision, result_dtype
+from .steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from .steps.choice import resolve
 from .steps.memory import readable, untraced
 from .steps.scaling import by_parts, peaks
 
-_ROOM = 1000  # sweeps whose errors find room at first: a limit of a million costs nothing where ten are enough
+_ROOM = 1000  # sweeps whose errors find room at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,9 @@ class TuckerResult:
     def __len__(self) -> int:
         return self.core.shape[0]
 
-    def __getitem__(self, item: int) -> tuple[Any, list[Any]]:
-        item = checks.item(item, len(self))
-        return self.core[item], [factor[item] for factor in self.factors]
+    def __getitem__(self, item: SupportsIndex) -> tuple[Any, list[Any]]:
+        number = checks.item(item, len(self))
+        return self.core[number], [factor[number] for factor in self.factors]
 
     def __iter__(self) -> NoReturn:
         # Without it Python would go through the items, and a batch of two would unpack as core and factors.
@@ -120,12 +121,8 @@ def tucker(
     module = resolve(backend, tensor)
     readable("x", tensor, module.name)
     hooi = partial(module.hooi, tensor, effective, tol=tolerance, sign=sign, precision=precision)
-    room = min(limit, _ROOM)
-    result = hooi(n_iter_max=room)
+    result = _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
-    while room < limit and not result.converged.all():
-        room = min(10 * room, limit)
-        result = hooi(n_iter_max=room)
     most = int(result.n_sweeps.max()) if len(tensor) else 0
     return TuckerResult(
         core=restore(result.core),
@@ -136,6 +133,16 @@ def tucker(
         n_sweeps=restore(result.n_sweeps, exact=False),
         converged=restore(result.converged),
     )
+
+
+def _with_more_room(hooi: Callable[..., HooiResult], limit: int) -> HooiResult:
+    """HOOI with room for the errors of few sweeps, then of more: a limit of a million costs nothing where ten do."""
+    room = min(limit, _ROOM)
+    while True:
+        result = hooi(n_iter_max=room)
+        if room == limit or (result.converged | ~result.finite).all():
+            return result
+        room = min(10 * room, limit)
 
 
 @untraced

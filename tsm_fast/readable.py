@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 
+def counted(count: int, what: str) -> str:
+    """
+    >>> counted(1, "picture"), counted(1200, "picture")
+    ('1 picture', '1,200 pictures')
+    """
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def digits(value: float) -> str:
     """Three digits, without an exponent above 1: 0.0123, 1.00, 51,200."""
     if abs(value) >= 100:

@@ -12,11 +12,11 @@ static std::vector<Tap> taps(int64_t from, int64_t to) {
 }
 
 void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out, int threads) {
-    const std::vector<Tap> down = taps(plan.height, plan.height_out), across = taps(plan.width, plan.columns);
+    const std::vector<Tap> down = taps(plan.height, plan.rows), across = taps(plan.width, plan.columns);
     plan.down = down.data();
     plan.across = across.data();
-    plan.resize = plan.height != plan.height_out || plan.width != plan.columns;
-    const int64_t from = plan.height * plan.width, to = plan.height_out * plan.columns, bytes = out.wide ? 8 : 4;
+    plan.resize = plan.height != plan.rows || plan.width != plan.columns;
+    const int64_t from = plan.height * plan.width, to = plan.rows * plan.columns, bytes = out.wide ? 8 : 4;
     const int64_t group = to < 4096 ? 4096 / to : 1;
     parallel_chunks(batch, balanced_chunk(batch, group, threads), threads,
                     [&](int64_t first, int64_t last, const ArenaState& memory) {

@@ -3,24 +3,10 @@
 
 namespace tsm {
 
-HooiPlan plan_hooi(const TensorBatch& x, const int64_t* rank) {
-    HooiPlan plan{};
-    plan.order = x.first.order;
-    plan.big = -1;
-    plan.loss = most_loss(false);
-    for (int i = 0; i < plan.order; ++i) {
-        plan.shape[i] = x.first.shape[i];
-        plan.rank[i] = rank[i];
-    }
-    for (int i = 0; i < plan.order; ++i)
-        if (plan.order > 1 && plan.shape[i] > plan.others_size(i)) plan.big = i;
-    return plan;
-}
-
-void hooi(const TensorBatch& x, HooiPlan plan, bool wide, const HooiOutput& out, int threads) {
+void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiOutput& out, int threads) {
     plan.factors = true;
     plan.loss = most_loss(out.core.wide);
-    const int64_t core = product_of(plan.rank, plan.order);
+    const int64_t core = plan.core_size();
     const int64_t big = plan.big < 0 ? 0 : plan.shape[plan.big] * plan.rank[plan.big];
     const int group = level().hooi_group(wide, plan);
     parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads,

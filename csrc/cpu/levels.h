@@ -3,49 +3,26 @@
 #include <cstdint>
 
 #include "cpu/workspace.h"
-#include "tensor_batch.h"
+#include "plans.h"
+#include "tap.h"
 
 namespace tsm {
-
-inline int64_t product_of(const int64_t* n, int order) {
-    int64_t p = 1;
-    for (int i = 0; i < order; ++i) p *= n[i];
-    return p;
-}
 
 // A group of items is never larger than the lanes of a vector of floats.
 constexpr int kMostItems = 16;
 
-// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of method.md, 1e-12 and
-// 1e-5.
+// Entries of |A^T A - I| that are let stand in results in double or float: inside the table of docs/backends.md, 1e-12
+// and 1e-5.
 inline double most_loss(bool wide) {
     return wide ? 3e-13 : 1e-7;
 }
 
-struct HooiPlan {
-    int order;
-    int64_t shape[kMaxOrder], rank[kMaxOrder];
-    int n_iter_max;
-    double tol;
-    bool sign_v;       // columns signed by the right singular vector
-    bool refine;       // core from one more pass over X, good to eps instead of sqrt(eps)
-    bool factors;      // A_big is wanted
-    bool guard;        // items that float passes cannot vouch for are computed again in double
-    double loss;       // how much of their orthonormality vectors may lack (most_loss)
-    bool keeps_scale;  // core and singular values stay those of X times the item's scale
-    int big;           // the mode larger than the product of the others; -1: none
-
-    int64_t elements() const { return product_of(shape, order); }
-    int64_t others_size(int m) const { return elements() / shape[m]; }
-    int64_t others_rank(int m) const { return product_of(rank, order) / rank[m]; }
-    bool others_full(int m) const {
-        for (int i = 0; i < order; ++i)
-            if (i != m && rank[i] != shape[i]) return false;
-        return true;
-    }
-    // The eigenproblem of an update of mode m: on the left side [I_m, I_m], else on the right one.
-    bool left_side(int m) const { return m != big && shape[m] <= others_rank(m); }
-    int64_t matrix_size(int m) const { return left_side(m) ? shape[m] : others_rank(m); }
+struct CpuHooiPlan : HooiPlan {
+    bool refine = false;             // core from one more pass over X, good to eps instead of sqrt(eps)
+    bool factors = false;            // A_big is wanted
+    bool guard = false;              // items that float passes cannot vouch for are computed again in double
+    double loss = most_loss(false);  // how much of their orthonormality vectors may lack
+    bool keeps_scale = false;        // core and singular values stay those of X times the item's scale
 };
 
 struct HooiItem {
@@ -62,25 +39,18 @@ struct HooiItem {
     bool big_wide = false;
     double* core = nullptr;       // [R_1, ..., R_N]
     double* sigma[kMaxOrder]{};   // [R_n]
-    const void* dense = nullptr;  // X as contiguous P (no big mode): the input itself, or own
-    void* own = nullptr;          // where a converted or scaled copy of X goes
     double* responses = nullptr;  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes
     double* weights = nullptr;    // A_big = X_(big) weights, [S, R_big]
-    double* unfolded = nullptr;   // projected unfolding of the mode being updated (no big mode)
-    double *matrix = nullptr, *values = nullptr, *vectors = nullptr;  // its eigenproblem
 };
-
-enum class Method : int { eigencam = 0, tsm = 1, multivec_eigencam = 2, mtsm = 3 };
-enum class Sign : int { u = 0, v = 1, absmax = 2, sum = 3 };
 
 struct SaliencyPlan {
     Method method;
     bool center;
     bool absolute;  // combine="absolute"
     Sign sign;
-    bool truncated;  // at a rank, by HOOI
-    bool copies;     // H and W do not lie in memory like one mode
-    HooiPlan hooi;   // order 3: C, H, W; rank only where truncated
+    bool truncated;    // at a rank, by HOOI
+    bool copies;       // H and W do not lie in memory like one mode
+    CpuHooiPlan hooi;  // order 3: C, H, W; rank only where truncated
     bool single() const { return method == Method::eigencam || method == Method::tsm; }
     int64_t channels() const { return hooi.shape[0]; }
     int64_t positions() const { return hooi.shape[1] * hooi.shape[2]; }
@@ -95,16 +65,15 @@ struct SaliencyItem {
 
 struct FinishPlan {
     int64_t height, width;  // of a map
-    int64_t height_out, columns;
+    int64_t rows, columns;  // of the result
     bool resize, normalize;
     double noise;  // a result is constant where it spreads by no more than this part of the map's largest entry
-    const Tap *down, *across;  // [height_out], [columns]
+    const Tap *down, *across;  // [rows], [columns]
 };
 
 // `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;
-    int vector_bytes;
 
     void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory);
 
@@ -116,17 +85,14 @@ struct Level {
     void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
                              const ArenaState& memory);
 
-    int (*hooi_group)(bool wide, const HooiPlan& plan);
-    void (*hooi)(bool wide, const HooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);
+    int (*hooi_group)(bool wide, const CpuHooiPlan& plan);
+    void (*hooi)(bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);
 
     int (*saliency_group)(bool wide, const SaliencyPlan& plan);
     void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, const ArenaState& memory);
 
-    // map [height, width] and out [height_out, columns] in double when `wide`, else in float
+    // map [height, width] and out [rows, columns] in double when `wide`, else in float
     void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, const ArenaState& memory);
-
-    double (*fma_rate)(
-        int64_t steps);  // float32 FLOP that `steps` steps of independent FMAs make; returns their number
 };
 
 // The level in use: the best that this machine supports, or the one that TSM_FAST_SIMD names.

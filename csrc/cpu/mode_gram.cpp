@@ -1,10 +1,8 @@
+#include "cpu/arena.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
 namespace tsm {
-namespace {
-#include "cpu/arena.inl"
-}
 
 void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Output& out, int threads) {
     const int64_t n = x.first.shape[mode], size = n * n;

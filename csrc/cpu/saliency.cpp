@@ -1,10 +1,8 @@
+#include "cpu/arena.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
 namespace tsm {
-namespace {
-#include "cpu/arena.inl"
-}
 
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads) {
     const int64_t size = plan.positions();

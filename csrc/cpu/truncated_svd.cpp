@@ -1,13 +1,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/arena.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
 namespace tsm {
-namespace {
-#include "cpu/arena.inl"
-}
 
 void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors,
                    int threads) {

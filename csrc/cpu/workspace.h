@@ -1,5 +1,5 @@
 // The memory that one thread works in during one call: blocks that are added as they are needed, so that nothing has to
-// say beforehand how much it will take. Handed out by Arena (arena.inl), front to back.
+// say beforehand how much it will take. Handed out by Arena (arena.h), front to back.
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // One mode product X x_mode A^T of every item as a batched matrix product on the matrix units.
-#include "cuda/multiply.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {

@@ -1,6 +1,7 @@
 // Maps resized (bilinear, corners not aligned) and normalised by one block an item: one pass that looks for the
 // extremes, and one that writes.
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
+#include "tap.h"
 
 namespace tsm::cuda {
 namespace {
@@ -39,7 +40,7 @@ struct Resized {
 // Block b: map b.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    resize_kernel(const T* maps, int height, int width, int rows, int columns, bool normalize, T noise, T* out) {
+    finish_kernel(const T* maps, int height, int width, int rows, int columns, bool normalize, T noise, T* out) {
     const int64_t item = blockIdx.x;
     const Block block{reinterpret_cast<double*>(shared_memory())};
     const bool resize = height != rows || width != columns;
@@ -70,9 +71,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void run(const void* maps, int64_t batch, int height, int width, int rows, int columns, bool normalize, double noise,
          void* out, void* stream) {
-    launch(sizeof(T) == 8 ? "resize_kernel<double>" : "resize_kernel<float>", resize_kernel<T>, batch, kThreads, 33 * 8,
-           stream, static_cast<const T*>(maps), height, width, rows, columns, normalize, static_cast<T>(noise),
-           static_cast<T*>(out));
+    launch(sizeof(T) == 8 ? "finish_kernel<double>" : "finish_kernel<float>", finish_kernel<T>, batch, kThreads,
+           kBlockScratch * 8, stream, static_cast<const T*>(maps), height, width, rows, columns, normalize,
+           static_cast<T>(noise), static_cast<T*>(out));
 }
 
 }  // namespace

@@ -1,15 +1,16 @@
 // TensorLy's tucker, one block an item: HOSVD start, Gauss-Seidel sweeps, every item stopping on its own. Where one
 // mode is larger than the product of the others (`big`), X is read once into the Gram matrix G of the others
-// (mode_gram), and T = X_(big)^T A_big stands in for X until A_big itself is written (method.md, "The Gram shortcut").
-#include "cuda/eigen.cuh"
-#include "cuda/hooi_memory.cuh"
-#include "cuda/multiply.cuh"
+// (mode_gram), and T = X_(big)^T A_big stands in for X until A_big itself is written.
+#include "cuda/parts/eigen.cuh"
+#include "cuda/parts/hooi_memory.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {
 
-// Eigenvalues below this part of the first come with vectors that double sums no longer fix.
-constexpr double kWeak = 1e-7;
+// Eigenvalues below this part of the first come with vectors whose images lack more of orthonormality than is let stand
+// in results in float or double: about 1e-15 over it, squared sums of the first column over those of the last.
+constexpr double kWeak = 1e-7, kWeakWide = 3e-3;
 
 struct Item {
     const HooiPlan& plan;
@@ -18,6 +19,7 @@ struct Item {
     const double* gram;  // [S, S]
     HooiMemory at;
     double* tile;  // kTileBytes, for passes over X
+    double weak;   // kWeak or kWeakWide
     double norm2 = 0;
 
     template <class Visit>
@@ -237,12 +239,13 @@ struct Item {
         const double* pv = project<true>(at.vectors, 1, r, -1);  // [S, R]
         each(s * r, [&](int64_t i) { at.weights[i] = pv[i]; });
     }
-    // The eigenvectors v [depth, R] over sigma, and T = g v for g [S, depth].
+    // The eigenvectors v [depth, R] over sigma, and T = g v for g [S, depth]. A sigma that is lost in the rounding of g
+    // counts as the least that is not.
     __device__ __noinline__ void respond(const double* g, int64_t depth, double* v) const {
         const int64_t s = plan.others_size(plan.big), r = plan.rank[plan.big];
         each(depth * r, [&](int64_t i) {
             const double lambda = at.lambda[i % r];
-            v[i] *= lambda > 1e-15 * static_cast<double>(s) * at.lambda[0] ? 1 / sqrt(lambda) : 0;
+            v[i] /= sqrt(fmax(fabs(lambda), 1e-15 * static_cast<double>(s) * at.lambda[0]));
         });
         product<false>(g, s, depth, 1, v, r, at.responses);
         each(r, [&](int64_t k) { at.lambda_big[k] = at.lambda[k]; });
@@ -315,7 +318,10 @@ struct Item {
         for (int64_t i = block.rank(); i < rows; i += block.size()) sum += a[i * r + j] * a[i * r + k];
         return block.sum(sum);
     }
-    __device__ __noinline__ bool make_orthogonal(double* a, int64_t rows, int64_t r, int64_t k, double least) const {
+    // Column k becomes what is left of it beside the columns before it, at unit length, from a length of `before`;
+    // false where too little is left.
+    __device__ __noinline__ bool make_orthogonal(double* a, int64_t rows, int64_t r, int64_t k, double before) const {
+        const double least = 0.05 / sqrt(static_cast<double>(rows)) * before;
         for (int pass = 0; pass < 3; ++pass) {
             for (int64_t j = 0; j < k; ++j) {
                 const double share = dot(a, rows, r, j, k);
@@ -324,23 +330,24 @@ struct Item {
             const double length = sqrt(dot(a, rows, r, k, k));
             if (pass == 0 && !(length > least)) return false;
             each(rows, [&](int64_t i) { a[i * r + k] /= length; });
+            if (pass == 0 && length > 0.9 * before) return true;  // hardly anything was taken out
         }
         return true;
     }
     // Columns whose eigenvalue is weak are made orthogonal anew; those of no length become the first columns of the
     // identity that complete the set.
     __device__ __noinline__ void orthonormalize(double* a, int64_t rows, int64_t r, const double* lambda) const {
-        const double least = 0.05 / sqrt(static_cast<double>(rows)), first = sqrt(dot(a, rows, r, 0, 0));
+        const double first = sqrt(dot(a, rows, r, 0, 0));
         for (int64_t k = 0; k < r; ++k) {
             const double length = sqrt(dot(a, rows, r, k, k));
-            if (lambda[k] > kWeak * lambda[0] && length > 1e-4 * first) {
+            if (lambda[k] > weak * lambda[0] && length > 1e-4 * first) {
                 each(rows, [&](int64_t i) { a[i * r + k] /= length; });
                 continue;
             }
-            if (length > 1e-12 * first && make_orthogonal(a, rows, r, k, least * length)) continue;
+            if (length > 1e-12 * first && make_orthogonal(a, rows, r, k, length)) continue;
             for (int64_t unit = 0; unit < rows; ++unit) {
                 each(rows, [&](int64_t i) { a[i * r + k] = i == unit ? 1 : 0; });
-                if (make_orthogonal(a, rows, r, k, least)) break;
+                if (make_orthogonal(a, rows, r, k, 1)) break;
             }
         }
     }
@@ -382,12 +389,13 @@ struct Item {
             }
         block.sync();
         orthonormalize(a, rows, r, at.lambda_big);
-        const bool weak = !(at.lambda_big[r - 1] > kWeak * at.lambda_big[0]);
+        const bool mended = !(at.lambda_big[r - 1] > weak * at.lambda_big[0]);
         if (!plan.sign_v) {
             sign_columns(a, rows, r, rows, [&](int64_t k, int64_t i) { return a[i * r + k]; });
             each(s * r, [&](int64_t i) { at.responses[i] *= at.sign[i % r]; });
         }
-        if (weak) multiply_fibres(plan.big, a, r, [&](int64_t i, int64_t k, double v) { at.responses[i * r + k] = v; });
+        if (mended)
+            multiply_fibres(plan.big, a, r, [&](int64_t i, int64_t k, double v) { at.responses[i * r + k] = v; });
         contract();
     }
 
@@ -486,7 +494,7 @@ struct Item {
 
 // Shared memory that the workspace cannot hold: for reductions, and for tiles where they have no place among the rest.
 int64_t fixed_bytes(const HooiPlan& plan, bool on_chip) {
-    return 34 * 8 + (on_chip && plan.big >= 0 ? 0 : kTileBytes);
+    return kBlockScratch * 8 + (on_chip && plan.big >= 0 ? 0 : kTileBytes);
 }
 
 bool fits(const HooiPlan& plan) {
@@ -504,7 +512,13 @@ __global__ void __launch_bounds__(kTileThreads)
     Tensor own = x.first;
     own.data = item_data(own.data, own.dtype, item * x.batch_stride);
     const int64_t s = plan.big >= 0 ? plan.others_size(plan.big) : 0;
-    Item work{plan, block, own, gram + item * s * s, HooiMemory{}, reinterpret_cast<double*>(shared) + 34};
+    Item work{plan,
+              block,
+              own,
+              gram + item * s * s,
+              HooiMemory{},
+              reinterpret_cast<double*>(shared) + kBlockScratch,
+              out.core.wide ? kWeakWide : kWeak};
     work.at.lay_out(plan, on_chip ? shared + fixed : global, on_chip ? global : nullptr);
     if (on_chip && plan.big >= 0) work.tile = work.at.spare[0];
     work.run(out, item);

@@ -1,6 +1,6 @@
 // Gram matrices of mode-n unfoldings: one block an item and one read up to 64 x 64, else a block for every 64 x 64 tile
 // on or above the diagonal.
-#include "cuda/multiply.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(256) center_kernel(int n, Output out, const bo
     const int64_t item = blockIdx.x;
     if (skip && skip[item]) return;
     double* scratch = reinterpret_cast<double*>(shared_memory());
-    double* means = scratch + 33;
+    double* means = scratch + kBlockScratch;
     const Block block{scratch};
     const auto at = [&](int64_t i, int64_t j) {
         const int64_t offset = (item * n + i) * n + j;
@@ -72,7 +72,8 @@ void mode_gram(const TensorBatch& x, int mode, bool center, const Output& out, c
     launch("gram_tile_kernel", gram_tile_kernel, blocks, kTileThreads, kTileBytes, stream, f, x.batch_stride, center,
            tiles, out, skip);
     if (center)
-        launch("center_kernel", center_kernel, x.batch, 256, (33 + f.n) * 8, stream, static_cast<int>(f.n), out, skip);
+        launch("center_kernel", center_kernel, x.batch, 256, (kBlockScratch + f.n) * 8, stream, static_cast<int>(f.n),
+               out, skip);
 }
 
 }  // namespace tsm::cuda

@@ -1,6 +1,6 @@
 // Saliency maps from eigenpairs: the combination, and the sign of a single map.
-#include "cuda/features.cuh"
-#include "cuda/multiply.cuh"
+#include "cuda/parts/features.cuh"
+#include "cuda/parts/multiply.cuh"
 
 namespace tsm::cuda {
 namespace {
@@ -22,7 +22,7 @@ struct Extreme {
 };
 
 // Block b: the sign of map b, and its positive part.
-__global__ void __launch_bounds__(kThreads) finish_kernel(Features features, bool center, Sign sign, Output maps) {
+__global__ void __launch_bounds__(kThreads) sign_kernel(Features features, bool center, Sign sign, Output maps) {
     const int64_t item = blockIdx.x, s = features.positions;
     const Features f = features.item(item);
     const Block block{reinterpret_cast<double*>(shared_memory())};
@@ -165,8 +165,9 @@ __global__ void __launch_bounds__(kTileThreads)
 
 }  // namespace
 
-void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
-    launch("finish_kernel", finish_kernel, x.batch, kThreads, 33 * 8, stream, features_of(x), center, sign, maps);
+void sign_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
+    launch("sign_kernel", sign_kernel, x.batch, kThreads, kBlockScratch * 8, stream, features_of(x), center, sign,
+           maps);
 }
 
 void combine_positions(const double* values, const double* vectors, const double* signs, int64_t batch,

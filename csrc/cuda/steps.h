@@ -4,14 +4,9 @@
 #pragma once
 #include <cstdint>
 
-#include "tensor_batch.h"
+#include "plans.h"
 
 namespace tsm::cuda {
-
-struct Output {
-    void* data;
-    bool wide;  // double, else float
-};
 
 constexpr int kSmall = 64;     // matrices up to this size have a warp each
 constexpr int kLargest = 256;  // matrices up to this size have a block each; larger ones are left to a library
@@ -30,48 +25,11 @@ void truncated_svd(const void* gram, bool wide_gram, int64_t batch, int n, int r
 // One product X x_mode A^T: factor [B, I_n, r], contiguous, in double; out: [B, ..., r, ...], contiguous
 void core_contraction(const TensorBatch& x, int mode, const double* factor, int64_t r, const Output& out, void* stream);
 
-struct HooiPlan {
-    int order, n_iter_max;
-    int64_t shape[kMaxOrder], rank[kMaxOrder];
-    double tol;
-    bool sign_v;
-    int big;  // the mode larger than the product of the others; -1: none
-
-    TSM_HOST_DEVICE static int64_t product(const int64_t* n, int order) {
-        int64_t p = 1;
-        for (int i = 0; i < order; ++i) p *= n[i];
-        return p;
-    }
-    TSM_HOST_DEVICE int64_t elements() const { return product(shape, order); }
-    TSM_HOST_DEVICE int64_t core_size() const { return product(rank, order); }
-    TSM_HOST_DEVICE int64_t others_size(int m) const { return elements() / shape[m]; }
-    TSM_HOST_DEVICE int64_t others_rank(int m) const { return core_size() / rank[m]; }
-    TSM_HOST_DEVICE bool others_full(int m) const {
-        for (int i = 0; i < order; ++i)
-            if (i != m && rank[i] != shape[i]) return false;
-        return true;
-    }
-    // The eigenproblem of an update of mode m: on the left side [I_m, I_m], else on the right one.
-    TSM_HOST_DEVICE bool left_side(int m) const { return m != big && shape[m] <= others_rank(m); }
-    TSM_HOST_DEVICE int64_t matrix_size(int m) const { return left_side(m) ? shape[m] : others_rank(m); }
-};
-struct HooiOutput {
-    Output core;                        // [B, R_1, ..., R_N]
-    Output factors[kMaxOrder];          // [B, I_n, R_n]
-    Output singular_values[kMaxOrder];  // [B, R_n]
-    Output responses;                   // X_(big)^T A_big [B, S, R_big]; data may be null
-    double* errors;                     // [B, n_iter_max]
-    int64_t* n_sweeps;                  // [B]
-    bool* converged;                    // [B]
-    bool* finite;                       // [B]
-};
 // gram: [B, S, S] in double, of the modes beside the big one; null where there is none.
 // workspace: B times hooi_workspace(plan) bytes
 int64_t hooi_workspace(const HooiPlan& plan);
 void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiOutput& out, void* workspace,
           int64_t bytes, void* stream);
-
-enum class Sign : int { u = 0, v = 1, absmax = 2, sum = 3 };
 
 // Features F [B, C, S] (x of order 2) in one read: maps [B, S] become sigma_1 v_1, sign free. settled [B]: whether the
 // pair was had and proved; finite [B]. S <= kSmall.
@@ -87,10 +45,8 @@ void extremes(const TensorBatch& x, bool transposed, bool center, const double* 
               const bool* skip, void* stream);
 
 // eigencam: raw maps [B, S] get their sign and lose their negative part.
-void finish_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
+void sign_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
 
-// What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|.
-enum class Combine : int { leading = 0, signed_sum = 1, absolute_sum = 2 };
 // Maps [B, S] from eigenpairs of the position Gram. values: [B, n] singular values, vectors: [B, S, n]; signs:
 // [B, n], which the w_j have, or null.
 void combine_positions(const double* values, const double* vectors, const double* signs, int64_t batch,

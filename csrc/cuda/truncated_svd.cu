@@ -1,6 +1,6 @@
 // Eigenpairs of a batch of Gram matrices, all of a matrix in one place: a warp each in shared memory up to kSmall, a
 // block each up to kLargest, in shared memory where it fits and else in the workspace (the L2 cache).
-#include "cuda/eigen.cuh"
+#include "cuda/parts/eigen.cuh"
 
 namespace tsm::cuda {
 namespace {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) svd_large_kernel(Problem problem, T*
     if (problem.skip && problem.skip[item]) return;
     char* shared = shared_memory();
     const Block block{reinterpret_cast<double*>(shared)};
-    char* vectors = shared + 33 * 8 + 8;
+    char* vectors = shared + kBlockScratch * 8;
     const int64_t matrix = EigenMemory<T>::matrix(problem.n);
     T* a = workspace ? workspace + item * matrix : reinterpret_cast<T*>(vectors + EigenMemory<T>::bytes(problem.n));
     problem.run(item, EigenMemory<T>(a, vectors, problem.n), block);
@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(kThreads) svd_large_kernel(Problem problem, T*
 
 template <class T>
 bool fits(int n) {
-    return EigenMemory<T>::matrix(n) * static_cast<int64_t>(sizeof(T)) + EigenMemory<T>::bytes(n) + 272 <= kShared;
+    return EigenMemory<T>::matrix(n) * static_cast<int64_t>(sizeof(T)) + EigenMemory<T>::bytes(n) + kBlockScratch * 8 <=
+           kShared;
 }
 
 template <class T>
@@ -75,7 +76,7 @@ void run(const Problem& problem, void* workspace, void* stream) {
     }
     const int64_t matrix = fits<T>(n) ? EigenMemory<T>::matrix(n) * static_cast<int64_t>(sizeof(T)) : 0;
     launch(sizeof(T) == 8 ? "svd_large_kernel<double>" : "svd_large_kernel<float>", svd_large_kernel<T>, problem.batch,
-           kThreads, 272 + EigenMemory<T>::bytes(n) + matrix, stream, problem,
+           kThreads, kBlockScratch * 8 + EigenMemory<T>::bytes(n) + matrix, stream, problem,
            fits<T>(n) ? nullptr : static_cast<T*>(workspace));
 }
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tsm_fast import SaliencyDataset
+
 from ..pipeline.processes import (
     SHARD,
     SHARDS,
@@ -174,6 +176,52 @@ def test_what_cannot_be_done_is_1(tmp_path: Path) -> None:
         assert (done.exit_code, done.stdout) == (1, ""), command
         assert complaint in done.stderr.splitlines()[-1]
         assert not out.exists()
+
+
+def test_some_of_a_source_and_what_is_left_out_of_it(tmp_path: Path) -> None:
+    needs_photos()
+    source = tmp_path / "source"
+    source.mkdir()
+    for number, path in enumerate(sorted(photos().rglob("*.jpg"))[:8]):
+        (source / f"{number}.jpg").write_bytes(path.read_bytes())
+    (source / "notes.txt").write_text("none")
+    (tmp_path / "keys.txt").write_text("1.jpg\n3.jpg\n5.jpg\n7.jpg\n")
+    command = ("extract", source, "--out", tmp_path / "out", "--filter", "[0-5].jpg", "--keys", tmp_path / "keys.txt")
+    done = tsm_fast(*command, "--workers", 0, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["rows"]) == (0, 3), done.stderr
+    assert "tsm-fast: left out: 1 of another kind (such as 'notes.txt')\n" in done.stderr
+    assert SaliencyDataset(tmp_path / "out").keys == ["1.jpg", "3.jpg", "5.jpg"]
+    planned = tsm_fast(*command, "--dry-run", "--json", "--sample", 2, "--seed", 1, "--out", tmp_path / "other")
+    facts = json.loads(planned.stdout)
+    assert (facts["images"], facts["left_out"]) == (2, {"of another kind": 1})
+    for options, complaint in (
+        (("--filter", "a b/*"), "tsm-fast: --filter 'a b/*' leaves none of 8 images, such as '0.jpg'"),
+        (("--keys", source / "notes.txt"), "notes.txt names 1 keys that the source does not have, such as 'none'"),
+        (("--keys", tmp_path / "none.txt"), f"tsm-fast: {tmp_path / 'none.txt'}: No such file or directory"),
+    ):
+        refused = tsm_fast("extract", source, "--out", tmp_path / "none", *options)
+        assert refused.exit_code == 1
+        assert complaint in refused.stderr.splitlines()[-1]
+
+
+def test_model_and_dataset_from_a_file_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_photos()
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from pathlib import Path\n"
+        "def network():\n"
+        "    torch.manual_seed(0)\n"
+        "    end = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 2)]\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 9, 8), torch.nn.ReLU(), *end)\n"
+        "class Pictures(list):\n"
+        "    targets = [1, 0, 1, 0]\n"
+        f"def pictures(): return Pictures(p.read_bytes() for p in sorted(Path({str(photos())!r}).rglob('*.jpg'))[:4])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ("extract", "mine.py:pictures", "--model", "mine.py:network", "--out", "out", "--shard-size", 2)
+    done = tsm_fast(*command, "--workers", 2)
+    assert done.exit_code == 0, done.stderr
+    assert SaliencyDataset("out").arrow()["label"].to_pylist() == [1, 0, 1, 0]
 
 
 def test_more_errors_than_allowed_are_3(tmp_path: Path) -> None:

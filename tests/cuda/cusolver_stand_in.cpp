@@ -1,4 +1,4 @@
-// Stands in for libcusolver without a GPU: the functions that tsm_fast/_cusolver.py calls, on memory of the host.
+// Stands in for libcusolver without a GPU: the functions that tsm_fast/steps/cusolver.py calls, on memory of the host.
 //
 // Prototypes and limits as in cusolverDn.h. What a caller may get wrong is refused: a handle that is used twice at
 // once, types, sizes, workspaces (which must be zero, as cuSOLVER 11.7.1 needs them, and are written over). The

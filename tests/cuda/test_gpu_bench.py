@@ -120,7 +120,7 @@ def test_predictions_stand_beside_the_kernels(bench, monkeypatch):
     counted = gpu_cases.predicted(case)
     assert set(counted) == {"gram_kernel", "svd_small_kernel", "extremes_small_kernel", "combine_positions_kernel"}
     both = gpu_cases.predicted(Case(FINISHED, "2048x7x7", "cuda", 4096))
-    assert set(both) == {"gram_kernel", "resize_kernel"}
+    assert set(both) == {"gram_kernel", "finish_kernel"}
     assert set(gpu_cases.predicted(Case("svd auto", "196x196", "cuda", 9, "float64"))) == {"svd_large_kernel"}
     assert gpu_cases.predicted(Case("tsm", "2048x7x7", "cuda", 4096, "float16")) == {}
     monkeypatch.setattr(GpuBench, "facts", lambda self: {"gpu": "NVIDIA H200"})

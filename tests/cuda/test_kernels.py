@@ -100,13 +100,18 @@ def test_the_order_of_threads_does_not_matter(cuda, monkeypatch, shape, call):
     assert forward.equal(backward)
 
 
+def leading(maps: Tensor, settled: Tensor, finite: Tensor) -> dict[str, int]:
+    """Where a leading pair of uncentred features goes."""
+    out = {"maps": maps.data_ptr(), "settled": settled.data_ptr(), "finite": finite.data_ptr()}
+    return {"center": False, "wide": maps.dtype == torch.float64, "stream": 0, **out}
+
+
 def test_a_proved_pair_needs_one_read(cuda):
     kernels(cuda)
     x = feature_maps(2, 40, 7, 7)
     maps = torch.empty(2, 49)
     settled, finite = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
-    pointers = maps.data_ptr(), False, settled.data_ptr(), finite.data_ptr()
-    cuda._cuda.leading_small(cuda._array(x.flatten(2)), False, *pointers, 0)
+    cuda._cuda.leading_small(cuda._array(x.flatten(2)), **leading(maps, settled, finite))
     assert kernels(cuda) == ["gram_kernel<7, float>"]
     assert settled.all()
 
@@ -130,8 +135,8 @@ def test_signs_of_ties_are_those_of_the_first_entry(cuda, monkeypatch, poisoned,
         monkeypatch.setenv("TSM_EMULATION_ORDER", order)
         for view in (x, x.mT.contiguous().mT):
             found = torch.empty(2, columns, dtype=torch.float64)
-            out = vectors.data_ptr(), columns, found.data_ptr()
-            cuda._cuda.extremes(cuda._array(view), transposed, False, *out, 0, 0)
+            how = {"transposed": transposed, "center": False, "vectors": vectors.data_ptr(), "n": columns}
+            cuda._cuda.extremes(cuda._array(view), **how, out=found.data_ptr(), skip=0, stream=0)
             assert found.equal(exact.gather(1, index)[:, 0])
     small = not transposed and columns <= size <= 64
     assert all(name.startswith("extremes_small_kernel") == small for name in kernels(cuda))
@@ -160,13 +165,12 @@ def test_pairs_that_are_not_proved_come_from_the_full_solver(cuda, shape):
     x = two_alike(*shape, ratio=0.9999)
     maps = torch.empty(1, shape[1] * shape[2], dtype=torch.float64)
     settled, finite = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-    pointers = maps.data_ptr(), True, settled.data_ptr(), finite.data_ptr()
-    features = x.flatten(2)
+    features, out = x.flatten(2), leading(maps, settled, finite)
     if shape[1] * shape[2] <= 64:
-        cuda._cuda.leading_small(cuda._array(features), False, *pointers, 0)
+        cuda._cuda.leading_small(cuda._array(features), **out)
     else:
         room = torch.empty(cuda._cuda.leading_workspace(*features.shape[1:]), dtype=torch.uint8)
-        cuda._cuda.leading_large(cuda._array(features), False, *pointers, room.data_ptr(), len(room), 0)
+        cuda._cuda.leading_large(cuda._array(features), **out, workspace=room.data_ptr(), bytes=len(room))
     assert not settled.any()
     result, _ = cuda.saliency(x, "tsm", None, **OPTIONS, precision="float64")
     expected, _ = reference.saliency(x, "tsm", None, **OPTIONS, precision="float64")
@@ -193,8 +197,8 @@ def test_leading_pairs_of_long_rows(cuda, monkeypatch, poisoned, shape, dtype, c
         maps = torch.empty(2, n, dtype=torch.float64)
         settled, finite = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
         room = torch.empty(2 * cuda._cuda.leading_workspace(c, n), dtype=torch.uint8).fill_(255)
-        pointers = maps.data_ptr(), True, settled.data_ptr(), finite.data_ptr(), room.data_ptr(), len(room), 0
-        cuda._cuda.leading_large(cuda._array(view), center, *pointers)
+        out = leading(maps, settled, finite) | {"center": center}
+        cuda._cuda.leading_large(cuda._array(view), **out, workspace=room.data_ptr(), bytes=len(room))
         assert settled.all()
         assert finite.all()
         return maps
@@ -267,11 +271,12 @@ def test_addresses_beyond_32_bits(cuda):
 def test_a_workspace_that_is_too_small_is_refused(cuda):
     gram = torch.eye(130, dtype=torch.float64)[None]
     values, vectors = torch.empty(1, 2, dtype=torch.float64), torch.empty(1, 130, 2, dtype=torch.float64)
-    out = values.data_ptr(), vectors.data_ptr(), True
+    out = {"values": values.data_ptr(), "vectors": vectors.data_ptr(), "wide_out": True, "skip": 0, "workspace": 0}
+    how = {"wide_gram": True, "batch": 1, "rank": 2, "wide": True, "stream": 0, **out}
     with pytest.raises(ValueError, match="workspace must have at least 136240 bytes, got 136239"):
-        cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 130, 2, True, *out, 0, 0, 136239, 0)
+        cuda._cuda.truncated_svd(gram.data_ptr(), n=130, bytes=136239, **how)
     with pytest.raises(ValueError, match="gram must be at most 256 x 256 here"):
-        cuda._cuda.truncated_svd(gram.data_ptr(), True, 1, 257, 2, True, *out, 0, 0, 0, 0)
+        cuda._cuda.truncated_svd(gram.data_ptr(), n=257, bytes=0, **how)
 
 
 def test_tensors_elsewhere_are_refused(monkeypatch):

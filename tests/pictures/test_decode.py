@@ -8,11 +8,13 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tsm_fast.pictures import decode as decoding
 from tsm_fast.pictures.decode import FLAGS, POLICY, ImageError, Picture, decode, quiet_decoders, unreadable
 from tsm_fast.pipeline.settings import MAX_PIXELS
 
@@ -57,6 +59,19 @@ def see_through(image: Image.Image) -> bytes:
     return save(layer, "PNG")
 
 
+def heic(image: Image.Image, **options: object) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+    pillow_heif.register_heif_opener()
+    return save(image, "HEIF", **options)
+
+
+def turned_heic(image: Image.Image) -> bytes:
+    """As a telephone that is held upright writes it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return heic(image.transpose(Image.Transpose.ROTATE_90), quality=90, exif=exif.tobytes())
+
+
 LOSSLESS: dict[str, tuple[Make, int]] = {
     "png": (lambda image: save(image, "PNG"), 0),
     "bmp": (lambda image: save(image, "BMP"), 0),
@@ -64,6 +79,8 @@ LOSSLESS: dict[str, tuple[Make, int]] = {
     "png with an alpha channel that hides nothing": (lambda image: save(image.convert("RGBA"), "PNG"), 0),
     "turned by its EXIF data": (turned, FLAGS["turned"]),
     "animated": (animated, FLAGS["first_frame"]),
+    "jpeg 2000": (lambda image: save(image, "JPEG2000", irreversible=False), 0),
+    "jpeg 2000 without a box around it": (lambda image: save(image, "JPEG2000", no_jp2=True, irreversible=False), 0),
 }
 
 
@@ -80,6 +97,10 @@ GREY: dict[str, tuple[Make, int]] = {
     "8 bits": (lambda image: save(image.convert("L"), "PNG"), 0),
     "16 bits, png": (lambda image: save(Image.fromarray(wide(image)), "PNG"), FLAGS["reduced"]),
     "16 bits, tiff": (lambda image: save(Image.fromarray(wide(image)), "TIFF"), FLAGS["reduced"]),
+    "16 bits, jpeg 2000": (
+        lambda image: save(Image.fromarray(wide(image)), "JPEG2000", irreversible=False),
+        FLAGS["reduced"],
+    ),
     "16 bits, big endian": (
         lambda image: save(Image.frombytes("I;16B", image.size, wide(image).astype(">u2").tobytes()), "TIFF"),
         FLAGS["reduced"],
@@ -104,6 +125,8 @@ LOSSY: dict[str, Make] = {
     "webp": lambda image: save(image, "WEBP", quality=95),
     "palette png": lambda image: save(image.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
     "gif": lambda image: save(image.convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
+    "avif": lambda image: save(image, "AVIF", quality=90),
+    "heic": lambda image: heic(image, quality=90),
     "jpeg with broken EXIF data": lambda image: save(image, "JPEG", quality=95, exif=b"Exif\0\0" + 9 * b"garbage"),
 }
 
@@ -115,6 +138,30 @@ def test_lossy(name: str, photos: Photos) -> None:
     assert image.size == photos["cat"].size
     difference = np.asarray(image).astype(int) - np.asarray(photos["cat"])
     assert np.abs(difference).mean() < 8  # of 255: a palette of 256 colours; a wrong colour space is over 30
+
+
+def test_the_heic_of_a_telephone_is_upright(photos: Photos) -> None:
+    picture = decode(turned_heic(photos["cat"]), MAX_PIXELS)
+    assert picture.image.size == photos["cat"].size
+    assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(photos["cat"])).mean() < 8
+
+
+def test_the_primary_picture_of_a_heic_file(photos: Photos) -> None:
+    data = heic(Image.new("RGB", (64, 64)), quality=90, append_images=[photos["cat"]], save_all=True, primary_index=1)
+    picture = decode(data, MAX_PIXELS)
+    assert (picture.image.size, picture.flags) == (photos["cat"].size, FLAGS["first_frame"])
+
+
+def test_what_is_missing_for_a_format_is_said(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_readable", lambda: ("JPEG", "PNG"))
+    for data, message in (
+        (heic(photos["cat"]), r"it begins as HEIF, which needs the extra 'heif': pip install 'tsm_fast\[heif\]'"),
+        (save(photos["cat"], "AVIF"), "it begins as AVIF, which this Pillow cannot read"),
+        (save(photos["cat"], "JPEG2000"), "it begins as JPEG2000, which this Pillow cannot read"),
+    ):
+        with pytest.raises(ImageError, match=message) as caught:
+            decode(data, MAX_PIXELS)
+        assert caught.value.kind == "format"
 
 
 def test_what_shows_through_is_white(photos: Photos) -> None:
@@ -137,6 +184,9 @@ BROKEN: dict[str, tuple[Make, str, str]] = {
     "half a bmp": (lambda image: save(image, "BMP")[:9000], "truncated", "truncated"),
     "half a gif": (lambda image: save(image.convert("P"), "GIF")[:9000], "truncated", "truncated"),
     "half a webp": (lambda image: save(image, "WEBP")[:3000], "decode", "decoder"),
+    "half an avif": (lambda image: save(image, "AVIF")[:2000], "decode", "begins as AVIF"),
+    "half a jpeg 2000": (lambda image: save(image, "JPEG2000")[:9000], "truncated", "broken data stream"),
+    "half a heic": (lambda image: heic(image)[:2000], "decode", "begins as HEIF"),
     "half a tiff": (lambda image: save(image, "TIFF", compression="tiff_lzw")[:9000], "decode", "begins as TIFF"),
     "the start of a png": (lambda image: save(image, "PNG")[:40], "decode", "begins as PNG, but its header is broken"),
     "bomb": (lambda _: png_of_size(60_000, 60_000), "too_large", "3600000000 pixels"),
@@ -169,7 +219,9 @@ def test_the_limit_of_pixels_is_exact() -> None:
 def test_noise_in_files_is_a_picture_or_an_error(photos: Photos) -> None:
     """Nothing else than `ImageError` leaves a decoder, whatever the bytes are."""
     small = photos["cat"].resize((64, 48))
-    files = [save(small, kind) for kind in ("JPEG", "PNG", "WEBP", "BMP")] + [save(small.convert("P"), "GIF")]
+    kinds = ("JPEG", "PNG", "WEBP", "BMP", "AVIF", "JPEG2000")
+    files = [*(save(small, kind) for kind in kinds), save(small.convert("P"), "GIF")]
+    files += [heic(small)] if find_spec("pillow_heif") else []
     draw, outcomes = random.Random(3), set()
     with quiet_decoders():
         for data in files:
@@ -193,5 +245,5 @@ def test_files_that_cannot_be_read() -> None:
 
 
 def test_the_policy_is_plain_data() -> None:
-    assert POLICY["formats"] == ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
+    assert POLICY["formats"] == ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "HEIF"]
     assert all(isinstance(value, str | list) for value in POLICY.values())

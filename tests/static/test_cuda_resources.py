@@ -30,7 +30,8 @@ sys.path.insert(0, sys.argv[1])
 import _cuda
 x, gram = torch.rand(1, 4, 5), torch.empty(1, 5, 5)
 try:
-    _cuda.mode_gram((x.data_ptr(), 2, tuple(x.shape), x.stride()), 1, False, gram.data_ptr(), False, 0, 0)
+    array = x.data_ptr(), _cuda.dtypes["float32"], tuple(x.shape), x.stride()
+    _cuda.mode_gram(array, 1, center=False, out=gram.data_ptr(), wide=False, skip=0, stream=0)
 except RuntimeError as error:
     print(error)
 """

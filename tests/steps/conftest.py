@@ -1,8 +1,8 @@
-"""The fixture `backend`: a test of the steps runs on all four, wherever there is something to run them.
+"""The fixture `backend`: a test that has it runs on all four, or on those that its mark `backends` names.
 
-Without a GPU the kernels of "cuda" are executed on the CPU and those of "triton" in its interpreter, both slowly:
-evenly spaced cases of each test, and none of those marked `long`. With TSM_FAST_TEST_DEVICE=cuda (`make gpu-test`)
-these two run all their cases on the GPU, and the others none. Tests hand over CPU tensors always.
+The kernels of "cuda" are executed on the CPU and those of "triton" in its interpreter, both slowly: of each test a few
+evenly spaced cases (MOST), none where its mark `long` names the backend. With TSM_FAST_TEST_DEVICE=cuda
+(`make gpu-test`) these two run all their cases on the GPU, and the others none. Tests hand over CPU tensors always.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 // What an Arena promises, as a program: exit code 0 where it holds. Built and run by test_fuzz.py.
-#include "cpu/workspace.h"
+#include "cpu/arena.h"
 
 #include <cstdio>
 #include <cstring>
@@ -7,7 +7,6 @@
 
 namespace {
 using namespace tsm;
-#include "cpu/arena.inl"
 
 int failures = 0;
 void expect(bool holds, const char* what) {

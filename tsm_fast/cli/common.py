@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -15,7 +16,7 @@ from rich.table import Table
 from ..pipeline.errors import Unfinished
 
 # Arguments of the package in its error texts that are options of the commands: overwrite=True is --overwrite.
-_ARGUMENT = re.compile(r"\b(missing|overwrite|shard_timeout|to|trust_model_code)=('?)([\w.]+)\2")
+_ARGUMENT = re.compile(r"\b(filter|keys|missing|overwrite|root|shard_timeout|to|trust_model_code)=('[^']*'|[\w.]+)")
 
 
 def table(
@@ -55,4 +56,5 @@ def complain(text: str) -> None:
 
 def _option(argument: re.Match[str]) -> str:
     option = f"--{argument[1].replace('_', '-')}"
-    return option if argument[3] == "True" else f"{option} {argument[3]}"
+    value = argument[2].strip("'")
+    return option if value == "True" else f"{option} {shlex.quote(value)}"

@@ -46,6 +46,7 @@ def dry_run(
         "source": settings.source,
         "out": str(out),
         "images": n,
+        "left_out": dict(planned.left_out.counts),
         "shards": file.shards,
         "shard_size": file.shard_size,
         "shards_done": len(done),

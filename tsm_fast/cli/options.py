@@ -75,8 +75,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of pictures (with all below it), a list file, a CSV, TSV or Parquet manifest, webdataset tar "
-        "files, hf:NAME, or package.module:factory of a map-style dataset.",
+        help="A folder of pictures (with all below it), a list file, a CSV, TSV, JSON (lines or COCO) or Parquet "
+        "manifest, webdataset tar files, hf:NAME, or package.module:factory or file.py:factory of a map-style dataset.",
     ),
 ]
 Out = Annotated[
@@ -87,13 +87,19 @@ Model = Annotated[
     _input(
         "--model",
         "-m",
-        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, or a .pt2 file.",
+        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, file.py:factory, or a "
+        ".pt2 file.",
     ),
 ]
 Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a state dict without code.")]
 TrustModelCode = Annotated[bool, _input("--trust-model-code", help="Run code from model files (.pt2, pickles).")]
 Size = Annotated[Any, _input(parser=parse_size, metavar="HxW", help="Input size, if not the model's own.")]
 MaxPixels = Annotated[int | None, _input(min=1, help="Larger pictures become error rows.")]
+Root = Annotated[str | None, _input(metavar="FOLDER", help="Where relative paths of a list or manifest start.")]
+Filter = Annotated[list[str] | None, _input("--filter", metavar="GLOB", help="Only keys that match, repeatable.")]
+Keys = Annotated[str | None, _input(metavar="FILE", help="Only the keys that a file lists, one a line.")]
+Sample = Annotated[int | None, _input(min=1, metavar="N", help="Only N images, chosen at random by --seed.")]
+Seed = Annotated[int, _input(help="Of --sample.")]
 Limit = Annotated[int | None, _input(min=1, help="Only the first N images of the sorted listing.")]
 
 # The maps

@@ -37,9 +37,9 @@ def load(
 
     Args:
         name: "lite0"; "timm:NAME", "torchvision:NAME" or "transformers:NAME" (a name of the hub or a folder), with
-            the preprocessing that belongs to the weights; "package.module:factory", a function without arguments that
-            returns a module, or a module and a function from an RGB picture to [C, H, W]; or a file: an exported
-            program (.pt2) or a pickled module.
+            the preprocessing that belongs to the weights; "package.module:factory" or "file.py:factory", a function
+            without arguments that returns a module, or a module and a function from an RGB picture to [C, H, W]; or a
+            file: an exported program (.pt2) or a pickled module.
         weights: a file with other weights (`weights.load_weights`); then none are downloaded.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
         size: (h, w) of the input, in place of the model's own. The largest central rectangle of a picture is taken.
@@ -65,8 +65,8 @@ def load(
         module, preprocess = _from_file(name, trust_model_code), CentralCrop(size or (224, 224))
     else:
         raise ValueError(
-            f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory or a .pt2 "
-            f"file, got {name!r}"
+            f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, "
+            f"file.py:factory or a .pt2 file, got {name!r}"
         )
     if weights is not None:
         weight_files.load_weights(module, weights)

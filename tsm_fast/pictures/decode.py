@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 PIXEL_BYTES = 8  # that decoding takes: Pillow has 4 for each pixel of a picture, and there are two of them
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "HEIF")
 # Bits of the column "flags": what a reader of the maps may want to know about an image.
 FLAGS = {
     "constant": 1,  # a map has the same value everywhere, so it says nothing
@@ -28,19 +30,25 @@ FLAGS = {
 POLICY = {
     "formats": list(FORMATS),
     "orientation": "EXIF orientation applied",
-    "frames": "the first",
+    "frames": "the first; of HEIF, the primary one",
     "mode": "RGB; alpha laid on white; 16-bit grey divided by 257; CMYK, YCbCr, LAB and palettes by Pillow's convert",
 }
 # An image that is not there or may not be read is an error row; a machine in trouble is not the image's fault.
 _MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _STARTS = {
-    "JPEG": b"\xff\xd8\xff",
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "WEBP": b"RIFF",
-    "TIFF": (b"II*\0", b"MM\0*"),
-    "GIF": (b"GIF87a", b"GIF89a"),
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "GIF": rb"GIF8[79]a",
+    "AVIF": rb"....ftypavi[fs]",
+    "JPEG2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "HEIF": rb"....ftyp(he|mif|msf)",
 }
+_CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # as Pillow calls what it may be built without
+_NEEDED = {"HEIF": "needs the extra 'heif': pip install 'tsm_fast[heif]'"}
+_NO_CODEC = "this Pillow cannot read"
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)
 _WHITE = (255, 255, 255, 255)
 
@@ -80,7 +88,7 @@ def decode(data: bytes, max_pixels: int, take: Callable[[int], None] = lambda _:
     if not data:
         raise ImageError("empty", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_readable()) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError("too_large", _too_large(image, max_pixels))
             take(image.width * image.height * PIXEL_BYTES)
@@ -88,7 +96,9 @@ def decode(data: bytes, max_pixels: int, take: Callable[[int], None] = lambda _:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        name = next((name for name, start in _STARTS.items() if data.startswith(start)), None)
+        name = next((name for name, start in _STARTS.items() if re.match(start, data, re.DOTALL)), None)
+        if name is not None and name not in _readable():
+            raise ImageError("format", f"it begins as {name}, which {_NEEDED.get(name, _NO_CODEC)}") from None
         if name is not None:
             raise ImageError("decode", f"it begins as {name}, but its header is broken or cut") from None
         raise ImageError("format", f"no readable picture: need one of {', '.join(FORMATS)}") from None
@@ -98,10 +108,24 @@ def decode(data: bytes, max_pixels: int, take: Callable[[int], None] = lambda _:
         raise _broken(error) from None
 
 
+@cache
+def _readable() -> tuple[str, ...]:
+    """What of `FORMATS` can be read here."""
+    Image.init()
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    there = [name for name in FORMATS if name in Image.OPEN]
+    return tuple(name for name in there if name not in _CODECS or features.check(_CODECS[name]))
+
+
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
     """No warnings of Pillow on the terminal: what they are about is in the rows. Around the threads, not in them."""
-    Image.init()  # all plugins are there before the threads ask for them
+    _readable()  # all plugins are there before the threads ask for them
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -113,7 +137,8 @@ def to_rgb(image: Image.Image) -> Picture:
     flags = 0
     if getattr(image, "n_frames", 1) > 1:
         flags |= FLAGS["first_frame"]
-        image.seek(0)
+        if image.format != "HEIF":
+            image.seek(0)
     image.load()
     upright = image
     if image.getexif().get(_ORIENTATION) in _TURNED:

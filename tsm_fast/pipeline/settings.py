@@ -39,7 +39,11 @@ class Settings:
         dtype: of the stored maps: "float32", or "float16" or "uint8" with a scale for each map.
         size: (h, w) of the network's input; None for that of the model's own preprocessing.
         max_pixels: larger pictures are error rows.
-        limit: only the first images of the sorted listing.
+        root: the folder from which relative paths of a list or manifest go; None for its own.
+        filter: only images whose key matches one of these globs; `*` matches "/" too.
+        keys: only those that this file lists, one key a line, or separated by NUL bytes.
+        sample: of these only so many, chosen by `seed` and their keys alone.
+        limit: of these only the first, sorted by key.
         shard_size: images in a shard; None chooses when the run is planned, for its images, workers and input size
             (`planning.shard_size`), and takes that of the run when it goes on.
         batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster). Not in the
@@ -66,6 +70,11 @@ class Settings:
     dtype: Dtype = "float32"
     size: tuple[int, int] | None = None
     max_pixels: int = MAX_PIXELS
+    root: str | None = None
+    filter: tuple[str, ...] = ()
+    keys: str | None = None
+    sample: int | None = None
+    seed: int = 0
     limit: int | None = None
     shard_size: int | None = None
     batch_size: int = BATCH_SIZE
@@ -74,7 +83,7 @@ class Settings:
         for name in ("source", "model"):
             _text(name, getattr(self, name))
         checks.flag("trust_model_code", self.trust_model_code)
-        for name in ("layers", "methods"):
+        for name in ("layers", "methods", "filter"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not self.methods:
             raise ValueError("methods must name at least one method, got none")
@@ -86,8 +95,13 @@ class Settings:
         checks.choice("dtype", self.dtype, DTYPES)
         object.__setattr__(self, "size", checks.size(self.size))
         _count("max_pixels", self.max_pixels, most=PILLOW_LIMIT)
-        if self.limit is not None:
-            _count("limit", self.limit)
+        for name in ("root", "keys"):
+            if getattr(self, name) is not None:
+                _text(name, getattr(self, name))
+        for name in ("limit", "sample"):
+            if getattr(self, name) is not None:
+                _count(name, getattr(self, name))
+        checks.integer("seed", self.seed)
         if self.shard_size is not None:
             _count("shard_size", self.shard_size, most=10_000_000)
         _count("batch_size", self.batch_size, most=65_536)

@@ -12,9 +12,7 @@ from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, 
 
 name = "cpu"
 
-_DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_METHODS = {"eigencam": 0, "tsm": 1, "multivec_eigencam": 2, "mtsm": 3}
-_SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
+_DTYPES = {getattr(torch, name): code for name, code in _cpu.dtypes.items()}
 
 _CPU = torch.device("cpu")  # said to every new tensor, whatever torch takes for the default
 _LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
@@ -47,7 +45,8 @@ def mode_gram(
         return torch.zeros(shape, dtype=dtype, device=_CPU)
     # Not zeros(): PyTorch's threads would spin for a while after it, on the cores that ours are about to use.
     gram = _empty(*shape, dtype=dtype)
-    _cpu.mode_gram(_array(x), mode, center, wide, gram.data_ptr(), wide, torch.get_num_threads())
+    out, threads = gram.data_ptr(), torch.get_num_threads()
+    _cpu.mode_gram(_array(x), mode, center=center, wide=wide, out=out, wide_out=wide, threads=threads)
     return gram
 
 
@@ -63,9 +62,15 @@ def truncated_svd(
     values = torch.empty(len(gram), rank, dtype=dtype, device=_CPU)
     vectors = _empty(len(gram), gram.shape[1], rank, dtype=dtype)
     if gram.numel():
-        wide_out = dtype == torch.float64
-        pointers = values.data_ptr(), vectors.data_ptr()
-        _cpu.truncated_svd(_array(gram), rank, precision != "float32", *pointers, wide_out, torch.get_num_threads())
+        _cpu.truncated_svd(
+            _array(gram),
+            rank,
+            wide=precision != "float32",
+            values=values.data_ptr(),
+            vectors=vectors.data_ptr(),
+            wide_out=dtype == torch.float64,
+            threads=torch.get_num_threads(),
+        )
     return values, vectors
 
 
@@ -88,8 +93,8 @@ def core_contraction(
         return torch.zeros(len(x), *shape, dtype=dtype, device=_CPU)
     out = _empty(len(x), *shape, dtype=dtype)
     if out.numel():
-        wide = dtype == torch.float64
-        _cpu.core_contraction(_array(x), pointers, shape, out.data_ptr(), wide, torch.get_num_threads())
+        wide, threads = dtype == torch.float64, torch.get_num_threads()
+        _cpu.core_contraction(_array(x), pointers, shape, out=out.data_ptr(), wide=wide, threads=threads)
     return out
 
 
@@ -115,21 +120,21 @@ def hooi(
         _cpu.hooi(
             _array(x),
             list(rank),
-            n_iter_max,
-            tol,
-            sign == "v",
-            dtype == torch.float64,
-            precision == "auto",
-            _passes_wide(x, precision),
-            core.data_ptr(),
-            [factor.data_ptr() for factor in factors],
-            [value.data_ptr() for value in values],
-            errors.data_ptr(),
-            n_sweeps.data_ptr(),
-            converged.data_ptr(),
-            finite.data_ptr(),
-            dtype == torch.float64,
-            torch.get_num_threads(),
+            n_iter_max=n_iter_max,
+            tol=tol,
+            sign_v=sign == "v",
+            refine=dtype == torch.float64,
+            guard=precision == "auto",
+            wide=_passes_wide(x, precision),
+            core=core.data_ptr(),
+            factors=[factor.data_ptr() for factor in factors],
+            singular_values=[value.data_ptr() for value in values],
+            errors=errors.data_ptr(),
+            n_sweeps=n_sweeps.data_ptr(),
+            converged=converged.data_ptr(),
+            finite=finite.data_ptr(),
+            wide_out=dtype == torch.float64,
+            threads=torch.get_num_threads(),
         )
     return HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
 
@@ -151,20 +156,20 @@ def saliency(
     if len(x):
         _cpu.saliency(
             _array(x),
-            _METHODS[method],
+            _cpu.methods[method],
             [] if rank is None else list(rank),
-            center,
-            combine == "absolute",
-            _SIGNS[sign],
-            N_ITER_MAX,
-            TOL,
-            precision == "float64",
-            precision == "auto",
-            _passes_wide(x, precision),
-            maps.data_ptr(),
-            finite.data_ptr(),
-            dtype == torch.float64,
-            torch.get_num_threads(),
+            center=center,
+            absolute=combine == "absolute",
+            sign=_cpu.signs[sign],
+            n_iter_max=N_ITER_MAX,
+            tol=TOL,
+            refine=precision == "float64",
+            guard=precision == "auto",
+            wide=_passes_wide(x, precision),
+            maps=maps.data_ptr(),
+            finite=finite.data_ptr(),
+            wide_out=dtype == torch.float64,
+            threads=torch.get_num_threads(),
         )
     return maps, finite
 
@@ -179,10 +184,19 @@ def finish(
     out = _empty(len(maps), *(size or maps.shape[1:]), dtype=maps.dtype)
     if len(maps):
         maps = maps.contiguous()
-        batch, height, width = maps.shape
-        wide, threads = maps.dtype == torch.float64, torch.get_num_threads()
-        pointers, noise = (maps.data_ptr(), out.data_ptr()), map_noise(maps)
-        _cpu.finish(*pointers, batch, height, width, out.shape[1], out.shape[2], normalize, noise, wide, threads)
+        _cpu.finish(
+            maps.data_ptr(),
+            out.data_ptr(),
+            batch=len(maps),
+            height=maps.shape[1],
+            width=maps.shape[2],
+            rows=out.shape[1],
+            columns=out.shape[2],
+            normalize=normalize,
+            noise=map_noise(maps),
+            wide=maps.dtype == torch.float64,
+            threads=torch.get_num_threads(),
+        )
     return out
 
 

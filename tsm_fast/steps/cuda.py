@@ -22,9 +22,7 @@ name = "cuda"
 
 WORKSPACE_BYTES = 512 * 2**20
 
-_DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_SIGNS = {"u": 0, "v": 1, "absmax": 2, "sum": 3}
-_LEADING, _SIGNED, _ABSOLUTE = 0, 1, 2  # what becomes of eigenpairs
+_DTYPES = {getattr(torch, name): code for name, code in _cuda.dtypes.items()}
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
@@ -92,9 +90,8 @@ def core_contraction(
             out_shape[modes[i] + 1] = factor.shape[2]
             out = x.new_empty(out_shape, dtype=dtype if i == order[-1] else torch.float64)
             wide = out.dtype == torch.float64
-            _cuda.core_contraction(
-                _array(x), modes[i], factor.data_ptr(), factor.shape[2], out.data_ptr(), wide, _stream(x)
-            )
+            how = {"factor": factor.data_ptr(), "rank": factor.shape[2], "wide": wide, "stream": _stream(x)}
+            _cuda.core_contraction(_array(x), modes[i], out=out.data_ptr(), **how)
             x = out
     return x
 
@@ -145,11 +142,20 @@ def finish(
     out = maps.new_empty(len(maps), *(size or maps.shape[1:]))
     if len(maps):
         maps = maps.contiguous()
-        batch, height, width = maps.shape
-        pointers, sizes = (maps.data_ptr(), out.data_ptr()), (batch, height, width, out.shape[1], out.shape[2])
-        how = normalize, map_noise(maps), maps.dtype == torch.float64
         with _on(maps):
-            _cuda.finish(*pointers, *sizes, *how, _stream(maps))
+            _cuda.finish(
+                maps.data_ptr(),
+                out.data_ptr(),
+                batch=len(maps),
+                height=maps.shape[1],
+                width=maps.shape[2],
+                rows=out.shape[1],
+                columns=out.shape[2],
+                normalize=normalize,
+                noise=map_noise(maps),
+                wide=maps.dtype == torch.float64,
+                stream=_stream(maps),
+            )
     return out
 
 
@@ -179,11 +185,11 @@ def _saliency(
         if single:
             _leading_maps(features, centers, precision, maps, finite)
         else:
-            how = _ABSOLUTE if combine == "absolute" else _SIGNED
-            _combined_maps(features, centers, how, sign, precision, maps, finite, None)
+            _combined_maps(features, centers, combine, sign, precision, maps, finite, None)
         if method == "eigencam":
             wide = maps.dtype == torch.float64
-            _cuda.finish_single(_array(uncentered), centers, _SIGNS[sign], maps.data_ptr(), wide, _stream(x))
+            how = {"center": centers, "sign": _cuda.signs[sign], "maps": maps.data_ptr(), "wide": wide}
+            _cuda.sign_single(_array(uncentered), **how, stream=_stream(x))
     if method == "tsm":
         maps.abs_()
     if exponent is not None:
@@ -195,25 +201,40 @@ def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, f
     settled = torch.empty(len(x), dtype=torch.bool, device=x.device)
     wide = maps.dtype == torch.float64
     if x.shape[2] <= _cuda.small:
-        pointers = maps.data_ptr(), wide, settled.data_ptr(), finite.data_ptr()
-        _cuda.leading_small(_array(x), center, *pointers, _stream(x))
+        _cuda.leading_small(
+            _array(x),
+            center=center,
+            maps=maps.data_ptr(),
+            wide=wide,
+            settled=settled.data_ptr(),
+            finite=finite.data_ptr(),
+            stream=_stream(x),
+        )
     else:
         per_item_bytes = _cuda.leading_workspace(x.shape[1], x.shape[2])
         for part in _parts(len(x), per_item_bytes):
             items = x[part]
             workspace = _workspace(x, len(items) * per_item_bytes)
-            pointers = maps[part].data_ptr(), wide, settled[part].data_ptr(), finite[part].data_ptr()
-            room = workspace.data_ptr(), workspace.numel()
-            _cuda.leading_large(_array(items), center, *pointers, *room, _stream(x))
+            _cuda.leading_large(
+                _array(items),
+                center=center,
+                maps=maps[part].data_ptr(),
+                wide=wide,
+                settled=settled[part].data_ptr(),
+                finite=finite[part].data_ptr(),
+                workspace=workspace.data_ptr(),
+                bytes=workspace.numel(),
+                stream=_stream(x),
+            )
     if _smaller_side(x)[1] <= _cuda.largest:
-        _combined_maps(x, center, _LEADING, "v", precision, maps, finite, settled)
+        _combined_maps(x, center, "leading", "v", precision, maps, finite, settled)
         return
     # A library cannot leave items alone: those without proof are gathered.
     left = (~settled).nonzero().flatten()
     for part in _parts(len(left), x[0].numel() * x.element_size()):
         items = left[part]
         found, fine = maps[items], finite[items]
-        _combined_maps(x[items], center, _LEADING, "v", precision, found, fine, None)
+        _combined_maps(x[items], center, "leading", "v", precision, found, fine, None)
         maps[items], finite[items] = found, fine
 
 
@@ -227,7 +248,7 @@ def _smaller_side(x: Tensor) -> tuple[bool, int]:
 def _combined_maps(
     x: Tensor,  # [B, C, S]
     center: bool,
-    how: int,
+    how: str,  # "leading", "signed" or "absolute"
     sign: str,
     precision: Precision,
     maps: Tensor,
@@ -237,8 +258,8 @@ def _combined_maps(
     """Maps from the eigenpairs of the smaller Gram matrix, and one pass over the features where signs need it."""
     channels, positions = x.shape[1:]
     by_position, n = _smaller_side(x)
-    columns = 1 if how == _LEADING else n
-    needs_signs = how == _SIGNED and by_position == (sign == "u")
+    columns = 1 if how == "leading" else n
+    needs_signs = how == "signed" and by_position == (sign == "u")
     wide = maps.dtype == torch.float64
     copied = 8 * channels * positions if center and not by_position else 0
     for part in _parts(len(x), 8 * n * (n + columns) + _svd_bytes(n, True) + copied):
@@ -252,14 +273,32 @@ def _combined_maps(
         signs = None
         if needs_signs:
             signs = gram.new_empty(len(items), n)
-            extremes = vectors.data_ptr(), n, signs.data_ptr()
-            _cuda.extremes(_array(items), not by_position, center and by_position, *extremes, skip, _stream(x))
-        pairs = values.data_ptr(), vectors.data_ptr(), _address(signs)
-        out = maps[part].data_ptr(), wide, finite[part].data_ptr(), skip, _stream(x)
+            _cuda.extremes(
+                _array(items),
+                transposed=not by_position,
+                center=center and by_position,
+                vectors=vectors.data_ptr(),
+                n=n,
+                out=signs.data_ptr(),
+                skip=skip,
+                stream=_stream(x),
+            )
+        made = {
+            "values": values.data_ptr(),
+            "vectors": vectors.data_ptr(),
+            "signs": _address(signs),
+            "n": columns,
+            "how": _cuda.combinations[how],
+            "maps": maps[part].data_ptr(),
+            "wide": wide,
+            "finite": finite[part].data_ptr(),
+            "skip": skip,
+            "stream": _stream(x),
+        }
         if by_position:
-            _cuda.combine_positions(*pairs, len(items), positions, columns, how, *out)
+            _cuda.combine_positions(batch=len(items), positions=positions, **made)
         else:
-            _cuda.combine_channels(_array(items), *pairs, columns, how, *out)
+            _cuda.combine_channels(_array(items), **made)
 
 
 def _at_rank(
@@ -312,22 +351,22 @@ def _hooi(
             _cuda.hooi(
                 _array(items),
                 rank,
-                n_iter_max,
-                tol,
-                sign_v,
-                gram.data_ptr(),
-                core[part].data_ptr(),
-                [factor[part].data_ptr() for factor in factors],
-                [value[part].data_ptr() for value in values],
-                _address(None if responses is None else responses[part]),
-                dtype == torch.float64,
-                errors[part].data_ptr(),
-                n_sweeps[part].data_ptr(),
-                converged[part].data_ptr(),
-                finite[part].data_ptr(),
-                workspace.data_ptr(),
-                workspace.numel(),
-                _stream(x),
+                n_iter_max=n_iter_max,
+                tol=tol,
+                sign_v=sign_v,
+                gram=gram.data_ptr(),
+                core=core[part].data_ptr(),
+                factors=[factor[part].data_ptr() for factor in factors],
+                singular_values=[value[part].data_ptr() for value in values],
+                responses=_address(None if responses is None else responses[part]),
+                wide=dtype == torch.float64,
+                errors=errors[part].data_ptr(),
+                n_sweeps=n_sweeps[part].data_ptr(),
+                converged=converged[part].data_ptr(),
+                finite=finite[part].data_ptr(),
+                workspace=workspace.data_ptr(),
+                bytes=workspace.numel(),
+                stream=_stream(x),
             )
     if exponent is not None:
         core, *values = (scaled(result.double(), exponent).to(dtype) for result in (core, *values))
@@ -337,7 +376,8 @@ def _hooi(
 
 
 def _mode_gram(x: Tensor, mode: int, gram: Tensor, center: bool, skip: int = 0) -> None:
-    _cuda.mode_gram(_array(x), mode, center, gram.data_ptr(), gram.dtype == torch.float64, skip, _stream(x))
+    out, wide = gram.data_ptr(), gram.dtype == torch.float64
+    _cuda.mode_gram(_array(x), mode, center=center, out=out, wide=wide, skip=skip, stream=_stream(x))
 
 
 def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, skip: int = 0) -> None:
@@ -347,10 +387,21 @@ def _truncated_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool, sk
         _library_svd(gram, values, vectors, wide)
         return
     workspace = _workspace(gram, _cuda.truncated_svd_workspace(n, len(gram), wide))
-    out = values.data_ptr(), vectors.data_ptr(), values.dtype == torch.float64
-    room = workspace.data_ptr(), workspace.numel()
-    wide_gram = gram.dtype == torch.float64
-    _cuda.truncated_svd(gram.data_ptr(), wide_gram, len(gram), n, rank, wide, *out, skip, *room, _stream(gram))
+    _cuda.truncated_svd(
+        gram.data_ptr(),
+        wide_gram=gram.dtype == torch.float64,
+        batch=len(gram),
+        n=n,
+        rank=rank,
+        wide=wide,
+        values=values.data_ptr(),
+        vectors=vectors.data_ptr(),
+        wide_out=values.dtype == torch.float64,
+        skip=skip,
+        workspace=workspace.data_ptr(),
+        bytes=workspace.numel(),
+        stream=_stream(gram),
+    )
 
 
 def _library_svd(gram: Tensor, values: Tensor, vectors: Tensor, wide: bool) -> None:

@@ -1,6 +1,6 @@
 #include "planted.h"
 
-#include "cuda/launch.cuh"
+#include "cuda/parts/launch.cuh"
 
 using namespace tsm::cuda;
 

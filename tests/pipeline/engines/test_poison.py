@@ -200,15 +200,13 @@ def test_a_network_that_always_dies_fails_its_shards(tmp_path: Path, monkeypatch
         Settings("poisonous:images", model="poisonous:net", layers=("conv",), methods=("eigencam",), limit=4),
         tmp_path / "out",
     )
-    (tmp_path / "poisonous.py").write_text(MODULE.replace('return self.conv(images)', 'os.abort()'))
+    (tmp_path / "poisonous.py").write_text(MODULE.replace("return self.conv(images)", "os.abort()"))
     outcome = computed(run_)
     assert (outcome.code, outcome.errors, list(outcome.failed)) == (1, 0, [0])
     assert "its worker died (SIGABRT)" in outcome.failed[0]
 
 
-def test_only_error_rows_are_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: np.ndarray
-) -> None:
+def test_only_error_rows_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: np.ndarray) -> None:
     monkeypatch.setenv("POISON", "3:raise 10:abort 12:RAISE")
     run_ = planned(tmp_path / "out")
     assert computed(run_).error_kinds == {"crash": 1, "item": 1, "model": 1}

@@ -43,9 +43,9 @@ def cut(all_rows: Rows, start: int, stop: int) -> Rows:
     return Rows(*lists, maps=maps)
 
 
-def written(all_rows: Rows, batch: int) -> bytes:
+def written(all_rows: Rows, batch: int, carried: pa.Table | None = None) -> bytes:
     file = io.BytesIO()
-    writer = ShardWriter(file, COLUMNS, ABOUT)
+    writer = ShardWriter(file, COLUMNS, ABOUT, carried)
     for start in range(0, len(all_rows.index), batch):
         writer.add(cut(all_rows, start, start + batch))
     writer.close()
@@ -89,6 +89,10 @@ def test_layout() -> None:
 @pytest.mark.parametrize("batch", [1, 7, 256, 300])
 def test_the_cuts_do_not_show_in_the_bytes(batch: int) -> None:
     assert written(rows(600), batch) == written(rows(600), 600)
+    labels = pa.table({"label": range(600), "name": list(map(str, range(600)))})
+    data = written(rows(600), batch, labels)
+    assert data == written(rows(600), 600, labels)
+    assert pq.read_table(io.BytesIO(data), columns=["label", "name"]) == labels
 
 
 def test_a_flipped_bit_is_noticed() -> None:

@@ -40,7 +40,8 @@ def settings(folder: Path) -> Settings:
 def test_the_folder_says_everything(settings: Settings, folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     run = prepare(settings, tmp_path / "a" / "out", say=said.append)
-    assert said == ["listing the images", "loading the model lite0", "choosing the layers"]
+    left_out = "left out: 1 hidden (such as '.hidden.png'), 1 of another kind (such as 'upright/notes.txt')"
+    assert said == ["listing the images", left_out, "loading the model lite0", "choosing the layers"]
     again = Run.open(tmp_path / "a" / "out")
     assert again == replace(run, source=None)
     assert again.settings == settings

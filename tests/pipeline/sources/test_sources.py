@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tsm_fast.pictures.decode import ImageError, Picture, from_value
+from tsm_fast.pictures.decode import ImageError, Picture, from_value, unreadable
 from tsm_fast.pipeline.sources.datasets import DatasetSource, picture_of
 from tsm_fast.pipeline.sources.keys import encode_key
 from tsm_fast.pipeline.sources.open import open_source, reopen
@@ -86,18 +89,59 @@ def test_a_folder_with_a_name_that_is_no_text(tmp_path: Path, photos: Photos) ->
     assert reopen(source.kind, source.root).read(listing(source)[0]) == (below / "1.png").read_bytes()
 
 
+def test_formats(tmp_path: Path, photos: Photos) -> None:
+    for name, kind in (("a.AVIF", "AVIF"), ("b.jp2", "JPEG2000"), ("c.jfif", "JPEG"), ("d.webp", "WEBP")):
+        (tmp_path / name).write_bytes(bytes_of(photos["cat"], kind))
+    source = open_source(str(tmp_path))
+    pictures = [from_value(source.read(item), 10**6) for item in listing(source)]
+    assert [isinstance(picture, Picture) and picture.image.size for picture in pictures] == 4 * [photos["cat"].size]
+
+
 def test_links(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "link").symlink_to(folder / "upright")
     (tmp_path / "one.png").symlink_to(folder / "mirrored" / "png" / "cat.png")
     assert len(keys(open_source(str(tmp_path)))) == 11
+
+
+def test_links_that_loop_are_left_out_or_rows(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "upright").symlink_to(folder / "upright")
     (tmp_path / "back").symlink_to(tmp_path)
-    with pytest.raises(SourceError, match="leads back to a folder above it"):
-        keys(open_source(str(tmp_path)))
+    for name in ("itself", "itself.png", "gone.png"):
+        (tmp_path / name).symlink_to(tmp_path / name.replace("gone", "nothing"))
+    source = open_source(str(tmp_path))
+    items = listing(source)
+    assert [item.key for item in items if "/" not in item.key] == ["gone.png", "itself.png"]
+    for item in items[:2]:
+        with pytest.raises(OSError, match=r"No such file|Too many levels") as caught:
+            source.read(item)
+        assert unreadable(caught.value).kind == "missing"
+    assert source.left_out.counts == {"of another kind": 2, "linked back to a folder above": 1}
+    assert str(source.left_out) == (
+        "1 linked back to a folder above (such as 'back'), 2 of another kind (such as 'itself')"
+    )
+
+
+def test_a_folder_without_permission_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if path.endswith("png/"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    source = open_source(str(folder))
+    assert len(keys(source)) == 10
+    assert source.left_out.counts == {"hidden": 1, "of another kind": 1, "that cannot be listed (Permission denied)": 1}
+    assert "(such as 'mirrored/png/')" in str(source.left_out)
+    monkeypatch.setattr(os, "scandir", lambda path: refusing("png/"))
+    with pytest.raises(PermissionError):
+        keys(open_source(str(folder)))
 
 
 def test_a_folder_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(SourceError, match=r"holds no picture: no file below it ends in \.bmp, \.gif"):
+    with pytest.raises(SourceError, match=r"holds no picture: no file below it ends in \.avif, \.bmp, \.gif"):
         keys(open_source(str(tmp_path)))
     (tmp_path / "000.tar").write_bytes(b"")
     with pytest.raises(SourceError, match=r"named as FOLDER/\*\.tar"):
@@ -111,7 +155,8 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
         ("none.tar", r"'none\.tar' does not exist"),
         ("part-{0..2}.tar", r"no file 'part-0\.tar'"),
         ("no_such_module:factory", "no module 'no_such_module'"),
-        ("os.path:nothing", "module 'os.path' has no function 'nothing'"),
+        ("none.py:factory", r"there is no file 'none\.py'"),
+        ("os.path:nothing", "'os.path' has no function 'nothing'"),
     ],
 )
 def test_what_is_not_there(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +186,12 @@ def test_list_file(tmp_path: Path, folder: Path) -> None:
         items = listing(source)
         assert [item.key for item in items] == expected
         assert {reopen(source.kind, source.root).read(item) for item in items} == {picture}
+    for number, encoding in enumerate(("utf-8-sig", "utf-16")):  # as Windows writes them
+        (tmp_path / f"{number}.txt").write_bytes("b.jpg\r\na b.jpg\r\n".encode(encoding))
+        assert keys(open_source(str(tmp_path / f"{number}.txt"))) == ["a b.jpg", "b.jpg"]
+    (tmp_path / "broken.txt").write_bytes(b"\xff\xfea")
+    with pytest.raises(SourceError, match=r"broken\.txt' begins as UTF-16, but is none"):
+        keys(open_source(str(tmp_path / "broken.txt")))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(SourceError, match="lists no path"):
         keys(open_source(str(tmp_path / "empty.txt")))
@@ -221,6 +272,95 @@ def test_tars(tmp_path: Path, photos: Photos) -> None:
     assert len(keys(open_source(str(tmp_path / "part-001.tar")))) == 2
 
 
+def test_links_and_other_kinds_in_tars(tmp_path: Path, photos: Photos) -> None:
+    """Hard links are pictures; what else is no regular file is counted."""
+    data = bytes_of(photos["cat"])
+    with tarfile.open(tmp_path / "l.tar", "w") as tar:
+        for name, kind, target in (
+            ("a.png", tarfile.REGTYPE, ""),
+            ("hard.png", tarfile.LNKTYPE, "a.png"),
+            ("harder.png", tarfile.LNKTYPE, "hard.png"),
+            ("nowhere.png", tarfile.LNKTYPE, "b.png"),
+            ("soft.png", tarfile.SYMTYPE, "a.png"),
+            ("folder.png", tarfile.DIRTYPE, ""),
+            ("blob", tarfile.REGTYPE, ""),
+            ("hardest.png", tarfile.LNKTYPE, "blob"),
+            ("pipe.png", tarfile.FIFOTYPE, ""),
+            ("a.cls", tarfile.REGTYPE, ""),
+            (".b.png", tarfile.REGTYPE, ""),
+        ):
+            about = tarfile.TarInfo(name)
+            about.type, about.linkname = kind, target
+            about.size = len(data) if kind == tarfile.REGTYPE else 0
+            tar.addfile(about, io.BytesIO(data))
+    source = open_source(str(tmp_path / "l.tar"))
+    items = listing(source)
+    assert [item.key for item in items] == [f"l.tar/{name}.png" for name in ("a", "hard", "harder", "hardest")]
+    assert {reopen(source.kind, source.root).read(item) for item in items} == {data}
+    assert source.left_out.counts == {
+        "hard links to what is not there": 1,
+        "symbolic links": 1,
+        "that are no files": 1,
+        "of another kind": 2,
+        "hidden": 1,
+    }
+
+
+def with_a_hole(image: Image.Image) -> bytes:
+    """A BMP file with blocks of zeros in its middle, which tar can leave out, and photo on both sides of them."""
+    pixels = np.asarray(image.resize((256, 256))).copy()
+    pixels[64:192] = 0
+    return bytes_of(Image.fromarray(pixels), "BMP")
+
+
+@pytest.mark.parametrize(
+    "options", [["gnu"], ["posix", "--sparse-version=0.0"], ["posix", "--sparse-version=0.1"], ["posix"]], ids=" ".join
+)
+def test_sparse_members_of_tars(options: list[str], tmp_path: Path, photos: Photos) -> None:
+    """What `tar --sparse` packs is read as it was, and not as the packed bytes with those of the next member."""
+    tar = shutil.which("tar")
+    if tar is None or "GNU tar" not in subprocess.run([tar, "--version"], capture_output=True, text=True).stdout:
+        pytest.skip("needs GNU tar, which makes sparse members")
+    written = {"a.bmp": with_a_hole(photos["cat"]), "long/" + 120 * "x" + ".bmp": with_a_hole(photos["coins"])}
+    written["z.png"] = bytes_of(photos["rocket"])
+    (tmp_path / "long").mkdir()
+    for name, data in written.items():
+        with open(tmp_path / name, "wb") as file:
+            for start in range(0, len(data), 4096):
+                block = data[start : start + 4096]
+                file.seek(start)
+                file.write(block if any(block) else b"")
+            file.truncate(len(data))
+    command = [tar, "--sparse", "--hole-detection=raw", f"--format={options[0]}", *options[1:]]
+    command += ["-cf", "s.tar", *written]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with tarfile.open(tmp_path / "s.tar") as members:
+        assert [member.issparse() for member in members] == [True, True, False]
+    source = open_source(str(tmp_path / "s.tar"))
+    items = listing(source)
+    again = reopen(source.kind, source.root)
+    assert {item.key: again.read(item) for item in items} == {f"s.tar/{name}": data for name, data in written.items()}
+    whole = (tmp_path / "s.tar").read_bytes()
+    with tarfile.open(tmp_path / "s.tar") as members:
+        first = members.getmembers()[0]
+    (tmp_path / "s.tar").write_bytes(whole[: first.offset_data + 1000])
+    with pytest.raises(ImageError, match="the tar file ends within it") as caught:
+        again.read(items[0])
+    assert caught.value.kind == "truncated"
+
+
+def test_a_sparse_member_of_absurd_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = tarfile.TarInfo("a.bmp")
+    about.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,0"}
+    about.pax_headers |= {"GNU.sparse.size": str(2**40), "GNU.sparse.numblocks": "1"}
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(about)
+    source = open_source(str(tmp_path / "s.tar"))
+    with pytest.raises(ImageError, match=f"{2**40} bytes are more than") as caught:
+        source.read(listing(source)[0])
+    assert caught.value.kind == "too_large"
+
+
 def test_broken_tars(tmp_path: Path, photos: Photos) -> None:
     write_tars(tmp_path, photos)
     whole = (tmp_path / "part-000.tar").read_bytes()
@@ -241,8 +381,14 @@ def test_broken_tars(tmp_path: Path, photos: Photos) -> None:
 
 def test_hugging_face(tmp_path: Path, photos: Photos, no_network: None) -> None:
     datasets = pytest.importorskip("datasets", reason="needs the extra hf")
-    data = {"label": [0, 1, 2], "photo": [bytes_of(photos[name]) for name in ("cat", "coins", "rocket")]}
+    data = {
+        "label": [0, 1, -1],
+        "photo": [bytes_of(photos[name]) for name in ("cat", "coins", "rocket")],
+        "box": [{"x": 1}, {"x": 2}, {"x": 3}],
+        "caption": ["a", None, "c"],
+    }
     made = datasets.Dataset.from_dict(data).cast_column("photo", datasets.Image())
+    made = made.cast_column("label", datasets.ClassLabel(names=["cat", "coins"]))
     made.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": made, "test": made.select([2])}).save_to_disk(tmp_path / "two")
     for text, expected in (("one", ["0", "1", "2"]), ("two#test", ["0"])):
@@ -252,6 +398,14 @@ def test_hugging_face(tmp_path: Path, photos: Photos, no_network: None) -> None:
             assert [item.key for item in items] == expected
             last = reopen(source.kind, source.root).read(items[-1])
             assert last == data["photo"][2]
+            known = source.carried(items)
+            assert known is not None
+            assert known.to_pydict() == {
+                "label": data["label"][-len(items) :],
+                "caption": data["caption"][-len(items) :],
+            }
+            assert known.schema.field("label").metadata == {b"names": b'["cat", "coins"]'}
+            assert source.left_out.counts == {"columns of types that are not carried along": 1}
     with pytest.raises(SourceError, match=r"must name a split as .*two#SPLIT, one of train, test"):
         open_source(f"hf:{tmp_path / 'two'}")
     datasets.Dataset.from_dict({"label": [1]}).save_to_disk(tmp_path / "none")
@@ -295,6 +449,25 @@ def test_torch_dataset(photos: Photos) -> None:
     np.testing.assert_array_equal(np.asarray(grey.image)[..., 2], np.asarray(photos["cat"])[..., 0])
     named = DatasetSource(Photographs(photos["cat"]), [f"k{9 - i}" for i in range(8)])
     assert listing(named)[0] == Item("k2", None, 7)
+
+
+def test_a_factory_in_a_file(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "from tsm_fast.pipeline.sources.datasets import DatasetSource\n"
+        f"paths = sorted(Path({str(folder / 'upright')!r}).glob('*.jpg'))[:3]\n"
+        "def pictures(): return [path.read_bytes() for path in paths]\n"
+        "def labelled(): return DatasetSource(pictures(), [p.stem for p in paths], columns={'label': [0, 1, 2]})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plain, labelled = open_source("mine.py:pictures"), open_source("mine.py:labelled")
+    assert (keys(plain), keys(labelled)) == (["0", "1", "2"], ["astronaut", "cameraman", "cat"])
+    assert labelled.root == f"{tmp_path}/mine.py:labelled"
+    monkeypatch.chdir("/")
+    again = reopen(labelled.kind, labelled.root)
+    known = again.carried(listing(again))
+    assert known is not None
+    assert known.to_pydict() == {"label": [0, 1, 2]}
 
 
 def test_what_is_no_dataset_or_no_picture() -> None:

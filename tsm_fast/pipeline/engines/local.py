@@ -310,7 +310,11 @@ class ThreadLane:
         if self._begun is not None and now > self._begun + self._resources.shard_timeout + HANGING:
             return _slow(self._resources)
         seconds = self._waits * task.patience
-        return f"gave no sign of life for {seconds:g} s and hangs (--batch-timeout)" if now > self._alive + seconds else None
+        return (
+            f"gave no sign of life for {seconds:g} s and hangs (--batch-timeout)"
+            if now > self._alive + seconds
+            else None
+        )
 
     def stop(self) -> None:
         self._stop.set()

@@ -117,7 +117,9 @@ def run(
                 halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
         done = run.done()
         tally.settle(done)
-        return _outcome(tally, halt, list(tally.bad.values()) or first_bad(run, tally.done), len(done) == len(run.shards))
+        return _outcome(
+            tally, halt, list(tally.bad.values()) or first_bad(run, tally.done), len(done) == len(run.shards)
+        )
 
 
 def ready(
@@ -168,9 +170,7 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
         os.close(folder)
 
 
-def _lanes(
-    run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None
-) -> Lanes:
+def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None) -> Lanes:
     if engine == "ray":
         from .ray import RayLanes
 

@@ -62,7 +62,9 @@ class Tries:
         """No image hangs by itself: the network may be slow."""
         if late:
             self.patience *= 4
-            self._say(f"shard {index}: no image is to blame; signs of life may take {self.patience:g} times as long now")
+            self._say(
+                f"shard {index}: no image is to blame; signs of life may take {self.patience:g} times as long now"
+            )
 
     def _blame(self, task: Task, row: int, problem: Problem) -> Task | None:
         index = task.spec.index

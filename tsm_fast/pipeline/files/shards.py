@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -78,7 +78,7 @@ def marker_path(out: str | Path, index: int) -> Path:
     return Path(out) / "markers" / f"{index:06d}.json"
 
 
-def schema(columns: Sequence[MapColumn], about: Mapping[str, Any]) -> pa.Schema:
+def schema(columns: Sequence[MapColumn], about: Mapping[str, Any], carried: Iterable[pa.Field] = ()) -> pa.Schema:
     """The columns of a shard; `about` is kept in the file's metadata under "tsm_fast"."""
     fields = [
         pa.field("index", pa.int64(), nullable=False),
@@ -93,6 +93,7 @@ def schema(columns: Sequence[MapColumn], about: Mapping[str, Any]) -> pa.Schema:
         fields.append(pa.field(column.name, pa.fixed_shape_tensor(_VALUES[column.dtype], column.shape), nullable=False))
         if column.scale is not None:
             fields.append(pa.field(column.scale, pa.float32(), nullable=False))
+    fields += carried
     return pa.schema(fields, metadata={"tsm_fast": json.dumps(about, sort_keys=True)})
 
 
@@ -100,11 +101,20 @@ _VALUES = {"float32": pa.float32(), "float16": pa.float16(), "uint8": pa.uint8()
 
 
 class ShardWriter:
-    """Writes rows to a Parquet file in groups of `ROW_GROUP`; the bytes depend on the rows alone, not on their cuts."""
+    """Writes rows to a Parquet file in groups of `ROW_GROUP`; the bytes depend on the rows alone, not on their cuts.
 
-    def __init__(self, file: BinaryIO, columns: Sequence[MapColumn], about: Mapping[str, Any]) -> None:
-        self._columns = columns
-        self._schema = schema(columns, about)
+    `carried`: columns of the source, a row for each of the shard.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        columns: Sequence[MapColumn],
+        about: Mapping[str, Any],
+        carried: pa.Table | None = None,
+    ) -> None:
+        self._columns, self._carried = columns, carried
+        self._schema = schema(columns, about, () if carried is None else carried.schema)
         floats = [f"{column.name}.list.element" for column in columns if column.dtype != "uint8"]
         options: dict[str, Any] = {
             "compression": "zstd",
@@ -116,7 +126,7 @@ class ShardWriter:
         }
         self._writer = pq.ParquetWriter(file, self._schema, **options)
         self._waiting: list[Rows] = []
-        self._count = 0
+        self._count = self._written = 0
         self.errors: Counter[str] = Counter()  # rows by kind, of what is written
         self.flags: Counter[str] = Counter()  # and by flag
 
@@ -146,11 +156,11 @@ class ShardWriter:
         own = rows.filter((rows["index"].to_numpy() >= index[0]) & (rows["index"].to_numpy() <= index[-1]))
         order = np.arange(len(index))
         order[own["index"].to_numpy() - index[0]] = len(index) + np.arange(len(own))
-        old = pa.Table.from_arrays(group.columns, schema=self._schema)
+        old = pa.Table.from_arrays(group.select(rows.column_names).columns, schema=rows.schema)
         self._write(pa.concat_tables([old, own]).take(order))
 
     def table(self, parts: Sequence[Rows]) -> pa.Table:
-        """Rows as they are stored."""
+        """Rows as they are stored, without what is carried along."""
         group = _joined(parts)
         arrays: list[Any] = [
             pa.array(values, self._schema.field(number).type) for number, values in enumerate(group[:_LISTS])
@@ -163,10 +173,14 @@ class ShardWriter:
             arrays.append(pa.ExtensionArray.from_storage(kind, storage))
             if column.scale is not None:
                 arrays.append(pa.array(scale, pa.float32()))
-        return pa.Table.from_arrays(arrays, schema=self._schema)
+        return pa.Table.from_arrays(arrays, names=self._schema.names[: len(arrays)])
 
     def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table, row_group_size=ROW_GROUP)
+        arrays = table.columns
+        if self._carried is not None:
+            arrays += self._carried.slice(self._written, len(table)).columns
+        self._written += len(table)
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
         self.errors.update(kind for kind in table["status"].to_pylist() if kind != OK)
         flags = table["flags"].to_numpy()
         self.flags.update({name: int(((flags & bit) > 0).sum()) for name, bit in FLAGS.items() if (flags & bit).any()})

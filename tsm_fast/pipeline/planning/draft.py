@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,10 +22,12 @@ from ...pictures.decode import POLICY, from_value
 from ...saliency import METHODS
 from ..files import plan_file
 from ..files.run import PACKAGES, RunFile
-from ..files.shards import FORMAT_VERSION, MapColumn
+from ..files.shards import FORMAT_VERSION, MapColumn, schema
 from ..settings import Settings
+from ..sources.columns import renamed
 from ..sources.open import open_source
-from ..sources.source import Item, Source, listing
+from ..sources.source import Item, LeftOut, Source, listing
+from .select import select
 from .shard_size import shard_size
 
 _ROW_BYTES = 48  # of a row beside its maps, compressed; measured on folders of photos
@@ -38,6 +41,8 @@ class Draft:
 
     items: list[Item]
     file: RunFile  # what run.json will say
+    left_out: LeftOut
+    carried: pa.Table | None = None  # other columns of the source, a row for each item
 
 
 def make(
@@ -49,8 +54,10 @@ def make(
 ) -> Draft:
     """Decide everything; raises as `prepare` does."""
     say("listing the images")
-    source = source or open_source(settings.source)
-    items = listing(source, settings.limit)
+    source = source or open_source(settings.source, settings.root)
+    items = select(listing(source), settings)
+    if source.left_out.counts:
+        say(f"left out: {source.left_out}")
     say(f"loading the model {settings.model}")
     model = models.load(
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
@@ -65,10 +72,14 @@ def make(
     columns = tuple(
         _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()
     )
+    carried = source.carried(items)
+    if carried is not None:
+        carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
     parts = {
         "package": __version__,
         "format": FORMAT_VERSION,
         "listing": {"items": len(items), "sha256": plan_file.digest(items)},
+        "carried": {} if carried is None else plan_file.record(carried),
         "model": {"name": settings.model, "sha256": weights.digest(model.module)},
         "layers": list(extractor.layers),
         "preprocessing": preprocessing,
@@ -88,11 +99,12 @@ def make(
         layers=extractor.layers,
         reason=extractor.reason,
         columns=columns,
-        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns))),
+        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns)))
+        + (0 if carried is None else carried.nbytes),
         parts=parts,
         versions=versions(PACKAGES),
     )
-    return Draft(items, file)
+    return Draft(items, file, source.left_out, carried)
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

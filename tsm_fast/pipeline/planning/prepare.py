@@ -64,7 +64,7 @@ def prepare(
         raise FingerprintError(_difference(folder, present, planned))
     _make_folders(folder)
     if not (folder / plan_file.NAME).exists():
-        plan_file.write(folder, planned.items, present.shard_size)
+        plan_file.write(folder, planned.items, present.shard_size, planned.carried)
     run = Run(folder, present, source)
     pending = len(run.pending())
     _check_space(folder, planned.file.estimated_bytes * pending // max(len(run.shards), 1))

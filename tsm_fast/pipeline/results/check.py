@@ -253,6 +253,7 @@ def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile
                 raise _Wrong(f"column {name!r} is not there")
     _expect("number of rows", shard.metadata.num_rows, spec.stop - spec.start)
     row, statuses = spec.start, Counter()
+    carried = plan_file.carried(run.out, spec.index) if keys is not None else None
     for group in range(shard.num_row_groups):
         table = shard.read_row_group(group)
         n = table.num_rows
@@ -260,6 +261,8 @@ def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile
             raise _Wrong(f"rows {row}..{row + n - 1} are not numbered in order")
         if keys is not None and not table["key"].combine_chunks().equals(keys.slice(row, n)):
             raise _Wrong(f"keys of rows {row}..{row + n - 1} are not those of the plan")
+        if carried is not None:
+            _check_carried(carried.slice(row - spec.start, n), table, row)
         _check_maps(run, table, row)
         statuses.update(table["status"].to_pylist())
         row += n
@@ -276,6 +279,14 @@ def _check_maps(run: Run, table: pa.Table, row: int) -> None:
         for number in wrong.nonzero()[0][:1]:
             what = "has no map" if ok[number] else "has an error and a map"
             raise _Wrong(f"row {row + number} {what} in {column.name!r}")
+
+
+def _check_carried(planned: pa.Table, table: pa.Table, row: int) -> None:
+    for name in planned.column_names:
+        there, here = planned[name], table[name] if name in table.column_names else None
+        # Text tells what `equals` does not: that a NaN is the same NaN.
+        if here is None or not (there.equals(here) or str(there.to_pylist()) == str(here.to_pylist())):
+            raise _Wrong(f"column {name!r} of rows {row}..{row + table.num_rows - 1} is not that of the plan")
 
 
 def _damaged(run: Run, spec: ShardSpec) -> Finding | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from ...steps import checks
@@ -103,14 +104,15 @@ def _parts(dataset: SaliencyDataset, progress: Progress) -> Iterator[Part]:
 
 def _write_npy(dataset: SaliencyDataset, folder: Path, progress: Progress) -> None:
     folder.mkdir()
+    carried = dataset.carried()
     with ExitStack() as files:
-        rows = files.enter_context(_rows(folder, dataset))
+        rows = files.enter_context(_rows(folder, *carried.column_names))
         arrays = {name: files.enter_context((folder / f"{file}.npy").open("xb")) for name, file in _files(dataset)}
         for name, file in arrays.items():
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(dataset), *dataset.shape(name))}
             np.lib.format.write_array_header_1_0(file, header)
-        for _, about, maps in _parts(dataset, progress):
-            rows.writerows(zip(*about, strict=True))
+        for start, about, maps in _parts(dataset, progress):
+            rows.writerows(_lines(start, about, carried))
             for name, values in maps.items():
                 arrays[name].write(values.astype("<f4", copy=False).tobytes())
         for file in arrays.values():
@@ -119,10 +121,10 @@ def _write_npy(dataset: SaliencyDataset, folder: Path, progress: Progress) -> No
 
 def _write_png(dataset: SaliencyDataset, folder: Path, progress: Progress) -> None:
     folder.mkdir()
-    names = dict(_files(dataset))
-    with _rows(folder, dataset, *names.values()) as rows:
-        for _, about, maps in _parts(dataset, progress):
-            for number, row in enumerate(zip(*about, strict=True)):
+    names, carried = dict(_files(dataset)), dataset.carried()
+    with _rows(folder, *carried.column_names, *names.values()) as rows:
+        for start, about, maps in _parts(dataset, progress):
+            for number, row in enumerate(_lines(start, about, carried)):
                 index = about.index[number]
                 paths = {name: f"{file}/{index // FOLDER_SIZE:06d}/{index:09d}.png" for name, file in names.items()}
                 seen = {name: not np.isnan(maps[name][number]).any() for name in names}
@@ -240,13 +242,19 @@ def _files(dataset: SaliencyDataset) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _rows(folder: Path, dataset: SaliencyDataset, *more: str) -> Iterator[Any]:
+def _rows(folder: Path, *more: str) -> Iterator[Any]:
     """rows.csv: what is said of every row; the CSV rules quote whatever a key holds."""
     with (folder / "rows.csv").open("x", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*About._fields, *more])
         yield writer
         _sync(file)
+
+
+def _lines(start: int, about: About, carried: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """What is said of some rows, and what the source knows of them."""
+    known = carried.slice(start, len(about.index))
+    return zip(*about, *(column.to_pylist() for column in known.columns), strict=True)
 
 
 def _sync(file: Any) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from ...steps import checks
 from ...steps.choice import resolve
+from ..files import plan_file
 from .row_groups import About, Block, Store
 
 POLICIES = ("raise", "nan", "skip")
@@ -157,6 +158,11 @@ class SaliencyDataset(Dataset[MapRow]):
         """The keys of all rows, in order."""
         return self._store.keys.take(pa.array(_array(self._rows))).to_pylist()
 
+    def carried(self) -> pa.Table:
+        """What else the source knows of the pictures, such as labels: a column each, for all rows; perhaps none."""
+        carried = plan_file.carried(self._store.out)
+        return pa.table({}) if carried is None else carried.take(pa.array(_array(self._rows)))
+
     @property
     def status(self) -> np.ndarray:  # [n] of str
         """The status of every row, to be compared as an array: `ds[ds.status == "ok"]`."""
@@ -184,7 +190,10 @@ class SaliencyDataset(Dataset[MapRow]):
             flat = pa.array(self.numpy(name).reshape(-1))
             kind = pa.fixed_shape_tensor(pa.float32(), (h, w))
             table[name] = pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, h * w))
-        return pa.table(table)
+        whole, carried = pa.table(table), self.carried()
+        for field in carried.schema:
+            whole = whole.append_column(field, carried[field.name])
+        return whole
 
     def require_finished(self) -> None:
         """LookupError where a row is not computed yet."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import operator
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from ...factory import call
 from ...pictures.decode import ImageError
+from .columns import as_table, plain_columns
 from .keys import encode_key
 from .picture_files import read_file
-from .source import Item, SourceError
+from .source import Item, LeftOut, Source, SourceError
 
 PICTURE_NAMES = ("image", "img", "pixel_values", "picture")
 
 
-class DatasetSource:
+class DatasetSource(Source):
     """A map-style dataset: `len(dataset)` and `dataset[i]`.
 
     Args:
@@ -24,20 +29,32 @@ class DatasetSource:
             uint8 tensors, `[C, H, W]` float tensors (which go into the network as they are), or a tuple, list or
             mapping that holds one of these: its first entry, or that under "image".
         keys: one for each item; None for their numbers, with leading zeros.
+        columns: what else is known of the items, to be carried along: a mapping of names to values, or an Arrow table.
+            None for the attribute `targets` that torchvision's datasets have, as column "label".
         kind, root: how a worker finds the dataset again; it cannot where it is an object of this program.
 
     One item is fetched at a time: a dataset need not be safe for threads.
     """
 
     def __init__(
-        self, dataset: Any, keys: Sequence[str] | None = None, *, kind: str = "dataset", root: str = ""
+        self,
+        dataset: Any,
+        keys: Sequence[str] | None = None,
+        *,
+        columns: Mapping[str, Any] | pa.Table | None = None,
+        kind: str = "dataset",
+        root: str = "",
     ) -> None:
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(f"dataset must have a length and items by number, got {type(dataset).__name__}")
         if keys is not None and len(keys) != len(dataset):
             raise ValueError(f"keys must be one for each of the {len(dataset)} items, got {len(keys)}")
         self.kind, self.root = kind, root or type(dataset).__qualname__
+        self.left_out = LeftOut()
         self.dataset, self._keys = dataset, keys
+        self._columns = _targets(dataset) if columns is None else as_table(columns)
+        if self._columns is not None and len(self._columns) != len(dataset):
+            raise ValueError(f"columns must have a row for each of the {len(dataset)} items, got {len(self._columns)}")
         self._guard = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,10 +72,33 @@ class DatasetSource:
         keys = [f"{i:0{width}d}" for i in range(count)] if self._keys is None else map(encode_key, self._keys)
         return [Item(key, None, number) for number, key in enumerate(keys)]
 
+    def carried(self, items: Sequence[Item]) -> pa.Table | None:
+        return (
+            None if self._columns is None else self._columns.take(pa.array([item.offset for item in items], pa.int64()))
+        )
+
     def read(self, item: Item) -> Any:
         with self._guard:
             found = picture_of(self.dataset[item.offset])
         return read_file(found) if isinstance(found, str) else found
+
+
+def _targets(dataset: Any) -> pa.Table | None:
+    """The class numbers of a dataset as torchvision's have them, with the names of the classes."""
+    targets, names = getattr(dataset, "targets", None), getattr(dataset, "classes", None)
+    try:
+        labels = pa.array([operator.index(label) for label in targets or ()], pa.int64())
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if len(labels) != len(dataset):
+        return None
+    named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return pa.table([labels], schema=pa.schema([class_field("label", names if named else None)]))
+
+
+def class_field(name: str, names: Sequence[str] | None) -> pa.Field:
+    """A column of class numbers; the names of the classes are in its metadata, as JSON."""
+    return pa.field(name, pa.int64(), metadata=None if names is None else {"names": json.dumps(list(names))})
 
 
 def picture_of(value: Any) -> Any:
@@ -81,8 +121,13 @@ def picture_of(value: Any) -> Any:
 
 
 def from_factory(text: str) -> DatasetSource:
-    """The dataset that `package.module:factory` returns when called without arguments."""
-    return DatasetSource(call(text, "source", SourceError), kind="factory", root=text)
+    """The dataset, or `DatasetSource`, that a factory (`factory.call`) returns."""
+    made = call(text, "source", SourceError)
+    source = made if isinstance(made, DatasetSource) else DatasetSource(made)
+    module, _, name = text.rpartition(":")
+    source.kind = "factory"
+    source.root = f"{os.path.abspath(module)}:{name}" if module.endswith(".py") else text
+    return source
 
 
 def hugging_face(text: str) -> DatasetSource:
@@ -107,10 +152,23 @@ def hugging_face(text: str) -> DatasetSource:
     columns = [column for column, feature in loaded.features.items() if isinstance(feature, datasets.Image)]
     if not columns:
         raise SourceError(f"source {text!r} has no column of images, got {', '.join(loaded.features)}")
+    left_out, features = LeftOut(), loaded.features
+    others = plain_columns(loaded.features.arrow_schema, columns[:1], left_out)
+    known = loaded.select_columns(others).with_format("arrow")[:] if others else None
     # Undecoded, so that a broken image is an error row and not an exception of the whole dataset.
     loaded = loaded.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
     root = (os.path.abspath(name) if on_disk else name) + (f"#{split}" if split else "")
-    return DatasetSource(_Column(loaded, columns[0]), kind="hf", root=root)
+    source = DatasetSource(_Column(loaded, columns[0]), columns=_with_classes(known, features), kind="hf", root=root)
+    source.left_out = left_out
+    return source
+
+
+def _with_classes(table: pa.Table | None, features: Mapping[str, Any]) -> pa.Table | None:
+    for number, name in enumerate(table.column_names if table is not None else ()):
+        if table is not None and hasattr(features[name], "names"):
+            field = class_field(name, features[name].names)
+            table = table.set_column(number, field, table.column(number).cast(pa.int64()))
+    return table
 
 
 class _Column:

@@ -12,24 +12,38 @@ from ...factory import is_factory
 from .datasets import from_factory, hugging_face
 from .folder import FolderSource
 from .keys import decode_key
-from .lists import ListSource, ManifestSource, PathSource
+from .lists import ListSource, PathSource
+from .manifests import READERS, ManifestSource
 from .picture_files import EXTENSIONS
 from .source import Source, SourceError
 from .tars import TarSource
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, root: str | None = None) -> Source:
     """The source that `text` names; it is not listed yet.
 
     A folder (of pictures, or of a dataset that `datasets.save_to_disk` wrote); a text file that lists one path a line
-    (or NUL-separated); a .csv, .tsv or .parquet manifest with a column "path" and perhaps "key"; .tar files, also as
-    a glob or as `{000..127}`; `hf:NAME`, `hf:NAME#SPLIT` or `hf:FOLDER`; `package.module:factory`, which returns a
-    map-style dataset.
+    (or NUL-separated); a .csv, .tsv, .jsonl, .json or .parquet manifest with a column "path" and perhaps "key", or
+    COCO's .json; .tar files, also as a glob or as `{000..127}`; `hf:NAME`, `hf:NAME#SPLIT` or `hf:FOLDER`;
+    `package.module:factory` or `file.py:factory`, which returns a map-style dataset.
+
+    Args:
+        text: names it.
+        root: the folder from which relative paths of a list or manifest go; None for its own.
 
     Raises:
         SourceError: there is no such source.
         ModuleNotFoundError: it needs a package that is not installed.
     """
+    source = _source(text)
+    if root is not None:
+        if not isinstance(source, PathSource):
+            raise SourceError(f"root={root!r} is for lists and manifests, got a source of kind {source.kind}")
+        source.move(root)
+    return source
+
+
+def _source(text: str) -> Source:
     if text.startswith("hf:"):
         return hugging_face(text.removeprefix("hf:"))
     if text.lower().endswith(".tar"):
@@ -46,7 +60,7 @@ def open_source(text: str) -> Source:
     suffix = path.suffix.lower()
     if suffix in EXTENSIONS:
         raise SourceError(f"source {text!r} is one file: name its folder, or a list of paths")
-    if suffix in (".csv", ".tsv", ".parquet"):
+    if suffix in READERS:
         return ManifestSource(path)
     if text.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
         raise SourceError(f"source {text!r} is compressed, so its images cannot be reached one by one: unpack it")

@@ -7,7 +7,8 @@ import stat
 
 from ...pictures.decode import ImageError
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_COMMON = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+EXTENSIONS = tuple(sorted((*_COMMON, ".avif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpf", ".jpx")))
 MAX_BYTES = 1 << 30  # of one image file
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
 
 
 class Item(NamedTuple):
@@ -12,7 +16,23 @@ class Item(NamedTuple):
     key: str  # as `keys.encode_key` writes it
     path: str | None = None  # likewise; None where the key says it
     offset: int = 0  # of the bytes in a tar file, or the number of the item in a dataset
-    size: int = 0  # of the bytes in a tar file
+    size: int = 0  # of the bytes in a tar file; -1 for a sparse member, whose offset is that of its headers
+
+
+class LeftOut:
+    """What a listing passes over: how many of each kind, and the first of them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one."""
+        self.counts[kind] += 1
+        self._first[kind] = min(name, self._first.get(kind, name))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{n:,} {kind} (such as {self._first[kind]!r})" for kind, n in sorted(self.counts.items()))
 
 
 class Source(Protocol):
@@ -20,10 +40,15 @@ class Source(Protocol):
 
     kind: str  # said in run.json
     root: str  # absolute, with which `reopen` finds it again
+    left_out: LeftOut  # of the last listing
 
     def items(self) -> list[Item]:
         """Every image, in any order; keys may not repeat."""
         ...
+
+    def carried(self, items: Sequence[Item]) -> pa.Table | None:
+        """What else the last listing knows of these images, in columns; None for nothing."""
+        return None
 
     def read(self, item: Item) -> Any:
         """The bytes of an image file, or for a dataset what it holds: a picture, an array, a tensor, ..."""

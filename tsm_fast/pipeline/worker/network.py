@@ -65,7 +65,12 @@ def _load(run: Run, device: torch.device, resources: Resources, source: Source |
     return Network(
         model,
         source or reopen(file.source_kind, file.source_root),
-        Inputs(model.preprocess, tuple(file.preprocessing["input"]), settings.max_pixels, Room(resources.decode_threads * DECODED)),
+        Inputs(
+            model.preprocess,
+            tuple(file.preprocessing["input"]),
+            settings.max_pixels,
+            Room(resources.decode_threads * DECODED),
+        ),
         Mapper(
             extractor=SaliencyExtractor(model.module.to(device), list(file.layers)),
             columns=[(column.method, column.layer) for column in run.columns],

@@ -205,7 +205,8 @@ class _Shard:
         about["columns"] = [column.to_json() for column in self._run.columns]
         with publish.publishing(path) as file:
             hashing = publish.HashingFile(file)
-            writer = ShardWriter(hashing, self._run.columns, about)  # pyright: ignore[reportArgumentType]
+            carried = plan_file.carried(self._run.out, self._spec.index)
+            writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
             try:
                 yield writer
                 started = time.perf_counter()
@@ -246,9 +247,7 @@ class _Shard:
         with ExitStack() as stack:
             behind = stack.enter_context(Behind(write, waiting=WRITES_BEHIND, name="tsm-fast write"))
             threads = self._resources.decode_threads
-            reader = stack.enter_context(
-                Ahead(self._read, wanted, threads=threads, ahead=ahead, name="tsm-fast read")
-            )
+            reader = stack.enter_context(Ahead(self._read, wanted, threads=threads, ahead=ahead, name="tsm-fast read"))
             for first, last in self._micro_batches():
                 begin, end = bisect_left(wanted, first), bisect_left(wanted, last)
                 if begin == end:

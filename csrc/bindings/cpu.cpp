@@ -1,0 +1,121 @@
+// The CPU module: descriptions of arrays in, the steps called without the GIL. Only the bindings know Python.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings/array.h"
+#include "bindings/codes.h"
+#include "cpu/pages.h"
+#include "cpu/steps.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+using namespace tsm;
+
+namespace {
+
+Output output(uintptr_t address, bool wide) {
+    return {memory_at<void>(address), wide};
+}
+
+CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
+                    bool refine, bool guard) {
+    CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), n_iter_max, tol, sign_v)};
+    plan.refine = refine;
+    plan.guard = guard;
+    return plan;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "Compiled CPU steps of tsm_fast; tsm_fast.steps.cpu wraps them.";
+    level();  // a wrong TSM_FAST_SIMD fails the import, with its message
+    export_codes(m);
+
+    m.def("simd_level", [] { return level().name; });
+    m.def("simd_levels", [] {
+        py::list names;
+        for (const char* const* name = supported_levels(); *name; ++name) names.append(*name);
+        return names;
+    });
+    m.def("guard_workspaces", &guard_workspaces);
+    m.def("prefer_large_pages",
+          [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
+
+    const py::kw_only named;
+    const auto release = py::call_guard<py::gil_scoped_release>();
+    m.def(
+        "mode_gram",
+        [](const Array& x, int mode, bool center, bool wide, uintptr_t out, bool wide_out, int threads) {
+            mode_gram(batch_of(x), mode, center, wide, output(out, wide_out), threads);
+        },
+        "x"_a, "mode"_a, named, "center"_a, "wide"_a, "out"_a, "wide_out"_a, "threads"_a, release);
+    m.def(
+        "truncated_svd",
+        [](const Array& gram, int rank, bool wide, uintptr_t values, uintptr_t vectors, bool wide_out, int threads) {
+            truncated_svd(batch_of(gram), rank, wide, output(values, wide_out), output(vectors, wide_out), threads);
+        },
+        "gram"_a, "rank"_a, named, "wide"_a, "values"_a, "vectors"_a, "wide_out"_a, "threads"_a, release);
+    m.def(
+        "core_contraction",
+        [](const Array& x, const std::vector<uintptr_t>& factors, const std::vector<int64_t>& rank, uintptr_t out,
+           bool wide, int threads) {
+            const TensorBatch batch = batch_of(x);
+            const void* pointers[kMaxOrder];
+            for (size_t i = 0; i < factors.size(); ++i) {
+                const bool same = rank[i] == batch.first.shape[i];  // as the size of a mode without a factor is
+                pointers[i] = same ? reinterpret_cast<const void*>(factors[i]) : memory_at<const void>(factors[i]);
+            }
+            core_contraction(batch, pointers, rank.data(), output(out, wide), threads);
+        },
+        "x"_a, "factors"_a, "rank"_a, named, "out"_a, "wide"_a, "threads"_a, release);
+    m.def(
+        "hooi",
+        [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine,
+           bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
+           const std::vector<uintptr_t>& singular_values, uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged,
+           uintptr_t finite, bool wide_out, int threads) {
+            const TensorBatch batch = batch_of(x);
+            HooiOutput out{};
+            out.core = output(core, wide_out);
+            for (size_t i = 0; i < factors.size(); ++i) {
+                out.factors[i] = output(factors[i], wide_out);
+                out.singular_values[i] = output(singular_values[i], wide_out);
+            }
+            out.errors = memory_at<double>(errors);
+            out.n_sweeps = memory_at<int64_t>(n_sweeps);
+            out.converged = memory_at<bool>(converged);
+            out.finite = memory_at<bool>(finite);
+            hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard), wide, out, threads);
+        },
+        "x"_a, "rank"_a, named, "n_iter_max"_a, "tol"_a, "sign_v"_a, "refine"_a, "guard"_a, "wide"_a, "core"_a,
+        "factors"_a, "singular_values"_a, "errors"_a, "n_sweeps"_a, "converged"_a, "finite"_a, "wide_out"_a,
+        "threads"_a, release);
+    m.def(
+        "saliency",
+        [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,
+           int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps, uintptr_t finite,
+           bool wide_out, int threads) {
+            const TensorBatch batch = batch_of(x);
+            SaliencyPlan plan{};
+            plan.method = static_cast<Method>(method);
+            plan.center = center && (plan.method == Method::eigencam || plan.method == Method::multivec_eigencam);
+            plan.absolute = absolute;
+            plan.sign = static_cast<Sign>(sign);
+            plan.truncated = !rank.empty();
+            const std::vector<int64_t> full(batch.first.shape, batch.first.shape + 3);
+            plan.hooi = plan_of(batch, plan.truncated ? rank : full, n_iter_max, tol, false, refine, guard);
+            saliency(batch, plan, wide, output(maps, wide_out), memory_at<bool>(finite), threads);
+        },
+        "x"_a, "method"_a, "rank"_a, named, "center"_a, "absolute"_a, "sign"_a, "n_iter_max"_a, "tol"_a, "refine"_a,
+        "guard"_a, "wide"_a, "maps"_a, "finite"_a, "wide_out"_a, "threads"_a, release);
+    m.def(
+        "finish",
+        [](uintptr_t maps, uintptr_t out, int64_t batch, int64_t height, int64_t width, int64_t rows, int64_t columns,
+           bool normalize, double noise, bool wide, int threads) {
+            const FinishPlan plan{height, width, rows, columns, false, normalize, noise, nullptr, nullptr};
+            finish(memory_at<const void>(maps), batch, plan, output(out, wide), threads);
+        },
+        "maps"_a, "out"_a, named, "batch"_a, "height"_a, "width"_a, "rows"_a, "columns"_a, "normalize"_a, "noise"_a,
+        "wide"_a, "threads"_a, release);
+}

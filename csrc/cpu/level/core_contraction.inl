@@ -1,0 +1,275 @@
+// X x_n A_n^T, from one small matrix product with the vectors along the rows of the right factor.
+#pragma once
+#include "cpu/level/panels.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+// acc[m][n] += sum_k rows[m * ld + k] q[k * ldq + n] for MR rows and NR vectors; memory ahead is fetched by the line,
+// one a step, so that these never fill the queue that the rows wait in.
+template <class T, int MR, int NR>
+static inline __attribute__((always_inline)) void row_products(const T* rows, int64_t ld, int64_t depth, const T* q,
+                                                               int64_t ldq, Ahead ahead, Vec<T> (&acc)[MR][NR]) {
+    constexpr int L = kLanes<T>;
+    const T* from = rows;
+    const T* half = rows + MR / 2 * ld;  // two pointers and multiples of ld, not a register for every row
+    auto step = [&]() __attribute__((always_inline)) {
+        Vec<T> b[NR];
+        for (int v = 0; v < NR; ++v) b[v] = load(q + v * L);
+        q += ldq;
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> a = splat(r < MR / 2 ? from[r * ld] : half[(r - MR / 2) * ld]);
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+        }
+        ++from;
+        ++half;
+    };
+    const int64_t fetched = ahead.lines() < depth ? ahead.lines() : depth;
+    int64_t k = 0;
+    for (; k < fetched; ++k) {
+        __builtin_prefetch(ahead.next + k * 64, 0, 2);
+        step();
+    }
+    for (; k < depth; ++k) step();
+}
+
+// c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
+// `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
+template <class T, bool ALONG, int MR, int NR>
+static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c,
+                                int64_t ldc) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MR][NR] = {};
+    const T* row[MR];
+    for (int r = 0; r < MR; ++r) row[r] = p + (ALONG ? r * ldp : r);
+    for (int64_t k = 0; k < depth; ++k) {
+        Vec<T> b[NR];
+        for (int v = 0; v < NR - 1; ++v) b[v] = load(q + v * L);
+        b[NR - 1] = last > 0 ? load_first(q + (NR - 1) * L, last) : load(q + (NR - 1) * L);
+        q += ldq;
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> a = splat(ALONG ? row[r][k] : p[r]);
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+        }
+        if (!ALONG) p += ldp;
+    }
+    // Unrolled, so that the sums stay in registers up to here.
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 3
+        for (int v = 0; v < NR; ++v) {
+            if (v == NR - 1 && last > 0)
+                store_first(c + r * ldc + v * L, acc[r][v], last);
+            else
+                store(c + r * ldc + v * L, acc[r][v]);
+        }
+}
+
+template <class T, bool ALONG, int MR>
+static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c,
+                                int64_t ldc) {
+    constexpr int L = kLanes<T>, NR = 3;
+    int64_t n = 0;
+    for (; n + NR * L < columns; n += NR * L) product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc);
+    const int64_t last = (columns - n) % L;
+    switch ((columns - n + L - 1) / L) {
+        case 3:
+            product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            break;
+        case 2:
+            product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            break;
+        case 1:
+            product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            break;
+        default:
+            break;
+    }
+}
+
+template <class T, bool ALONG>
+static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
+                             int64_t ldq, T* c, int64_t ldc) {
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t step = ALONG ? ldp : 1;
+    int64_t m = 0;
+    for (; m + MR <= rows; m += MR)
+        product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
+    for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
+}
+
+// The same for elements that are vectors themselves, one product a lane.
+template <class V, int MR, int NR>
+static inline void lanes_tile(int64_t depth, const V* p, int64_t along_m, int64_t along_k, const V* q, int64_t ldq,
+                              V* c, int64_t ldc) {
+    V acc[MR][NR] = {};
+    for (int64_t k = 0; k < depth; ++k, p += along_k, q += ldq)
+#pragma GCC unroll 4
+        for (int r = 0; r < MR; ++r) {
+            const V a = p[r * along_m];
+#pragma GCC unroll 4
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * q[v];
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NR; ++v) c[r * ldc + v] = acc[r][v];
+}
+
+template <class V, int MR>
+static inline void lanes_rows(int64_t columns, int64_t depth, const V* p, int64_t along_m, int64_t along_k, const V* q,
+                              int64_t ldq, V* c, int64_t ldc) {
+    constexpr int NR = TSM_VECTOR_BYTES == 64 ? 4 : 2;  // sums stay in registers
+    int64_t n = 0;
+    for (; n + NR <= columns; n += NR) lanes_tile<V, MR, NR>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+    if (columns - n == 3) lanes_tile<V, MR, 3>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+    if (columns - n == 2) lanes_tile<V, MR, 2>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+    if (columns - n == 1) lanes_tile<V, MR, 1>(depth, p, along_m, along_k, q + n, ldq, c + n, ldc);
+}
+
+template <class V>
+static void lanes_product(int64_t rows, int64_t columns, int64_t depth, const V* p, int64_t along_m, int64_t along_k,
+                          const V* q, int64_t ldq, V* c, int64_t ldc) {
+    for (; rows >= 4; rows -= 4, p += 4 * along_m, c += 4 * ldc)
+        lanes_rows<V, 4>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+    if (rows == 3) lanes_rows<V, 3>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+    if (rows == 2) lanes_rows<V, 2>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+    if (rows == 1) lanes_rows<V, 1>(columns, depth, p, along_m, along_k, q, ldq, c, ldc);
+}
+
+// c [rows, columns] = p q, q [depth, columns], and p [rows, depth] (ALONG) or its transpose. T: a number, or a vector
+// of numbers that belong to different products.
+template <class T, bool ALONG>
+static void product(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq,
+                    T* c, int64_t ldc) {
+    if constexpr (sizeof(T) > 8)
+        lanes_product(rows, columns, depth, p, ALONG ? ldp : 1, ALONG ? 1 : ldp, q, ldq, c, ldc);
+    else
+        product_by_tiles<T, ALONG>(rows, columns, depth, p, ldp, q, ldq, c, ldc);
+}
+
+// y [outer, rank, inner] = x [outer, size, inner] contracted with a [size, rank]
+template <class T>
+static void mode_product(const T* x, int64_t outer, int64_t size, int64_t inner, const T* a, int64_t rank, T* y) {
+    if (inner == 1) {
+        product<T, true>(outer, rank, size, x, size, a, rank, y, rank);
+        return;
+    }
+    for (int64_t o = 0; o < outer; ++o)
+        product<T, false>(rank, inner, size, a, rank, x + o * size * inner, inner, y + o * rank * inner, inner);
+}
+
+// Every mode of x (contiguous, [shape]) that has a factor [shape[n], rank[n]] is contracted with it. `spare` holds two
+// buffers of x's size; the result lies in one of them, or is x itself when there is no factor.
+template <class T>
+static const T* multi_mode_product(const T* x, int order, const int64_t* shape, const T* const* factors,
+                                   const int64_t* rank, T* const* spare) {
+    int64_t now[kMaxOrder];
+    bool done[kMaxOrder] = {};
+    for (int i = 0; i < order; ++i) now[i] = shape[i];
+    int to = 0;
+    for (;;) {
+        // The mode that shrinks most goes first.
+        int next = -1;
+        for (int i = 0; i < order; ++i)
+            if (factors[i] && !done[i] && (next < 0 || rank[i] * shape[next] < rank[next] * shape[i])) next = i;
+        if (next < 0) return x;
+        int64_t outer = 1, inner = 1;
+        for (int i = 0; i < next; ++i) outer *= now[i];
+        for (int i = next + 1; i < order; ++i) inner *= now[i];
+        mode_product<T>(x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
+        x = spare[to];
+        to ^= 1;
+        now[next] = rank[next];
+        done[next] = true;
+    }
+}
+
+// a[m][n] = sum_k rows[m * ld + k] b[k * ldb + n] for MR rows and `columns` columns; b is padded to whole vectors.
+template <class P, int MR>
+static inline void multiply_row_block(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb,
+                                      int64_t columns, P* a, Ahead ahead) {
+    constexpr int L = kLanes<P>;
+    for (int64_t j = 0; j < columns; j += L) {
+        Vec<P> acc[MR][1] = {};
+        row_products<P, MR, 1>(rows, ld, depth, b + j, ldb, ahead, acc);
+        ahead = {nullptr, nullptr};
+        const int64_t width = columns - j < L ? columns - j : L;
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r) {
+            P* to = a + r * columns + j;
+            width == L ? store(to, acc[r][0]) : store_first(to, acc[r][0], width);
+        }
+    }
+}
+
+// a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r]. seen(rows of a, count) is called as
+// they are made.
+template <class P, class Seen>
+static void multiply_rows(const Tensor& matrix, double scale, const double* b, int64_t r, P* a, Arena scratch,
+                          Seen seen) {
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t s = matrix.shape[1], ldb = padded<P>(r);
+    P* bp = scratch.take<P>(s * ldb);
+    for (int64_t i = 0; i < s; ++i)
+        for (int64_t j = 0; j < ldb; ++j) bp[i * ldb + j] = j < r ? static_cast<P>(b[i * r + j]) : P(0);
+    Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
+    for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
+        const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
+        const P* rows = panels.rows(k, kc);
+        int64_t i = 0;
+        for (; i + MR <= kc; i += MR)
+            multiply_row_block<P, MR>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, a + (k + i) * r,
+                                      panels.ahead(k + i, MR));
+        for (; i < kc; ++i)
+            multiply_row_block<P, 1>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, a + (k + i) * r,
+                                     panels.ahead(k + i, 1));
+        seen(a + k * r, kc);
+    }
+}
+// t [s, r] = matrix^T a for a [rows, r].
+template <class P, class A>
+static void multiply_columns(const Tensor& matrix, double scale, const A* a, int64_t r, double* t, Arena scratch) {
+    const int64_t s = matrix.shape[1];
+    Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
+    P* ap = scratch.take<P>(panels.per_panel * r);
+    P* out = scratch.take<P>(s * r);
+    for (int64_t i = 0; i < s * r; ++i) t[i] = 0;
+    for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
+        const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
+        for (int64_t i = 0; i < kc * r; ++i) ap[i] = static_cast<P>(a[k * r + i]);
+        product<P, false>(s, r, kc, panels.rows(k, kc), panels.ld, ap, r, out, r);
+        for (int64_t i = 0; i < s * r; ++i) t[i] += static_cast<double>(out[i]);
+    }
+}
+
+// Elements of any tensor between X and its contraction with all factors, in whatever order.
+static int64_t largest_intermediate(const Tensor& x, const void* const* factors, const int64_t* rank) {
+    int64_t n = 1;
+    for (int i = 0; i < x.order; ++i) n *= factors[i] && rank[i] > x.shape[i] ? rank[i] : x.shape[i];
+    return n;
+}
+
+template <class T>
+static void core_contraction_as(const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
+                                Arena arena) {
+    const T* dense = dense_data<T>(x);
+    if (!dense) {
+        T* copy = arena.take<T>(x.size());
+        copy_dense<T>(x, 1, copy);
+        dense = copy;
+    }
+    T* spare[2];
+    for (auto& buffer : spare) buffer = arena.take<T>(largest_intermediate(x, factors, rank));
+    const T* typed[kMaxOrder];
+    int64_t size = 1;
+    for (int i = 0; i < x.order; ++i) {
+        typed[i] = static_cast<const T*>(factors[i]);
+        size *= factors[i] ? rank[i] : x.shape[i];
+    }
+    const T* y = multi_mode_product<T>(dense, x.order, x.shape, typed, rank, spare);
+    __builtin_memcpy(out, y, static_cast<size_t>(size) * sizeof(T));
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,0 +1,250 @@
+// Symmetric matrices to tridiagonal form and back (LAPACK sytd2, ormtr), in two layouts:
+//   lockstep  one matrix per SIMD lane: each scalar operation of the textbook is one vector operation
+//   one       one matrix, vectors along its rows; eigenvectors in strips of kLanes, [strips, n] vectors
+#pragma once
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+// A sum of squares below this has lost digits to underflow, and what it makes is no reflector and no rotation. Beside a
+// matrix with entries about 1 it is nothing: its root is far below kEpsilon.
+template <class T>
+constexpr T kNoSquare = (sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.1754944e-38)) / kEpsilon<T>;
+
+// Rows [i, i + RB) of the pass below, from column k + 1.
+template <class V, int RB>
+static inline void update_and_multiply(V* a, int ld, int first, int i, const V* v0, const V* w0, const V* v, V* p) {
+    V* row[RB];
+    V vi[RB], wi[RB], ui[RB], acc[RB];
+    for (int r = 0; r < RB; ++r) {
+        row[r] = a + (i + r) * ld;
+        vi[r] = v0[i + r];
+        wi[r] = w0[i + r];
+        ui[r] = v[i + r];
+        acc[r] = V{};
+    }
+    for (int j = first; j < i; ++j) {
+        V pj = p[j];
+        for (int r = 0; r < RB; ++r) {
+            const V x = row[r][j] - vi[r] * w0[j] - wi[r] * v0[j];
+            row[r][j] = x;
+            acc[r] += x * v[j];
+            pj += x * ui[r];
+        }
+        p[j] = pj;
+    }
+    for (int r = 0; r < RB; ++r) {
+        for (int c = 0; c <= r; ++c) {
+            const V x = row[r][i + c] - vi[r] * w0[i + c] - wi[r] * v0[i + c];
+            row[r][i + c] = x;
+            acc[r] += x * v[i + c];
+            if (c < r) acc[c] += x * ui[r];
+        }
+    }
+    for (int r = 0; r < RB; ++r) p[i + r] += acc[r];
+}
+
+// A = Q T Q^T, T with diagonal d and off-diagonal e [n - 1]. On entry A's lower triangle; on return reflector k is in
+// row k right of the diagonal. work: [4, n].
+template <class T>
+static void tridiagonalize(Vec<T>* a, int n, int ld, Vec<T>* d, Vec<T>* e, Vec<T>* tau, Vec<T>* work) {
+    using V = Vec<T>;
+    V *v0 = work, *w0 = work + n, *v = work + 2 * n, *p = work + 3 * n;  // reflector and companion, previous and new
+    for (int i = 0; i < n; ++i) v0[i] = w0[i] = V{};
+    for (int k = 0; k < n; ++k) {
+        for (int i = k; i < n; ++i) a[i * ld + k] -= v0[i] * w0[k] + w0[i] * v0[k];
+        d[k] = a[k * ld + k];
+        if (k == n - 1) break;
+        const V alpha = a[(k + 1) * ld + k];
+        V rest{};
+        for (int i = k + 2; i < n; ++i) rest += a[i * ld + k] * a[i * ld + k];
+        const V norm = vsqrt<T>(alpha * alpha + rest);
+        const V beta = alpha < 0 ? norm : -norm;
+        const auto none = rest < kNoSquare<T>;
+        e[k] = none ? alpha : beta;
+        tau[k] = none ? V{} : (beta - alpha) / beta;
+        const V scale = none ? V{} : T(1) / (alpha - beta);
+        v[k + 1] = splat<T>(1);
+        for (int i = k + 2; i < n; ++i) v[i] = a[i * ld + k] * scale;
+        for (int i = k + 1; i < n; ++i) {
+            a[k * ld + i] = v[i];
+            p[i] = V{};
+        }
+        int i = k + 1;
+        for (; i + 4 <= n; i += 4) update_and_multiply<V, 4>(a, ld, k + 1, i, v0, w0, v, p);
+        for (; i < n; ++i) update_and_multiply<V, 1>(a, ld, k + 1, i, v0, w0, v, p);
+        V pv{};
+        for (int j = k + 1; j < n; ++j) pv += p[j] * v[j];
+        const V half = tau[k] * tau[k] * pv * T(-0.5);
+        for (int j = k + 1; j < n; ++j) p[j] = tau[k] * p[j] + half * v[j];
+        V* spare_v = v0;
+        V* spare_w = w0;
+        v0 = v;
+        w0 = p;
+        v = spare_v;
+        p = spare_w;
+    }
+}
+
+// z = Q from the reflectors that tridiagonalize left in a.
+template <class T>
+static void form_q(const Vec<T>* a, int n, int ld, const Vec<T>* tau, Vec<T>* z, Vec<T>* u) {
+    using V = Vec<T>;
+    for (int i = 0; i < n * ld; ++i) z[i] = V{};
+    for (int i = 0; i < n; ++i) z[i * ld + i] = splat<T>(1);
+    for (int k = n - 3; k >= 0; --k) {
+        const V* v = a + k * ld;
+        for (int j = k + 1; j < n; ++j) u[j] = V{};
+        int i = k + 1;
+        for (; i + 4 <= n; i += 4) {
+            const V *z0 = z + i * ld, *z1 = z0 + ld, *z2 = z1 + ld, *z3 = z2 + ld;
+            const V v0 = v[i], v1 = v[i + 1], v2 = v[i + 2], v3 = v[i + 3];
+            for (int j = k + 1; j < n; ++j) u[j] += (v0 * z0[j] + v1 * z1[j]) + (v2 * z2[j] + v3 * z3[j]);
+        }
+        for (; i < n; ++i)
+            for (int j = k + 1; j < n; ++j) u[j] += v[i] * z[i * ld + j];
+        for (i = k + 1; i < n; ++i) {
+            const V factor = tau[k] * v[i];
+            V* row = z + i * ld;
+            for (int j = k + 1; j < n; ++j) row[j] -= factor * u[j];
+        }
+    }
+}
+
+// a -= v0 w0^T + w0 v0^T and p += a v on rows [i, i + RB) of one matrix, columns from `first` (a multiple of kLanes)
+// to the end of the diagonal block, which is kept whole while the rest above the diagonal is not.
+template <class T, int RB>
+static inline void update_and_multiply_one(T* a, int64_t ld, int first, int i, const T* v0, const T* w0, const T* v,
+                                           T* p) {
+    using V = Vec<T>;
+    constexpr int L = kLanes<T>;
+    const int diagonal = i / L * L;
+    T* row[RB];
+    V acc[RB] = {};
+    for (int r = 0; r < RB; ++r) row[r] = a + (i + r) * ld;
+    for (int j = first; j < diagonal; j += L) {
+        const V w0j = load(w0 + j), v0j = load(v0 + j), vj = load(v + j);
+        V pj = load(p + j);
+        for (int r = 0; r < RB; ++r) {
+            const V x = load(row[r] + j) - v0[i + r] * w0j - w0[i + r] * v0j;
+            store(row[r] + j, x);
+            acc[r] += x * vj;
+            pj += x * v[i + r];
+        }
+        store(p + j, pj);
+    }
+    for (int r = 0; r < RB; ++r) {
+        const V x = load(row[r] + diagonal) - v0[i + r] * load(w0 + diagonal) - w0[i + r] * load(v0 + diagonal);
+        store(row[r] + diagonal, x);
+        p[i + r] += sum_lanes<T>(acc[r] + x * load(v + diagonal));
+    }
+}
+
+// As tridiagonalize, for one whole symmetric matrix a: [n, ld], ld a multiple of kLanes; d and e `lanes` apart.
+// work: [4, ld]
+template <class T>
+static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T* tau, T* work) {
+    constexpr int L = kLanes<T>, RB = L < 4 ? L : 4;
+    T *v0 = work, *w0 = work + ld, *v = work + 2 * ld, *p = work + 3 * ld;
+    for (int64_t i = 0; i < 4 * ld; ++i) work[i] = 0;
+    for (int k = 0; k < n; ++k) {
+        const T vk = v0[k], wk = w0[k];
+        for (int i = k; i < n; ++i) v[i] = a[i * ld + k] - v0[i] * wk - w0[i] * vk;
+        d[k * lanes] = v[k];
+        v[k] = 0;
+        if (k == n - 1) break;
+        const T alpha = v[k + 1];
+        T rest = 0;
+        for (int i = k + 2; i < n; ++i) rest += v[i] * v[i];
+        const T norm = static_cast<T>(__builtin_sqrt(static_cast<double>(alpha * alpha + rest)));
+        const T beta = alpha < 0 ? norm : -norm;
+        const bool none = rest < kNoSquare<T>;
+        e[k * lanes] = none ? alpha : beta;
+        tau[k] = none ? 0 : (beta - alpha) / beta;
+        const T scale = none ? 0 : 1 / (alpha - beta);
+        v[k + 1] = 1;
+        for (int i = k + 2; i < n; ++i) v[i] *= scale;
+        for (int64_t i = 0; i < ld; ++i) p[i] = 0;
+        for (int i = k + 1; i < n; ++i) a[k * ld + i] = v[i];
+        const int first = (k + 1) / L * L;
+        int i = k + 1;
+        for (; i < n && i % RB != 0; ++i) update_and_multiply_one<T, 1>(a, ld, first, i, v0, w0, v, p);
+        for (; i + RB <= n; i += RB) update_and_multiply_one<T, RB>(a, ld, first, i, v0, w0, v, p);
+        for (; i < n; ++i) update_and_multiply_one<T, 1>(a, ld, first, i, v0, w0, v, p);
+        T pv = 0;
+        for (int j = k + 1; j < n; ++j) pv += p[j] * v[j];
+        const T half = tau[k] * tau[k] * pv * T(-0.5);
+        for (int j = 0; j <= k; ++j) p[j] = 0;
+        for (int j = k + 1; j < n; ++j) p[j] = tau[k] * p[j] + half * v[j];
+        T* spare_v = v0;
+        T* spare_w = w0;
+        v0 = v;
+        w0 = p;
+        v = spare_v;
+        p = spare_w;
+        for (int j = 0; j <= k; ++j) v[j] = 0;
+    }
+}
+
+// z in strips of kLanes rows, [ceil(n / kLanes), n] vectors: entry (row, column) at z[row / kLanes][column][row %
+// kLanes]. Rows of NS strips become the rows of the product of the reflectors in a.
+template <class T, int NS>
+static void form_q_strips(const T* a, int n, int64_t ld, const T* tau, Vec<T>* z, int first_row) {
+    using V = Vec<T>;
+    constexpr int L = kLanes<T>;
+    for (int i = 0; i < NS * n; ++i) z[i] = V{};
+    for (int r = 0; r < NS * L && first_row + r < n; ++r) z[r / L * n + first_row + r][r % L] = 1;
+    for (int k = 0; k < n - 2; ++k) {
+        const T* v = a + k * ld;
+        V even[NS] = {}, odd[NS] = {};
+        int j = k + 1;
+        for (; j + 2 <= n; j += 2)
+            for (int s = 0; s < NS; ++s) {
+                even[s] += v[j] * z[s * n + j];
+                odd[s] += v[j + 1] * z[s * n + j + 1];
+            }
+        if (j < n)
+            for (int s = 0; s < NS; ++s) even[s] += v[j] * z[s * n + j];
+        for (int s = 0; s < NS; ++s) even[s] = (even[s] + odd[s]) * tau[k];
+        for (j = k + 1; j < n; ++j)
+            for (int s = 0; s < NS; ++s) z[s * n + j] -= v[j] * even[s];
+    }
+}
+
+// y <- Q y for NY vectors (lockstep) or strips (one) of n entries, `step` apart: the reflectors in pairs, last ones
+// first, so that y is read and written half as often. D: what one entry of a reflector is.
+template <class V, class D, int NY>
+static void reflect(const D* a, int n, int64_t ld, const D* tau, V* y, int64_t step) {
+    int k = n - 3;
+    for (; k >= 1; k -= 2) {
+        const D *second = a + k * ld, *first = second - ld;
+        D cross{};
+        V t1[NY], t2[NY] = {};
+        for (int r = 0; r < NY; ++r) t1[r] = y[r * step + k];  // first[k] is 1
+        for (int i = k + 1; i < n; ++i) {
+            cross += first[i] * second[i];
+            for (int r = 0; r < NY; ++r) {
+                t2[r] += second[i] * y[r * step + i];
+                t1[r] += first[i] * y[r * step + i];
+            }
+        }
+        for (int r = 0; r < NY; ++r) {
+            t2[r] *= tau[k];
+            t1[r] = tau[k - 1] * (t1[r] - cross * t2[r]);
+            y[r * step + k] -= t1[r];
+        }
+        for (int i = k + 1; i < n; ++i)
+            for (int r = 0; r < NY; ++r) y[r * step + i] -= second[i] * t2[r] + first[i] * t1[r];
+    }
+    if (k != 0) return;
+    V t[NY] = {};
+    for (int i = 1; i < n; ++i)
+        for (int r = 0; r < NY; ++r) t[r] += a[i] * y[r * step + i];
+    for (int r = 0; r < NY; ++r) t[r] *= tau[0];
+    for (int i = 1; i < n; ++i)
+        for (int r = 0; r < NY; ++r) y[r * step + i] -= a[i] * t[r];
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,0 +1,131 @@
+// Eigenpairs of small symmetric matrices in lockstep, one matrix per SIMD lane.
+#pragma once
+#include "cpu/level/eigen/tridiagonal.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+constexpr int kLockstep = 64;
+
+// Every column's entry of largest magnitude becomes positive; the first one on a tie. vectors: [n, rank]
+template <class T>
+static void point_up(Vec<T>* vectors, int n, int rank) {
+    for (int j = 0; j < rank; ++j) {
+        Vec<T> most{}, entry{};
+        for (int i = 0; i < n; ++i) {
+            const Vec<T> x = vectors[i * rank + j], size = vabs<T>(x);
+            entry = size > most ? x : entry;
+            most = size > most ? size : most;
+        }
+        for (int i = 0; i < n; ++i) vectors[i * rank + j] = entry < 0 ? -vectors[i * rank + j] : vectors[i * rank + j];
+    }
+}
+
+// Solves kLanes matrices of size n <= kLockstep at once.
+template <class T>
+struct LaneEigen {
+    using V = Vec<T>;
+    static constexpr int L = kLanes<T>;
+    int n, ld;  // an odd leading dimension keeps columns out of one cache set
+    V *z, *d, *e, *tau, *work, *rotations, *d_work, *e_work;
+    LaneEigen(int size, Arena& arena) : n(size), ld(size | 1) {
+        z = arena.take<V>(n * ld);
+        d = arena.take<V>(n);
+        e = arena.take<V>(n);
+        tau = arena.take<V>(n);
+        d_work = arena.take<V>(n);
+        e_work = arena.take<V>(n);
+        work = arena.take<V>((kShiftedVectors<T> + 1) * n);
+        rotations = arena.take<V>(kSweepsKept * 2 * n);
+    }
+
+    // a: [n, ld], lower triangle, entries about 1, destroyed. Returns values [rank] and vectors [n, rank], whose loss
+    // of orthonormality is at most `loss`.
+    void solve(V* a, int rank, V* values, V* vectors, double loss) {
+        tridiagonalize<T>(a, n, ld, d, e, tau, work);
+        for (int i = 0; i < n; ++i) {
+            d_work[i] = d[i];
+            e_work[i] = i < n - 1 ? e[i] : V{};
+        }
+        V by_ql = splat<T>(1), lost{};
+        if constexpr (sizeof(T) == 8) {
+            by_ql = by_inverse_iteration(a, rank, values, vectors);
+            lost = judged(rank, vectors);
+            by_ql = lost <= kLost ? by_ql : splat<T>(1);
+        }
+        if (any(by_ql)) {
+            solve_by_ql(a, rank, by_ql, values, vectors);
+            lost = judged(rank, vectors);
+        }
+        const V bent = lost > loss_kept<T>(loss) ? splat<T>(1) : V{};
+        if (any(bent)) straighten(a, rank, bent, vectors);
+        point_up<T>(vectors, n, rank);
+    }
+    static bool any(V lanes) {
+        bool one = false;
+        for (int lane = 0; lane < L; ++lane) one |= lanes[lane] != 0;
+        return one;
+    }
+    // What the vectors lack of orthonormality.
+    V judged(int rank, const V* vectors) {
+        V *x = work, *c = work + n;
+        for (int j = 0; j < rank; ++j) {
+            x[j] = splat(judge<T>(j));
+            c[j] = -x[j];
+        }
+        int i = 0;
+        for (; i + 4 <= n; i += 4) judge_rows<V, V, 4>(vectors + i * rank, rank, rank, x, c);
+        for (; i < n; ++i) judge_rows<V, V, 1>(vectors + i * rank, rank, rank, x, c);
+        V most{};
+        for (int j = 0; j < rank; ++j) most = most > vabs<T>(c[j]) ? most : vabs<T>(c[j]);  // where one is NaN, all are
+        return most;
+    }
+    // e: [rank, ld] of scratch
+    void straighten(V* e, int rank, V lanes, V* vectors) {
+        for (int i = 0; i < rank * ld; ++i) e[i] = V{};
+        int i = 0;
+        for (; i + 8 <= n; i += 8) add_products<V, V, 8>(vectors + i * rank, rank, rank, e, ld);
+        for (; i < n; ++i) add_products<V, V, 1>(vectors + i * rank, rank, rank, e, ld);
+        for (int p = 0; p < rank; ++p) {
+            e[p * ld + p] = (e[p * ld + p] - T(1)) * T(0.5);
+            for (int j = p; j < rank; ++j) e[p * ld + j] = lanes != 0 ? e[p * ld + j] : V{};
+        }
+        for (i = 0; i + 8 <= n; i += 8) straighten_rows<V, V, 8>(vectors + i * rank, rank, rank, e, ld);
+        for (; i < n; ++i) straighten_rows<V, V, 1>(vectors + i * rank, rank, rank, e, ld);
+    }
+    V by_inverse_iteration(const V* a, int rank, V* values, V* vectors) {
+        eigenvalues_lanes<T>(d_work, e_work, n);
+        int* order = reinterpret_cast<int*>(rotations);
+        for (int lane = 0; lane < L; ++lane) {
+            descending<T>(reinterpret_cast<const T*>(d_work) + lane, n, order);
+            for (int j = 0; j < rank; ++j) values[j][lane] = d_work[order[j]][lane];
+        }
+        const V failed = inverse_iteration(d, e, n, values, rank, z, ld, work);
+        int j = 0;
+        for (; j + 4 <= rank; j += 4) reflect<V, V, 4>(a, n, ld, tau, z + j * ld, ld);
+        for (; j < rank; ++j) reflect<V, V, 1>(a, n, ld, tau, z + j * ld, ld);
+        for (int i = 0; i < n; ++i)
+            for (j = 0; j < rank; ++j) vectors[i * rank + j] = z[j * ld + i];
+        return failed;
+    }
+    void solve_by_ql(const V* a, int rank, V lanes, V* values, V* vectors) {
+        form_q<T>(a, n, ld, tau, z, work);
+        ql_lanes<T>(d, e, n, rotations, [&](const V* rot, const int* low, const int* high, int count) {
+            int k = 0;
+            for (; k + 4 <= n; k += 4) rotate_rows<V, 4>(z + k * ld, n, ld, rot, low, high, count);
+            for (; k < n; ++k) rotate_rows<V, 1>(z + k * ld, n, ld, rot, low, high, count);
+        });
+        int* order = reinterpret_cast<int*>(rotations);
+        for (int lane = 0; lane < L; ++lane) {
+            if (lanes[lane] == 0) continue;
+            descending<T>(reinterpret_cast<const T*>(d) + lane, n, order);
+            for (int j = 0; j < rank; ++j) {
+                values[j][lane] = d[order[j]][lane];
+                for (int i = 0; i < n; ++i) vectors[i * rank + j][lane] = z[i * ld + order[j]][lane];
+            }
+        }
+    }
+};
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,0 +1,441 @@
+// The leading eigenpair of F^T F without forming it: Lanczos with full reorthogonalisation, one pass over F per step
+// (u = F q, w = F^T u), in float. The pair is handed out only with a proof that it is the leading one.
+#pragma once
+#include "cpu/arena.h"
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+constexpr int kMaxSteps = 40;
+constexpr int64_t kSumRows = 256;            // rows whose float sums are kept apart, for their digits
+constexpr int64_t kFetchAhead = 24 << 10;    // bytes
+constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
+
+#if defined(__AVX512F__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    const __m512 a = reinterpret_cast<__m512>(acc[0]), b = reinterpret_cast<__m512>(acc[1]);
+    const __m512 c = reinterpret_cast<__m512>(acc[2]), d = reinterpret_cast<__m512>(acc[3]);
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 q = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(q), _mm512_extractf32x8_ps(q, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+}
+#elif defined(__AVX2__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    const __m256 ab = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[0]), reinterpret_cast<__m256>(acc[1]));
+    const __m256 cd = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[2]), reinterpret_cast<__m256>(acc[3]));
+    const __m256 q = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1)));
+}
+#else
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    for (int r = 0; r < 4; ++r) sums[r] = sum_lanes<float>(acc[r]);
+}
+#endif
+
+// Rows of one item in memory order; `next` is the item that will be read after it, fetched into the cache meanwhile.
+struct Rows {
+    const float* data;
+    int64_t count, length, ld;
+    const char* next;
+    int64_t next_bytes;
+};
+
+struct FirstLook {
+    double norm2;      // ||F||^2
+    double mean_part;  // sum over the rows of length * mean^2
+    bool signed_values;
+};
+
+// Four rows from row c on; where fewer are left, the first of them stands in and its dots count as zero.
+struct FourRows {
+    const float* row[4];
+    int64_t valid;
+
+    FourRows(const Rows& f, int64_t c, int64_t end) : valid(end - c < 4 ? end - c : 4) {
+        for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < valid ? r : 0)) * f.ld;
+        // The next item's share of these rows.
+        const int64_t lines = f.next ? f.next_bytes / 64 : 0;
+        for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
+            __builtin_prefetch(f.next + line * 64, 0, 2);
+    }
+    void dots(const Vec<float>* acc, float* u) const {
+        sum_four(acc, u);
+        for (int64_t r = valid; r < 4; ++r) u[r] = 0;
+    }
+};
+
+// What is learnt on the way of the first pass, with q all ones.
+struct Gathered {
+    Vec<float> squares{}, least{};
+    float row_sums = 0;
+
+    void see(Vec<float> x) {
+        squares += x * x;
+        least = x < least ? x : least;
+    }
+};
+
+// part += F^T (F q) over rows [c0, c1), rows of NV vectors held in registers; `last`: floats of the last vector.
+template <int NV, bool LOOK>
+static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
+                             Gathered* gathered) {
+    using V = Vec<float>;
+    constexpr int L = kLanes<float>;
+    Gathered seen;  // in registers
+    V qv[NV], sum[NV] = {};
+    for (int v = 0; v < NV; ++v) qv[v] = load(q + v * L);
+    for (int64_t c = c0; c < c1; c += 4) {
+        const FourRows four(f, c, c1);
+        V x[4][NV], acc[4] = {};
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) {
+                x[r][v] = v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
+                acc[r] += x[r][v] * qv[v];
+                if (LOOK && r < four.valid) seen.see(x[r][v]);
+            }
+        float u[4];
+        four.dots(acc, u);
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) {
+            const V ur = splat(u[r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) sum[v] += ur * x[r][v];
+            if (LOOK) seen.row_sums += u[r] * u[r];
+        }
+    }
+    for (int v = 0; v < NV; ++v) store(part + v * L, sum[v]);
+    if (LOOK) *gathered = seen;
+}
+
+// The same for rows of any length, which are read twice.
+template <bool LOOK>
+static void gram_times_long(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
+                            Gathered* gathered) {
+    using V = Vec<float>;
+    constexpr int L = kLanes<float>;
+    Gathered seen;  // in registers
+    const int64_t whole = f.length - last;
+    for (int64_t j = 0; j <= whole; j += L) store(part + j, V{});
+    for (int64_t c = c0; c < c1; c += 4) {
+        const FourRows four(f, c, c1);
+        V acc[4] = {};
+        float u[4];
+        for (int64_t j = 0; j <= whole; j += L) {
+            const V qv = load(q + j);
+            for (int r = 0; r < 4; ++r) {
+                const V x = j < whole ? load(four.row[r] + j) : load_first(four.row[r] + j, last);
+                acc[r] += x * qv;
+                if (LOOK && r < four.valid) seen.see(x);
+            }
+        }
+        four.dots(acc, u);
+        for (int64_t j = 0; j <= whole; j += L) {
+            V sum = load(part + j);
+            for (int r = 0; r < 4; ++r)
+                sum += u[r] * (j < whole ? load(four.row[r] + j) : load_first(four.row[r] + j, last));
+            store(part + j, sum);
+        }
+        if (LOOK)
+            for (int r = 0; r < 4; ++r) seen.row_sums += u[r] * u[r];
+    }
+    if (LOOK) *gathered = seen;
+}
+
+// w = F^T (F q); q and w of padded length, zeros behind. With LOOK, q is all ones and `look` is filled.
+template <int NV, bool LOOK>
+static void gram_times_as(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    constexpr int L = kLanes<float>;
+    const int64_t np = padded<float>(f.length), last = f.length - (np - L);
+    for (int64_t j = 0; j < np; ++j) w[j] = 0;
+    double norm2 = 0, mean_part = 0;
+    Vec<float> least{};
+    for (int64_t c0 = 0; c0 < f.count; c0 += kSumRows) {
+        const int64_t c1 = c0 + kSumRows < f.count ? c0 + kSumRows : f.count;
+        Gathered seen;
+        if constexpr (NV > 0)
+            gram_times_short<NV, LOOK>(f, c0, c1, last, q, part, &seen);
+        else
+            gram_times_long<LOOK>(f, c0, c1, last, q, part, &seen);
+        for (int64_t j = 0; j < np; j += L) store(w + j, load(w + j) + load(part + j));
+        norm2 += static_cast<double>(sum_lanes<float>(seen.squares));
+        mean_part += static_cast<double>(seen.row_sums);
+        least = seen.least < least ? seen.least : least;
+    }
+    if (!LOOK) return;
+    *look = {norm2, mean_part / static_cast<double>(f.length), false};
+    for (int l = 0; l < L; ++l) look->signed_values |= least[l] < 0;
+}
+
+template <int NV>
+static void gram_times_rows(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    look ? gram_times_as<NV, true>(f, q, w, part, look) : gram_times_as<NV, false>(f, q, w, part, look);
+}
+
+static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
+    switch ((f.length + kLanes<float> - 1) / kLanes<float>) {
+        case 1:
+            return gram_times_rows<1>(f, q, w, part, look);
+        case 2:
+            return gram_times_rows<2>(f, q, w, part, look);
+        case 3:
+            return gram_times_rows<3>(f, q, w, part, look);
+        case 4:
+            return gram_times_rows<4>(f, q, w, part, look);
+        default:
+            return gram_times_rows<0>(f, q, w, part, look);
+    }
+}
+
+// The two largest eigenvalues of the tridiagonal (alpha, beta) of size k and the eigenvector of the first, by QL.
+static void ritz(int k, const double* alpha, const double* beta, double* theta, double* vector) {
+    double d[kMaxSteps], e[kMaxSteps + 1], z[kMaxSteps][kMaxSteps];
+    for (int i = 0; i < k; ++i) {
+        d[i] = alpha[i];
+        e[i] = i + 1 < k ? beta[i] : 0;
+        for (int j = 0; j < k; ++j) z[i][j] = i == j;
+    }
+    double norm = 0;
+    for (int i = 0; i < k; ++i)
+        norm = __builtin_fabs(d[i]) + __builtin_fabs(e[i]) > norm ? __builtin_fabs(d[i]) + __builtin_fabs(e[i]) : norm;
+    const double small = norm * kEpsilon<double>;
+    for (int l = 0; l < k; ++l) {
+        for (int sweep = 0; sweep < 60; ++sweep) {
+            int m = l;
+            while (m < k - 1 && __builtin_fabs(e[m]) > small) ++m;
+            if (m == l) break;
+            const double t = (d[l + 1] - d[l]) / (2 * e[l]), root = __builtin_sqrt(t * t + 1);
+            double g = d[m] - d[l] + e[l] / (t + (t < 0 ? -root : root)), s = 1, c = 1, p = 0;
+            for (int i = m - 1; i >= l; --i) {
+                const double f = s * e[i], b = c * e[i], r = __builtin_sqrt(f * f + g * g);
+                e[i + 1] = r;
+                s = r == 0 ? 0 : f / r;
+                c = r == 0 ? 1 : g / r;
+                g = d[i + 1] - p;
+                const double h = (d[i] - g) * s + 2 * c * b;
+                p = s * h;
+                d[i + 1] = g + p;
+                g = c * h - b;
+                for (int j = 0; j < k; ++j) {
+                    const double x = z[i][j], y = z[i + 1][j];
+                    z[i + 1][j] = s * x + c * y;
+                    z[i][j] = c * x - s * y;
+                }
+            }
+            d[l] -= p;
+            e[l] = g;
+            e[m] = 0;
+        }
+    }
+    int first = 0;
+    for (int i = 1; i < k; ++i)
+        if (d[i] > d[first]) first = i;
+    theta[0] = d[first];
+    theta[1] = 0;
+    for (int i = 0; i < k; ++i)
+        if (i != first && d[i] > theta[1]) theta[1] = d[i];
+    for (int j = 0; j < k; ++j) vector[j] = z[first][j];
+}
+
+// Whether exactly one eigenvalue of g [n, n] lies above mu: one negative pivot in mu I - g = L D L^T. l: [n, n + 1]
+static bool one_above(const double* g, int n, double mu, double* l) {
+    const int ld = n + 1;
+    int above = 0;
+    double* d = l + n * ld;
+    for (int i = 0; i < n; ++i) {
+        double* row = l + i * ld;  // L D left of the diagonal while it is made, then L
+        for (int j = 0; j < i; ++j) {
+            const double* other = l + j * ld;
+            Vec<double> sum{};
+            int k = 0;
+            for (; k + kLanes<double> <= j; k += kLanes<double>) sum += load(row + k) * load(other + k);
+            double rest = sum_lanes<double>(sum);
+            for (; k < j; ++k) rest += row[k] * other[k];
+            row[j] = -g[static_cast<int64_t>(i) * n + j] - rest;
+        }
+        double pivot = mu - g[static_cast<int64_t>(i) * n + i];
+        for (int k = 0; k < i; ++k) {
+            const double scaled = row[k] / d[k];
+            pivot -= row[k] * scaled;
+            row[k] = scaled;
+        }
+        if (pivot == 0 || !(__builtin_fabs(pivot) < 1e300)) return false;
+        d[i] = pivot;
+        above += pivot < 0;
+    }
+    return above == 1;
+}
+
+enum class Proof { none, proven, needs_count, out_of_range };
+
+struct LeadingPair {
+    double lambda, second;  // the pair's eigenvalue, and the next one as Lanczos saw it
+    Proof proof;
+};
+
+// How far the rounding of a pass in float moves an entry of the unit vector v: at most 1e-7, and where v is long a part
+// of its largest entry.
+static inline double rounding(double largest) {
+    return 1e-6 * largest < 1e-7 ? 1e-6 * largest : 1e-7;
+}
+
+// The Krylov space of one item, of J F^T F J with J = I - 1 1^T / length where `center`.
+struct Lanczos {
+    enum class State { open, settled, lost };
+    const Rows& f;
+    const bool center;
+    const int64_t n, np;
+    Arena arena;
+    float *w, *part;  // w: the matrix times the newest vector; its rest after a step
+    float* basis[kMaxSteps];
+    double alpha[kMaxSteps], beta[kMaxSteps], theta[2], s[kMaxSteps];  // s: the first Ritz vector, in the basis
+    double length = 1;                                                 // which it had there
+
+    Lanczos(const Rows& rows, bool centered, const Arena& scratch)
+        : f(rows), center(centered), n(rows.length), np(padded<float>(rows.length)), arena(scratch) {
+        w = arena.take<float>(np);
+        part = arena.take<float>(np);
+    }
+    double dot(const float* a, const float* b) const {
+        Vec<float> sum{};
+        for (int64_t j = 0; j < np; j += kLanes<float>) sum += load(a + j) * load(b + j);
+        return static_cast<double>(sum_lanes<float>(sum));
+    }
+    void center_vector(float* a) const {
+        double mean = 0;
+        for (int64_t j = 0; j < n; ++j) mean += a[j];
+        mean /= static_cast<double>(n);
+        for (int64_t j = 0; j < n; ++j) a[j] -= static_cast<float>(mean);
+    }
+
+    // The first pass, with all ones.
+    FirstLook look() {
+        FirstLook seen;
+        const int64_t bytes = f.count * n * 4;
+        Rows cold = f;  // an item that the one before did not fetch: this pass fetches its own rows some way ahead
+        cold.next = f.ld == n && bytes > kFetchedItem ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
+        cold.next_bytes = bytes - kFetchAhead;
+        basis[0] = arena.take<float>(np);
+        for (int64_t j = 0; j < np; ++j) basis[0][j] = j < n ? 1.0f : 0.0f;
+        gram_times(cold, basis[0], w, part, &seen);
+        return seen;
+    }
+    // The first vector, and w for it; false where there is none. Features without negative values have a leading vector
+    // without them: all ones is close, and its pass is done. Otherwise (`fresh`) a fixed irregular vector keeps the
+    // start from being orthogonal to what is sought.
+    bool start(bool fresh) {
+        float* q = basis[0];
+        const double unit = 1 / __builtin_sqrt(static_cast<double>(n));
+        if (!fresh) {
+            for (int64_t j = 0; j < n; ++j) {
+                q[j] = static_cast<float>(unit);
+                w[j] = static_cast<float>(w[j] * unit);
+            }
+            return true;
+        }
+        if (center) center_vector(w);
+        const double size = __builtin_sqrt(dot(w, w)), scale = size > 0 ? 1 / size : 0;
+        uint32_t state = 12345;
+        for (int64_t j = 0; j < n; ++j) {
+            state = state * 1664525u + 1013904223u;
+            const double noise = static_cast<double>(state >> 8) * (2.0 / 16777216) - 1;
+            q[j] = static_cast<float>(w[j] * scale + noise * unit);
+        }
+        if (center) center_vector(q);
+        const double norm = __builtin_sqrt(dot(q, q));
+        if (!(norm > 0)) return false;
+        for (int64_t j = 0; j < n; ++j) q[j] = static_cast<float>(q[j] / norm);
+        gram_times(f, q, w, part, nullptr);
+        return true;
+    }
+    // Step k = 1, 2, ..: the k-th vector, what is left of its product beside all vectors, and the Ritz values.
+    void step(int k) {
+        if (k > 1) {
+            float* q = basis[k - 1] = arena.take<float>(np);
+            for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / beta[k - 2]);
+            gram_times(f, q, w, part, nullptr);
+        }
+        if (center) center_vector(w);
+        alpha[k - 1] = dot(basis[k - 1], w);
+        for (int pass = 0; pass < 2; ++pass)
+            for (int i = k - 1; i >= 0; --i) {
+                const float h = static_cast<float>(dot(basis[i], w));
+                for (int64_t j = 0; j < np; j += kLanes<float>) store(w + j, load(w + j) - h * load(basis[i] + j));
+            }
+        beta[k - 1] = __builtin_sqrt(dot(w, w));
+        ritz(k, alpha, beta, theta, s);
+    }
+    // Whether the first Ritz vector, which then goes to v, is good enough for a map after step k of `most`, or cannot
+    // become so.
+    State accept(int k, int most, double* v) {
+        const double gap = theta[0] - theta[1], residual = beta[k - 1] * __builtin_fabs(s[k - 1]);
+        const bool last = k == most || beta[k - 1] < 1e-6 * theta[0];  // the Krylov space holds nothing more
+        const bool settled = residual <= 1e-6 * gap && (k > 2 || last);
+        if (!settled && !last) return State::open;
+        if (!settled || gap < 0.1 * theta[0]) return State::lost;
+        combine(k, v);
+        double low = v[0], high = v[0];
+        for (int64_t j = 1; j < n; ++j) {
+            low = v[j] < low ? v[j] : low;
+            high = v[j] > high ? v[j] : high;
+        }
+        // A map is normalised to its range, and so is its error.
+        const double rounded = theta[0] * rounding(high > -low ? high : -low);
+        if (residual + rounded <= 1e-5 * (high - low) * gap) return State::settled;
+        return last || residual < 0.1 * rounded ? State::lost : State::open;
+    }
+    // v = the first Ritz vector, at unit length.
+    void combine(int k, double* v) {
+        double norm = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            double sum = 0;
+            for (int i = 0; i < k; ++i) sum += s[i] * static_cast<double>(basis[i][j]);
+            v[j] = sum;
+            norm += sum * sum;
+        }
+        length = __builtin_sqrt(norm);
+        for (int64_t j = 0; j < n; ++j) v[j] /= length;
+    }
+    // That v is the leading vector: all other eigenvalues together are less where it has half of the trace, or those of
+    // a matrix without negative entries are bounded.
+    Proof prove(int k, double trace, bool fresh, const double* v) const {
+        if (2 * theta[0] > 1.05 * trace) return Proof::proven;
+        if (fresh) return Proof::needs_count;
+        // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+        const double sign = s[0] < 0 ? -1 : 1, tail = s[k - 1] / length;
+        double bound = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            const double x = v[j] * sign, y = theta[0] * x + sign * tail * static_cast<double>(w[j]);
+            if (x <= 0 && y == 0) continue;
+            bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
+        }
+        return bound < theta[0] + 0.5 * (theta[0] - theta[1]) ? Proof::proven : Proof::needs_count;
+    }
+};
+
+// v: [length], unit norm. Pairs in whose map the rounding of the float sums would show are left to the caller.
+static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Arena& scratch) {
+    const LeadingPair none{0, 0, Proof::none};
+    Lanczos space(f, center, scratch);
+    const FirstLook look = space.look();
+    const double trace = center ? look.norm2 - look.mean_part : look.norm2;
+    // The squares of norm2 must be floats too.
+    if (!(look.norm2 > 1e-12 && look.norm2 < 1e14)) return {0, 0, Proof::out_of_range};
+    const bool fresh = center || look.signed_values;
+    if (trace < 1e-2 * look.norm2 || !space.start(fresh)) return none;
+    const int most = f.length < kMaxSteps ? static_cast<int>(f.length) : kMaxSteps;
+    for (int k = 1; k <= most; ++k) {
+        space.step(k);
+        const Lanczos::State state = space.accept(k, most, v);
+        if (state == Lanczos::State::lost) return none;
+        if (state == Lanczos::State::settled) return {space.theta[0], space.theta[1], space.prove(k, trace, fresh, v)};
+    }
+    return none;
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,0 +1,232 @@
+// Columns of a matrix: their largest entries, and an orthonormal set from them.
+#pragma once
+#include "cpu/arena.h"
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+constexpr double kLost = 1e-7;  // beyond this loss, vectors from inverse iteration are no longer straightened
+
+// The loss of orthonormality that a solver in T lets stand in results that are good to `loss`: QL in float leaves 1e-6.
+template <class T>
+static T loss_kept(double loss) {
+    return static_cast<T>(sizeof(T) == 4 && loss < 4e-6 ? 4e-6 : loss);
+}
+
+// What the column entries of largest magnitude are, the first one on a tie: entry [rank] of a [rows, rank]. most:
+// [rank]
+static void largest_entries(const double* a, int64_t rows, int64_t rank, double* entry, double* most) {
+    for (int64_t k = 0; k < rank; ++k) entry[k] = most[k] = 0;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) {
+            const double x = a[i * rank + k], size = __builtin_fabs(x);
+            entry[k] = size > most[k] ? x : entry[k];
+            most[k] = size > most[k] ? size : most[k];
+        }
+}
+
+static double column_length(const double* a, int64_t rows, int64_t rank, int64_t k) {
+    double sum = 0;
+    for (int64_t i = 0; i < rows; ++i) sum += a[i * rank + k] * a[i * rank + k];
+    return __builtin_sqrt(sum);
+}
+
+// Takes columns [0, k) of a [rows, rank], orthonormal, out of column k.
+static void take_out(double* a, int64_t rows, int64_t rank, int64_t k) {
+    for (int64_t j = 0; j < k; ++j) {
+        double dot = 0;
+        for (int64_t i = 0; i < rows; ++i) dot += a[i * rank + j] * a[i * rank + k];
+        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] -= dot * a[i * rank + j];
+    }
+}
+
+// Column k becomes what is left of it beside the columns before it, at unit length; false where too little is left.
+static bool make_orthogonal(double* a, int64_t rows, int64_t rank, int64_t k, double least) {
+    for (int pass = 0; pass < 3; ++pass) {
+        take_out(a, rows, rank, k);
+        const double length = column_length(a, rows, rank, k);
+        if (pass == 0 && !(length > least)) return false;
+        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= length;
+    }
+    return true;
+}
+
+// ---- what columns that should be orthonormal lack, and the cure of a small loss ----
+// In the two layouts of the eigensolver (householder.inl): rows of vectors D = V, one matrix a lane, or rows of numbers
+// D, zeros behind the last column up to a whole vector V.
+
+template <class V, class D>
+static inline V load_as(const D* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V, class D>
+static inline void store_as(D* p, V v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+template <class D, class V>
+static inline D total(V v) {
+    if constexpr (sizeof(D) == sizeof(V))
+        return v;
+    else
+        return sum_lanes<D>(v);
+}
+
+// Irregular in [-1, 1), another one for every i.
+template <class T>
+static inline T irregular(uint32_t i) {
+    i = (i + 1) * 2654435761u;
+    i ^= i >> 15;
+    i *= 2246822519u;
+    i ^= i >> 13;
+    return static_cast<T>(static_cast<int32_t>(i) * (1.0 / 2147483648.0));
+}
+
+// Entry j of the vector x by which columns Y are judged: (Y^T Y - I) x is as large as Y^T Y - I, but for a chance that
+// its entries make it small; none of them is below 1/2. It costs 4 n rank operations, Y^T Y itself n rank^2.
+template <class T>
+static inline T judge(int j) {
+    const T x = irregular<T>(static_cast<uint32_t>(j));
+    return x < 0 ? (x - 1) / 2 : (x + 1) / 2;
+}
+
+// c += Y^T (Y x) for RB rows of Y [., rank]
+template <class V, class D, int RB>
+static inline void judge_rows(const D* rows, int64_t ld, int rank, const D* x, D* c) {
+    constexpr int step = sizeof(V) / sizeof(D);
+    V sums[RB] = {};
+    for (int j = 0; j < rank; j += step)
+        for (int r = 0; r < RB; ++r) sums[r] += load_as<V>(rows + r * ld + j) * load_as<V>(x + j);
+    D dot[RB];
+    for (int r = 0; r < RB; ++r) dot[r] = total<D>(sums[r]);
+    for (int j = 0; j < rank; j += step) {
+        V sum = load_as<V>(c + j);
+        for (int r = 0; r < RB; ++r) sum += dot[r] * load_as<V>(rows + r * ld + j);
+        store_as(c + j, sum);
+    }
+}
+
+// e += Y^T Y for RB rows of Y, right of the diagonal and in the whole vectors on it. e: [rank, lde]
+template <class V, class D, int RB>
+static inline void add_products(const D* rows, int64_t ld, int rank, D* e, int64_t lde) {
+    constexpr int step = sizeof(V) / sizeof(D);
+    for (int p = 0; p < rank; ++p)
+        for (int j = p / step * step; j < rank; j += step) {
+            V sum = load_as<V>(e + p * lde + j);
+            for (int r = 0; r < RB; ++r) sum += rows[r * ld + p] * load_as<V>(rows + r * ld + j);
+            store_as(e + p * lde + j, sum);
+        }
+}
+
+// Y (I - U) for RB rows of Y in place. For U the right upper half of Y^T Y - I, with half its diagonal, the columns
+// become orthonormal up to the square of what they lacked.
+template <class V, class D, int RB>
+static inline void straighten_rows(D* rows, int64_t ld, int rank, const D* u, int64_t ldu) {
+    constexpr int step = sizeof(V) / sizeof(D);
+    for (int j = (rank - 1) / step * step; j >= 0; j -= step) {  // from the last one: a column needs those before it
+        V sums[RB];
+        for (int r = 0; r < RB; ++r) sums[r] = load_as<V>(rows + r * ld + j);
+        for (int p = 0; p < j + step && p < rank; ++p) {
+            const V factor = load_as<V>(u + p * ldu + j);
+            for (int r = 0; r < RB; ++r) sums[r] -= rows[r * ld + p] * factor;
+        }
+        for (int r = 0; r < RB; ++r) store_as(rows + r * ld + j, sums[r]);
+    }
+}
+
+// R^-1 in place of E = R^T R [n, n], rows ld apart, right of the diagonal, with zeros left of it up to a whole vector;
+// false where E is too close to singular for Y R^-1 to be orthonormal to 100 eps.
+static bool invert_cholesky(double* e, int n, int64_t ld) {
+    for (int k = 0; k < n; ++k) {
+        const double whole = e[k * ld + k];
+        for (int p = 0; p < k; ++p) e[k * ld + k] -= e[p * ld + k] * e[p * ld + k];
+        if (!(e[k * ld + k] > 1e-2 * whole && e[k * ld + k] > 1e-12 * e[0])) return false;
+        e[k * ld + k] = __builtin_sqrt(e[k * ld + k]);
+        for (int p = 0; p < k; ++p)
+            for (int j = k + 1; j < n; ++j) e[k * ld + j] -= e[p * ld + k] * e[p * ld + j];
+        for (int j = k + 1; j < n; ++j) e[k * ld + j] /= e[k * ld + k];
+    }
+    for (int i = n - 1; i >= 0; --i) {  // row i of the inverse from those below it
+        double* row = e + i * ld;
+        const double inverse = 1 / row[i];
+        for (int j = n - 1; j > i; --j) {
+            double sum = 0;
+            for (int k = i + 1; k <= j; ++k) sum += row[k] * e[k * ld + j];
+            row[j] = -sum * inverse;
+        }
+        row[i] = inverse;
+        for (int j = i / kLanes<double> * kLanes<double>; j < i; ++j) row[j] = 0;
+    }
+    return true;
+}
+
+// Makes columns [0, n) of a [rows, rank] orthonormal by a Cholesky factor of their products, in place; false, with a
+// untouched, where they are too close to dependent for that.
+template <class P>
+static bool straighten_columns(P* a, int64_t rows, int64_t rank, int64_t n, Arena scratch) {
+    using V = Vec<double>;
+    const int64_t ld = padded<double>(n);
+    const int columns = static_cast<int>(n);
+    double* e = scratch.take<double>(n * ld);
+    double* four = scratch.take<double>(4 * ld);
+    auto take_rows = [&](int64_t i) {
+        for (int64_t j = 0; j < 4 * ld; ++j) four[j] = 0;
+        for (int64_t r = 0; r < 4 && i + r < rows; ++r)
+            for (int64_t j = 0; j < n; ++j) four[r * ld + j] = static_cast<double>(a[(i + r) * rank + j]);
+    };
+    for (int64_t i = 0; i < n * ld; ++i) e[i] = 0;
+    for (int64_t i = 0; i < rows; i += 4) {
+        take_rows(i);
+        add_products<V, double, 4>(four, ld, columns, e, ld);
+    }
+    if (!invert_cholesky(e, columns, ld)) return false;
+    for (int p = 0; p < columns; ++p)
+        for (int64_t j = p; j < n; ++j) e[p * ld + j] = (j == p ? 1 : 0) - e[p * ld + j];
+    for (int64_t i = 0; i < rows; i += 4) {
+        take_rows(i);
+        straighten_rows<V, double, 4>(four, ld, columns, e, ld);
+        for (int64_t r = 0; r < 4 && i + r < rows; ++r)
+            for (int64_t j = 0; j < n; ++j) a[(i + r) * rank + j] = static_cast<P>(four[r * ld + j]);
+    }
+    return true;
+}
+
+// ---- an orthonormal set from columns ----
+
+// Columns [from, rank) of a become orthonormal to each other and to those before them, which are; those no longer than
+// `none` become the first columns of the identity that complete the set. lengths: [rank], of all columns on entry
+static void orthonormalize_from(double* a, int64_t rows, int64_t rank, int64_t from, const double* lengths,
+                                double none) {
+    const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
+    for (int64_t k = from; k < rank; ++k) {
+        if (lengths[k] > none && make_orthogonal(a, rows, rank, k, least * lengths[k])) continue;
+        for (int64_t unit = 0; unit < rows; ++unit) {
+            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
+            if (make_orthogonal(a, rows, rank, k, least)) break;
+        }
+    }
+}
+
+// Columns of a [rows, rank] = B V, V the eigenvectors of B^T B, longest first: at unit length, and orthonormal but for
+// `loss`. Those of no length become the first columns of the identity that complete the set.
+static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, Arena scratch) {
+    double* lengths = scratch.take<double>(rank);
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = 0;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) lengths[k] += a[i * rank + k] * a[i * rank + k];
+    for (int64_t k = 0; k < rank; ++k) lengths[k] = __builtin_sqrt(lengths[k]);
+    // Squaring B left the columns orthogonal to about 1e-15 of the first, squared.
+    const double first = lengths[0];
+    int64_t nearly = 0;
+    while (nearly < rank && lengths[nearly] > 1e-3 * first) ++nearly;
+    const bool sound = nearly == 0 || 1e-15 * first * first < loss * lengths[nearly - 1] * lengths[nearly - 1];
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < nearly; ++k) a[i * rank + k] /= lengths[k];
+    const int64_t done = sound || straighten_columns(a, rows, rank, nearly, scratch) ? nearly : 0;
+    orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first);
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

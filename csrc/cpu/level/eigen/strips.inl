@@ -1,0 +1,215 @@
+// Eigenpairs of symmetric matrices of any size: the O(n^3) parts one by one, with the vectors in strips of kLanes rows,
+// and the eigenvalues' QL together.
+#pragma once
+#include "cpu/level/eigen/tridiagonal.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+// Solves up to kLanes matrices of any size, one after the other but for their eigenvalues.
+template <class T>
+struct StripEigen {
+    using V = Vec<T>;
+    static constexpr int L = kLanes<T>;
+    static constexpr int kMaxCluster = 24;
+    int n, strips;
+    int64_t ld;
+    T *matrices, *taus, *work;
+    V *z, *d, *e, *found, *d_work, *e_work, *rotations, *shifted;  // found: the eigenvalues, unsorted
+    int* order;
+
+    static int64_t ld_of(int64_t n) { return padded<T>(n) + (padded<T>(n) % 64 == 0 ? L : 0); }
+    StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
+        matrices = arena.take<T>(group * n * ld);
+        taus = arena.take<T>(group * ld);
+        work = arena.take<T>(4 * ld);
+        z = arena.take<V>(int64_t{strips} * n);
+        d = arena.take<V>(n);
+        e = arena.take<V>(n);
+        found = arena.take<V>(n);
+        d_work = arena.take<V>(n);
+        e_work = arena.take<V>(n);
+        rotations = arena.take<V>(kSweepsKept * 2 * n);
+        shifted = arena.take<V>(kShiftedVectors<T> * n);
+        order = arena.take<int>(n);
+    }
+    T* matrix(int lane) { return matrices + int64_t{lane} * n * ld; }  // [n, ld], whole, zeros behind column n
+    const T* tau(int lane) const { return taus + lane * ld; }
+
+    void eigenvalues(int count) {
+        for (int lane = 0; lane < count; ++lane)
+            tridiagonalize_one<T>(matrix(lane), n, ld, reinterpret_cast<T*>(d) + lane, reinterpret_cast<T*>(e) + lane,
+                                  L, taus + lane * ld, work);
+        for (int i = 0; i < n; ++i) {
+            for (int lane = count; lane < L; ++lane) d[i][lane] = e[i][lane] = 0;
+            found[i] = d[i];
+            e_work[i] = i < n - 1 ? e[i] : V{};
+        }
+        eigenvalues_lanes<T>(found, e_work, n);
+    }
+    // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank], whose loss of
+    // orthonormality is at most `loss`.
+    void vectors(int lane, int rank, T* lambda, double* out, double loss) {
+        T lost = 0;
+        bool sound = false;
+        if (sizeof(T) == 8 && by_inverse_iteration(lane, rank, lambda)) {
+            reflect_vectors(lane, rank, out);
+            lost = judged(rank, out);
+            sound = lost <= kLost;
+        }
+        if (!sound) {
+            solve_by_ql(lane, rank, lambda, out);
+            lost = judged(rank, out);
+        }
+        if (lost > loss_kept<T>(loss)) straighten(matrix(lane), rank, out);
+    }
+    // Four rows of `out` from row i in `work`, zeros behind them.
+    void take_rows(const double* out, int i, int rank) {
+        for (int64_t j = 0; j < 4 * ld; ++j) work[j] = 0;
+        for (int r = 0; r < 4 && i + r < n; ++r)
+            for (int j = 0; j < rank; ++j) work[r * ld + j] = static_cast<T>(out[int64_t{i + r} * rank + j]);
+    }
+    // What the vectors lack of orthonormality.
+    T judged(int rank, const double* out) {
+        T* x = reinterpret_cast<T*>(rotations);
+        T* c = x + ld;
+        for (int j = 0; j < ld; ++j) {
+            x[j] = j < rank ? judge<T>(j) : T(0);
+            c[j] = -x[j];
+        }
+        for (int i = 0; i < n; i += 4) {
+            take_rows(out, i, rank);
+            judge_rows<V, T, 4>(work, ld, rank, x, c);
+        }
+        T most = 0;
+        for (int j = 0; j < rank; ++j) {
+            const T size = c[j] < 0 ? -c[j] : c[j];
+            most = most > size ? most : size;  // where one is NaN, all are
+        }
+        return most;
+    }
+    // e: [rank, ld] of scratch
+    void straighten(T* e, int rank, double* out) {
+        for (int64_t i = 0; i < rank * ld; ++i) e[i] = 0;
+        for (int i = 0; i < n; i += 4) {
+            take_rows(out, i, rank);
+            add_products<V, T, 4>(work, ld, rank, e, ld);
+        }
+        for (int p = 0; p < rank; ++p) {
+            for (int j = p / L * L; j < p; ++j) e[p * ld + j] = 0;
+            e[p * ld + p] = (e[p * ld + p] - 1) / 2;
+        }
+        for (int i = 0; i < n; i += 4) {
+            take_rows(out, i, rank);
+            straighten_rows<V, T, 4>(work, ld, rank, e, ld);
+            for (int r = 0; r < 4 && i + r < n; ++r)
+                for (int j = 0; j < rank; ++j) out[int64_t{i + r} * rank + j] = static_cast<double>(work[r * ld + j]);
+        }
+    }
+    void reflect_vectors(int lane, int rank, double* out) {
+        const int used = (rank + L - 1) / L;
+        int s = 0;
+        for (; s + 2 <= used; s += 2) reflect<V, T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, n);
+        for (; s < used; ++s) reflect<V, T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, n);
+        for (int i = 0; i < n; ++i) {
+            int j = 0;
+            if constexpr (sizeof(T) == 8)
+                for (; j + L <= rank; j += L) store(out + int64_t{i} * rank + j, z[int64_t{j} / L * n + i]);
+            for (; j < rank; ++j) out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
+        }
+    }
+    void solve_by_ql(int lane, int rank, T* lambda, double* out) {
+        by_ql(lane);
+        descending<T>(reinterpret_cast<const T*>(d_work), n, order);
+        for (int j = 0; j < rank; ++j) {
+            lambda[j] = d_work[order[j]][0];
+            for (int i = 0; i < n; ++i)
+                out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{i} / L * n + order[j]][i % L]);
+        }
+    }
+    bool by_inverse_iteration(int lane, int rank, const T* lambda) {
+        T* dl = work;  // this lane's own T
+        T* el = work + ld;
+        for (int i = 0; i < n; ++i) {
+            dl[i] = d[i][lane];
+            el[i] = e[i][lane];
+        }
+        for (int j = kMaxCluster; j < rank; ++j)
+            if (lambda[j - kMaxCluster] - lambda[j] < kClose) return false;
+        T shift = lambda[0] + 1;
+        Shifted<T> lu(n, shifted);
+        for (int s = 0; s * L < rank; ++s) {
+            V at{};
+            for (int l = 0; l < L; ++l) {
+                const int j = s * L + l < rank ? s * L + l : rank - 1;
+                shift = lambda[j] < shift - 4 * kEpsilon<T> ? lambda[j] : shift - 4 * kEpsilon<T>;
+                at[l] = shift;
+            }
+            V* y = z + int64_t{s} * n;
+            lu.factorize(dl, el, at);
+            for (int i = 0; i < n; ++i)
+                for (int l = 0; l < L; ++l) y[i][l] = irregular<T>(static_cast<uint32_t>((s * L + l) * n + i));
+            V growth{};
+            for (int solve = 0; solve < 3; ++solve) {
+                if (solve > 0) lu.forward(y);
+                lu.backward(y);
+                growth = normalize_lanes<T>(y, n);
+                if (!separate(s, rank, lambda, solve == 2)) return false;
+                if (solve == 1 && !clustered(s, rank, lambda)) break;
+            }
+            for (int l = 0; l < L && s * L + l < rank; ++l)
+                if (!(growth[l] > kGrowth)) return false;
+        }
+        return true;
+    }
+    int cluster_begin(int j, const T* lambda) const {
+        while (j > 0 && lambda[j - 1] - lambda[j] < kClose) --j;
+        return j;
+    }
+    bool clustered(int s, int rank, const T* lambda) const {
+        for (int j = s * L; j < rank && j < (s + 1) * L; ++j)
+            if (cluster_begin(j, lambda) < j) return true;
+        return false;
+    }
+    // Makes the vectors of strip s orthogonal to those before them in their clusters.
+    bool separate(int s, int rank, const T* lambda, bool last) {
+        for (int j = s * L; j < rank && j < (s + 1) * L; ++j) {
+            const int begin = cluster_begin(j, lambda);
+            if (begin == j) continue;
+            T* own = reinterpret_cast<T*>(z + int64_t{j} / L * n) + j % L;
+            for (int p = begin; p < j; ++p) {
+                const T* other = reinterpret_cast<const T*>(z + int64_t{p} / L * n) + p % L;
+                T dot = 0;
+                for (int i = 0; i < n; ++i) dot += own[i * L] * other[i * L];
+                for (int i = 0; i < n; ++i) own[i * L] -= dot * other[i * L];
+            }
+            T left = 0;
+            for (int i = 0; i < n; ++i) left += own[i * L] * own[i * L];
+            left = static_cast<T>(__builtin_sqrt(static_cast<double>(left)));
+            if (last && !(left > T(1e-3))) return false;
+            for (int i = 0; i < n; ++i) own[i * L] /= left;
+        }
+        return true;
+    }
+    void by_ql(int lane) {
+        int s = 0;
+        for (; s + 2 <= strips; s += 2) form_q_strips<T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, s * L);
+        for (; s < strips; ++s) form_q_strips<T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, s * L);
+        // Every lane but the first is idle here.
+        for (int i = 0; i < n; ++i) {
+            d_work[i] = V{};
+            e_work[i] = V{};
+            d_work[i][0] = d[i][lane];
+            e_work[i][0] = i < n - 1 ? e[i][lane] : 0;
+        }
+        ql_lanes<T>(d_work, e_work, n, rotations, [&](const V* rot, const int* low, const int* high, int sweeps) {
+            const T* own = reinterpret_cast<const T*>(rot);
+            int k = 0;
+            for (; k + 2 <= strips; k += 2) rotate_strips<T, 2>(z + k * n, n, own, low, high, sweeps);
+            for (; k < strips; ++k) rotate_strips<T, 1>(z + k * n, n, own, low, high, sweeps);
+        });
+    }
+};
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,0 +1,151 @@
+// G_n = X_(n) X_(n)^T of one item, from panels of fibres: rows of a panel are fibres, so G is a sum of outer products
+// and needs no transpose. Products are summed in T over one panel, panels in T by kPanelsPerSum, and these in double.
+#pragma once
+#include "cpu/level/panels.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+constexpr int kPanelsPerSum = 4;
+
+// g[i0 + r][j0 + ...] += sum_k rows[k][i0 + r] * rows[k][j0 + ...] for MR rows and NR vectors of G. The last vector
+// holds `last` valid columns when `last` > 0.
+template <class T, int MR, int NR>
+static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t last, T* g,
+                             int64_t ldg, Ahead& ahead) {
+    constexpr int L = kLanes<T>;
+    const char* fetch = ahead.take(kc, rows);
+    const int64_t line = fetch == reinterpret_cast<const char*>(rows) ? 0 : 64;
+    Vec<T> acc[MR][NR] = {};
+    const T *left = rows + i0, *right = rows + j0;
+    for (int64_t k = 0; k < kc; ++k, left += ld, right += ld) {
+        __builtin_prefetch(fetch, 0, 2);
+        fetch += line;
+        Vec<T> b[NR];
+        for (int v = 0; v < NR - 1; ++v) b[v] = load(right + v * L);
+        b[NR - 1] = last > 0 ? load_first(right + (NR - 1) * L, last) : load(right + (NR - 1) * L);
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> a = splat(left[r]);
+            for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
+        }
+    }
+    // Unrolled, so that the sums stay in registers up to here.
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 3
+        for (int v = 0; v < NR; ++v) {
+            T* to = g + (i0 + r) * ldg + j0 + v * L;
+            store(to, load(to) + acc[r][v]);
+        }
+}
+
+template <class T, int MR>
+static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1,
+                                  int64_t last, T* g, int64_t ldg, Ahead& ahead) {
+    constexpr int L = kLanes<T>, NR = 3;
+    int64_t j = j0;
+    for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg, ahead);
+    switch ((j1 - j) / L) {
+        case 3:
+            gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg, ahead);
+            break;
+        case 2:
+            gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg, ahead);
+            break;
+        case 1:
+            gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg, ahead);
+            break;
+        default:
+            break;
+    }
+}
+
+// Upper triangle of G += rows^T rows; g is [n, padded n] and what lies left of the diagonal's vector is not written.
+// The last n % L columns would fill one vector in L for every row, so they are computed as rows instead.
+template <class T>
+static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, T* g, int64_t ldg, Ahead ahead) {
+    constexpr int L = kLanes<T>;
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t whole = n / L * L;
+    constexpr int step = MR < L ? MR : L;
+    const int64_t corner = L > step && whole > 0 ? whole - L : whole;  // the last diagonal block is one tall tile
+    for (int64_t i = 0; i < corner; i += step)
+        gram_row_block<T, step>(rows, ld, kc, i, i / L * L, whole, 0, g, ldg, ahead);
+    if (corner < whole) gram_tile<T, L, 1>(rows, ld, kc, corner, corner, 0, g, ldg, ahead);
+    for (int64_t i = whole; i < n;) {
+        if (n - i >= 4) {
+            gram_row_block<T, 4>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg, ahead);
+            i += 4;
+        } else {
+            gram_row_block<T, 1>(rows, ld, kc, i, 0, whole + L, n - whole, g, ldg, ahead);
+            i += 1;
+        }
+    }
+}
+
+// The whole symmetric G of one item in double, g: [n, n].
+template <class T>
+static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena) {
+    const int64_t n = f.n, ldg = padded<T>(n);
+    Panels<T> panels(f, how, arena);
+    double* sums = arena.take<double>(n * ldg);
+    T* part = arena.take<T>(n * ldg);
+    for (int64_t i = 0; i < n * ldg; ++i) sums[i] = part[i] = 0;
+    int waiting = 0;
+    for (int64_t k = 0; k < f.count; k += panels.per_panel) {
+        const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, part, ldg, panels.ahead(k + kc));
+        if (++waiting < kPanelsPerSum && k + kc < f.count) continue;
+        waiting = 0;
+        for (int64_t i = 0; i < n * ldg; ++i) {
+            sums[i] += static_cast<double>(part[i]);
+            part[i] = 0;
+        }
+    }
+    // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the
+    // diagonal.
+    const int64_t whole = n / kLanes<T> * kLanes<T>, block = 16;
+    for (int64_t i0 = 0; i0 < n; i0 += block)
+        for (int64_t j0 = i0; j0 < n; j0 += block)
+            for (int64_t i = i0; i < n && i < i0 + block; ++i)
+                for (int64_t j = j0 < i ? i : j0; j < n && j < j0 + block; ++j)
+                    g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ldg + i] : sums[i * ldg + j];
+}
+
+// means[(k / period) * n + j]: element j of fibre k times `scale`, averaged over the `period` fibres that differ in the
+// last mode; of equal elements it is exactly their value.
+static void last_mode_means(const Fibres& f, int64_t period, double scale, double* means, Arena scratch) {
+    Panels<double> panels(f, Adjust{false, nullptr, 1, scale}, scratch);
+    double* first = scratch.take<double>(f.n);
+    for (int64_t k = 0; k < f.count; k += panels.per_panel) {
+        const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+        const double* rows = panels.rows(k, kc);
+        for (int64_t r = 0; r < kc; ++r) {
+            const double* row = rows + r * panels.ld;
+            double* mean = means + (k + r) / period * f.n;
+            const int64_t at = (k + r) % period;
+            for (int64_t j = 0; at == 0 && j < f.n; ++j) {
+                first[j] = row[j];
+                mean[j] = 0;
+            }
+            for (int64_t j = 0; j < f.n; ++j) mean[j] += (row[j] - first[j]) / static_cast<double>(period);
+            for (int64_t j = 0; at == period - 1 && j < f.n; ++j) mean[j] += first[j];
+        }
+    }
+}
+
+template <class T>
+static void mode_gram_as(const Tensor& x, int mode, bool center, double* g, Arena arena) {
+    const Fibres f = fibres_of(x, mode);
+    Adjust how{center && mode == x.order - 1, nullptr, 1, 1};
+    if (center && mode != x.order - 1) {
+        how.period = x.shape[x.order - 1];
+        double* means = arena.take<double>(f.count / how.period * f.n);
+        last_mode_means(f, how.period, 1, means, arena);
+        how.means = means;
+    }
+    gram_item<T>(f, how, g, arena);
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

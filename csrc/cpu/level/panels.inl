@@ -1,0 +1,235 @@
+// Items as the kernels read them: fibres as rows of T, straight from memory or packed.
+#pragma once
+#include "cpu/arena.h"
+#include "cpu/level/simd.inl"
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+// What is subtracted from (`mean`) and multiplied into (`scale`) the elements while a panel is read.
+struct Adjust {
+    bool center_fibres;   // every fibre minus its own mean
+    const double* means;  // or, of what was scaled, means[(k / period) * n + j] for element j of fibre k; null: none
+    int64_t period;
+    double scale;     // a power of two
+    double gain = 1;  // another one, for what is left after the mean
+};
+
+template <class T, class S>
+static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
+    const S* data = static_cast<const S*>(f.data);
+    using Wide = decltype(T{} * to_float(S{}));
+    const auto factor = static_cast<Wide>(scale);
+    int64_t index[kMaxOrder];
+    int64_t rest = k0, offset = 0;
+    for (int d = f.others - 1; d >= 0; --d) {
+        index[d] = rest % f.shape[d];
+        rest /= f.shape[d];
+        offset += index[d] * f.stride[d];
+    }
+    const int last = f.others - 1;
+    for (int64_t k = 0; k < kc;) {
+        // A run of fibres whose starts are evenly spaced.
+        const int64_t left = f.shape[last] - index[last];
+        const int64_t run = left < kc - k ? left : kc - k;
+        const int64_t gap = f.stride[last];
+        const S* from = data + offset;
+        T* to = out + k * ld;
+        if (f.step == 1) {
+            for (int64_t r = 0; r < run; ++r)
+                for (int64_t j = 0; j < f.n; ++j)
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j])) * factor);
+        } else if (gap != 1) {
+            for (int64_t r = 0; r < run; ++r)
+                for (int64_t j = 0; j < f.n; ++j)
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j * f.step])) * factor);
+        } else {
+            for (int64_t j = 0; j < f.n; ++j)
+                for (int64_t r = 0; r < run; ++r)
+                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * f.step + r])) * factor);
+        }
+        for (int64_t r = 0; r < run; ++r)
+            for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;
+        k += run;
+        index[last] += run;
+        offset += run * gap;
+        for (int d = last; d > 0 && index[d] == f.shape[d]; --d) {
+            offset += f.stride[d - 1] - index[d] * f.stride[d];
+            index[d] = 0;
+            ++index[d - 1];
+        }
+    }
+}
+
+// Fibres [k0, k0 + kc) as rows of T: [kc, ld], zeros behind column n.
+template <class T>
+static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t kc, T* rows, int64_t ld) {
+    switch (f.dtype) {
+        case DType::f16:
+            pack_fibres<T, Half>(f, how.scale, k0, kc, rows, ld);
+            break;
+        case DType::bf16:
+            pack_fibres<T, BFloat>(f, how.scale, k0, kc, rows, ld);
+            break;
+        case DType::f32:
+            pack_fibres<T, float>(f, how.scale, k0, kc, rows, ld);
+            break;
+        case DType::f64:
+            pack_fibres<T, double>(f, how.scale, k0, kc, rows, ld);
+            break;
+    }
+    if (!how.center_fibres && !how.means) return;
+    const T gain = static_cast<T>(how.gain);
+    for (int64_t k = 0; k < kc; ++k) {
+        T* row = rows + k * ld;
+        if (how.center_fibres) {
+            // Less its first entry, a constant fibre is exactly 0, and one of little contrast keeps its digits.
+            const T first = row[0];
+            Vec<T> sums{};
+            int64_t j = 0;
+            for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j) - first;
+            T sum = sum_lanes<T>(sums);
+            for (int64_t i = j; i < f.n; ++i) sum += row[i] - first;
+            const T mean = sum / static_cast<T>(f.n);
+            for (j = 0; j < f.n; ++j) row[j] = (row[j] - first - mean) * gain;
+        } else {
+            const double* mean = how.means + (k0 + k) / how.period * f.n;
+            for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>((row[j] - mean[j]) * how.gain);
+        }
+    }
+}
+
+// Memory that will be read soon; take() hands out the next lines of it.
+struct Ahead {
+    const char *next, *end;
+    int64_t lines() const { return (end - next + 63) / 64; }
+    const char* take(int64_t lines, const void* otherwise) {
+        if (next >= end) return static_cast<const char*>(otherwise);
+        const char* from = next;
+        next += lines * 64;
+        return from;
+    }
+};
+
+// Rows of one item as the kernels read them: straight from memory where it already looks like that, else packed.
+template <class T>
+struct Panels {
+    Fibres f;
+    Adjust how;
+    bool direct;
+    int64_t ld;  // of the rows handed out
+    int64_t per_panel;
+    T* buffer;  // [per_panel, ld] unless direct
+
+    // A panel fits the first-level cache where its rows do; longer rows are read by tile, from the second level.
+    static int64_t rows_per_panel(int64_t n) {
+        const int64_t rows = (n <= 64 ? 24576 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
+        return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
+    }
+
+    Panels(const Fibres& fibres, const Adjust& adjust, Arena& arena) : f(fibres), how(adjust) {
+        const DType own = sizeof(T) == 4 ? DType::f32 : DType::f64;
+        direct = f.dtype == own && f.step == 1 && f.others == 1 && how.scale == 1 && !how.center_fibres && !how.means;
+        per_panel = rows_per_panel(f.n);
+        ld = direct ? f.stride[0] : padded<T>(f.n);
+        buffer = direct ? nullptr : arena.take<T>(per_panel * ld);
+    }
+    const T* rows(int64_t k0, int64_t kc) const {
+        if (direct) return static_cast<const T*>(f.data) + k0 * ld;
+        pack_panel<T>(f, how, k0, kc, buffer, ld);
+        return buffer;
+    }
+    // The `count` rows that stand one panel behind row k.
+    Ahead ahead(int64_t k, int64_t count) const {
+        const Ahead rows = ahead(k + per_panel);
+        const int64_t bytes = count * f.n * size_of(f.dtype);
+        return {rows.next, rows.end - rows.next < bytes ? rows.end : rows.next + bytes};
+    }
+    // Where the panel after this one lies, if in one piece: the kernels fetch it meanwhile, a line a step.
+    Ahead ahead(int64_t k0) const {
+        if (f.step != 1 || f.others != 1 || f.stride[0] != f.n || k0 >= f.count) return {nullptr, nullptr};
+        const int64_t kc = f.count - k0 < per_panel ? f.count - k0 : per_panel, row = f.n * size_of(f.dtype);
+        const char* from = static_cast<const char*>(f.data) + k0 * row;
+        return {from, from + kc * row};
+    }
+};
+
+// ---- whole items ----
+
+// The item's own memory where it is contiguous T already, else null.
+template <class T>
+static const T* dense_data(const Tensor& x) {
+    if (x.dtype != (sizeof(T) == 4 ? DType::f32 : DType::f64)) return nullptr;
+    int64_t expected = 1;
+    for (int i = x.order - 1; i >= 0; --i) {
+        if (x.shape[i] != 1 && x.stride[i] != expected) return nullptr;
+        expected *= x.shape[i];
+    }
+    return static_cast<const T*>(x.data);
+}
+
+// The item times a power of two as contiguous T.
+template <class T>
+static void copy_dense(const Tensor& x, double scale, T* out) {
+    const int last = x.order - 1;
+    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out,
+                  x.shape[last]);
+}
+
+// The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one
+// mode.
+static inline bool as_matrix(const Tensor& x, int first, Tensor* matrix) {
+    const Fibres f = fibres_of(x, first);
+    if (f.others != 1) return false;
+    *matrix = Tensor{x.data, x.dtype, 2, {f.n, f.count}, {f.step, f.stride[0]}};
+    return true;
+}
+
+static inline Tensor dense_tensor(const void* data, DType dtype, int order, const int64_t* shape) {
+    Tensor t{data, dtype, order, {}, {}};
+    int64_t step = 1;
+    for (int i = order - 1; i >= 0; --i) {
+        t.shape[i] = shape[i];
+        t.stride[i] = step;
+        step *= shape[i];
+    }
+    return t;
+}
+
+// The largest magnitude of an item; NaN or Inf where it holds one.
+static inline double largest_magnitude(const Fibres& f, const Adjust& how, Arena arena) {
+    double* row = arena.take<double>(f.n);
+    double largest = 0;
+    for (int64_t k = 0; k < f.count; ++k) {
+        pack_panel<double>(f, how, k, 1, row, f.n);
+        for (int64_t j = 0; j < f.n; ++j) {
+            const double size = __builtin_fabs(row[j]);
+            if (!(size <= 1.7976931348623157e308)) return size;
+            largest = size > largest ? size : largest;
+        }
+    }
+    return largest;
+}
+static inline double largest_magnitude(const Tensor& x, Arena arena) {
+    return largest_magnitude(fibres_of(x, x.order - 1), Adjust{false, nullptr, 1, 1}, arena);
+}
+
+// The power of two to multiply an item with before squaring, so that the squares keep their digits in T.
+template <class T>
+static inline double safe_scale(double largest) {
+    int exponent = 0;
+    if (largest > 0) __builtin_frexp(largest, &exponent);
+    const int limit = sizeof(T) == 4 ? 126 : 1000;
+    exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
+    return __builtin_ldexp(1.0, -exponent);
+}
+
+// Whether no square in a sum of them that matters has vanished or overflowed in T.
+template <class T>
+static bool squares_in_range(double sum) {
+    const double low = sizeof(T) == 4 ? 1e-20 : 1e-250, high = sizeof(T) == 4 ? 1e30 : 1e250;
+    return sum > low && sum < high;
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,0 +1,234 @@
+// Vectors of one SIMD level. Included once by each level_*.cpp, inside that level's namespace, so that no function
+// compiled for one instruction set can be linked into another (no std:: templates here for the same reason).
+#pragma once
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/levels.h"
+
+#ifndef TSM_LEVEL  // a file looked at on its own
+#define TSM_LEVEL scalar
+#define TSM_VECTOR_BYTES 16
+#endif
+
+namespace tsm::TSM_LEVEL {
+namespace {
+
+template <class T>
+struct VecOf {
+    typedef T type __attribute__((vector_size(TSM_VECTOR_BYTES)));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+template <class T>
+constexpr int kLanes = TSM_VECTOR_BYTES / static_cast<int>(sizeof(T));
+static_assert(kLanes<float> <= kMostItems);
+
+template <class T>
+static inline Vec<T> load(const T* p) {
+    Vec<T> v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class T>
+static inline void store(T* p, Vec<T> v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+template <class T>
+static inline Vec<T> splat(T x) {
+    return Vec<T>{} + x;
+}
+// Said outright where the compiler would first add x to zero.
+#if defined(__AVX512F__)
+template <>
+inline Vec<float> splat<float>(float x) {
+    return reinterpret_cast<Vec<float>>(_mm512_set1_ps(x));
+}
+template <>
+inline Vec<double> splat<double>(double x) {
+    return reinterpret_cast<Vec<double>>(_mm512_set1_pd(x));
+}
+#elif defined(__AVX2__)
+template <>
+inline Vec<float> splat<float>(float x) {
+    return reinterpret_cast<Vec<float>>(_mm256_set1_ps(x));
+}
+template <>
+inline Vec<double> splat<double>(double x) {
+    return reinterpret_cast<Vec<double>>(_mm256_set1_pd(x));
+}
+#endif
+
+// The first k of kLanes elements, zeros behind them; reads nothing beyond.
+template <class T>
+static inline Vec<T> load_first(const T* p, int64_t k) {
+    Vec<T> v{};
+    for (int64_t i = 0; i < k; ++i) v[i] = p[i];
+    return v;
+}
+#if defined(__AVX512F__)
+template <>
+inline Vec<float> load_first<float>(const float* p, int64_t k) {
+    return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << k) - 1), p));
+}
+template <>
+inline Vec<double> load_first<double>(const double* p, int64_t k) {
+    return reinterpret_cast<Vec<double>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << k) - 1), p));
+}
+#elif defined(__AVX2__)
+constexpr int kWords = 8;
+static_assert(kWords * 4 == TSM_VECTOR_BYTES);
+alignas(64) static const int32_t kFirst[2 * kWords] = {-1, -1, -1, -1, -1, -1, -1, -1};
+template <>
+inline Vec<float> load_first<float>(const float* p, int64_t k) {
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + kWords - k));
+    return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
+}
+template <>
+inline Vec<double> load_first<double>(const double* p, int64_t k) {
+    const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + kWords - 2 * k));
+    return reinterpret_cast<Vec<double>>(_mm256_maskload_pd(p, mask));
+}
+#endif
+
+template <class T>
+static inline void store_first(T* p, Vec<T> v, int64_t k) {
+    T part[kLanes<T>];
+    store(part, v);
+    for (int64_t i = 0; i < k; ++i) p[i] = part[i];
+}
+#if defined(__AVX512F__)
+template <>
+inline void store_first<float>(float* p, Vec<float> v, int64_t k) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << k) - 1), reinterpret_cast<__m512>(v));
+}
+template <>
+inline void store_first<double>(double* p, Vec<double> v, int64_t k) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << k) - 1), reinterpret_cast<__m512d>(v));
+}
+#endif
+
+template <class T>
+static inline T sum_lanes(Vec<T> v) {
+    // Halves are added pairwise, so the order is the same at every call.
+    T part[kLanes<T>];
+    store(part, v);
+    for (int half = kLanes<T> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    return part[0];
+}
+#if defined(__AVX512F__)
+template <>
+inline float sum_lanes<float>(Vec<float> v) {
+    return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));
+}
+template <>
+inline double sum_lanes<double>(Vec<double> v) {
+    return _mm512_reduce_add_pd(reinterpret_cast<__m512d>(v));
+}
+#endif
+
+template <class T>
+static inline Vec<T> vsqrt(Vec<T> v) {
+    Vec<T> r{};
+    for (int i = 0; i < kLanes<T>; ++i)
+        r[i] = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(v[i])) : static_cast<T>(__builtin_sqrtf(v[i]));
+    return r;
+}
+
+template <class T>
+static inline Vec<T> vabs(Vec<T> v) {
+    return v < 0 ? -v : v;
+}
+
+template <class T>
+static inline Vec<T> vmax(Vec<T> a, Vec<T> b) {
+    return a > b ? a : b;
+}
+
+template <class T>
+static inline int64_t padded(int64_t n) {
+    return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// Reading elements of any storage type as float or double.
+struct Half {
+    uint16_t bits;
+};
+struct BFloat {
+    uint16_t bits;
+};
+
+static inline float to_float(BFloat x) {
+    const uint32_t u = static_cast<uint32_t>(x.bits) << 16;
+    float f;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline float to_float(Half x) {
+#if defined(__F16C__)
+    return _cvtsh_ss(x.bits);
+#else
+    const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+    uint32_t u;
+    if (rest >= 0x7c00) {
+        u = sign | 0x7f800000 | (rest & 0x3ff) << 13;
+    } else {
+        // Multiplying by 2^112 moves the exponent's bias and makes half subnormals normal.
+        const uint32_t shifted = rest << 13;
+        float f;
+        __builtin_memcpy(&f, &shifted, 4);
+        f *= 5.192296858534828e33f;
+        __builtin_memcpy(&u, &f, 4);
+        u |= sign;
+    }
+    float f;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
+#endif
+}
+static inline float to_float(float x) {
+    return x;
+}
+static inline double to_float(double x) {
+    return x;
+}
+
+// ---- numbers ----
+template <class T>
+constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-07);
+
+// The power of two that brings a magnitude into [1/2, 1).
+static inline double power_below(double largest) {
+    int exponent;
+    __builtin_frexp(largest, &exponent);
+    return __builtin_ldexp(1.0, -exponent);
+}
+
+// The largest magnitude of n numbers; NaN where one of them is NaN or Inf.
+static double largest_of(const double* x, int64_t n) {
+    constexpr int L = kLanes<double>;
+    Vec<double> most{}, odd{};
+    int64_t i = 0;
+    for (; i + L <= n; i += L) {
+        const Vec<double> at = load(x + i);
+        most = vmax<double>(vabs<double>(at), most);
+        odd += at * 0.0;  // NaN where it is not finite
+    }
+    double largest = 0, sum = sum_lanes<double>(odd);
+    for (int l = 0; l < L; ++l) largest = most[l] > largest ? most[l] : largest;
+    for (; i < n; ++i) {
+        sum += x[i] * 0;
+        largest = __builtin_fabs(x[i]) > largest ? __builtin_fabs(x[i]) : largest;
+    }
+    return sum == 0 ? largest : __builtin_nan("");
+}
+
+}  // namespace
+}  // namespace tsm::TSM_LEVEL

@@ -1,4 +1,0 @@
-#define TSM_LEVEL neon
-#define TSM_NAME "neon"
-#define TSM_VECTOR_BYTES 16
-#include "cpu/level.inl"

@@ -1,0 +1,270 @@
+// Eigenpairs of one symmetric matrix by a group of threads, a warp or a block: Householder to tridiagonal form,
+// implicit QL (EISPACK tql2). One thread makes the rotations of a sweep, then every thread applies all of them to its
+// own rows of the eigenvectors: robust for any spectrum, one barrier a sweep, and as many matrices in flight as fit on
+// the chip hide the serial part.
+#pragma once
+#include "cuda/parts/launch.cuh"
+
+namespace tsm::cuda {
+
+// A sum of squares below this has lost digits to underflow, and what it makes is no reflector and no rotation. Beside a
+// matrix with entries about 1 it is nothing: its root is far below kEpsilon.
+template <class T>
+constexpr T kNoSquare = (sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.1754944e-38)) / kEpsilon<T>;
+
+// What one matrix needs beside its own [n, ld].
+template <class T>
+struct EigenMemory {
+    T* a;        // [n, ld]; in: the matrix, both triangles; out: eigenvectors as rows
+    T* d;        // [n] eigenvalues
+    T* e;        // [n]
+    T* tau;      // [n]
+    T* p;        // [n]
+    T* turns;    // [2, 2, n]: cosines and sines of two sweeps
+    int* range;  // [2, 2]: first and last row of two sweeps; [4..4+n): the order of the eigenvalues
+
+    __host__ __device__ static int ld(int n) { return n | 1; }
+    __host__ __device__ static int64_t vectors(int n) { return int64_t{8} * n; }  // numbers
+    __host__ __device__ static int64_t matrix(int n) { return int64_t{n} * ld(n); }
+    // Bytes beside the matrix, a multiple of 16.
+    __host__ __device__ static int64_t bytes(int n) {
+        return (vectors(n) * static_cast<int64_t>(sizeof(T)) + (n + 4) * 4 + 15) / 16 * 16;
+    }
+    __device__ EigenMemory(T* matrix_memory, void* memory, int n) : a(matrix_memory) {
+        d = static_cast<T*>(memory);
+        e = d + n;
+        tau = e + n;
+        p = tau + n;
+        turns = p + n;
+        range = reinterpret_cast<int*>(turns + 4 * n);
+    }
+    __device__ int* order() const { return range + 4; }
+};
+
+// A = Q T Q^T: d, e of T; reflector k, from its 1 on, in row k right of the diagonal.
+template <class T, class Group>
+__device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& group) {
+    const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
+    T* a = m.a;
+    for (int k = 0; k < n - 1; ++k) {
+        T* row = a + k * ld;
+        const T alpha = row[k + 1];
+        double squares = 0;
+        for (int i = k + 2 + rank; i < n; i += size) squares += static_cast<double>(row[i] * row[i]);
+        const T rest = static_cast<T>(group.sum(squares));
+        const T norm = sqrt(alpha * alpha + rest), beta = alpha < 0 ? norm : -norm;
+        const bool flat = rest < kNoSquare<T>;
+        const T tau = flat ? T(0) : (beta - alpha) / beta, scale = flat ? T(0) : T(1) / (alpha - beta);
+        for (int i = k + 2 + rank; i < n; i += size) row[i] *= scale;
+        group.sync();  // alpha was read by all
+        if (rank == 0) {
+            row[k + 1] = 1;
+            m.d[k] = row[k];
+            m.e[k] = flat ? alpha : beta;
+            m.tau[k] = tau;
+        }
+        group.sync();
+        double product = 0;
+        for (int i = k + 1 + rank; i < n; i += size) {  // columns are rows: neighbours read neighbours
+            T sum = 0;
+            for (int j = k + 1; j < n; ++j) sum += a[j * ld + i] * row[j];
+            m.p[i] = tau * sum;
+            product += static_cast<double>(m.p[i] * row[i]);
+        }
+        const T half = T(-0.5) * tau * static_cast<T>(group.sum(product));
+        for (int i = k + 1 + rank; i < n; i += size) m.p[i] += half * row[i];
+        group.sync();
+        if (!flat)
+            for (int i = k + 1 + rank; i < n; i += size) {
+                const T v = row[i], w = m.p[i];
+                for (int j = k + 1; j < n; ++j) a[j * ld + i] -= row[j] * w + m.p[j] * v;
+            }
+        group.sync();
+    }
+    if (rank == 0) {
+        m.d[n - 1] = a[(n - 1) * ld + n - 1];
+        m.e[n - 1] = 0;
+    }
+    group.sync();
+}
+
+// a = Q^T from the reflectors in its rows.
+template <class T, class Group>
+__device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& group) {
+    const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
+    T* a = m.a;
+    if (rank == 0) a[(n - 1) * ld + n - 1] = 1;
+    group.sync();
+    for (int k = n - 2; k >= 0; --k) {
+        const T* v = a + k * ld;
+        const T tau = m.tau[k];
+        for (int j = k + 1 + rank; j < n; j += size) {
+            T sum = 0;
+            for (int i = k + 1; i < n; ++i) sum += v[i] * a[i * ld + j];
+            sum *= tau;
+            for (int i = k + 1; i < n; ++i) a[i * ld + j] -= v[i] * sum;
+        }
+        group.sync();
+        // Row and column k become those of the identity; the reflector in row k is done with.
+        for (int i = k + rank; i < n; i += size) a[k * ld + i] = a[i * ld + k] = i == k ? T(1) : T(0);
+        group.sync();
+    }
+    for (int i = 1 + rank; i < n; i += size)
+        for (int j = 0; j < i; ++j) {
+            const T x = a[i * ld + j];
+            a[i * ld + j] = a[j * ld + i];
+            a[j * ld + i] = x;
+        }
+    group.sync();
+}
+
+// The next sweep of rotations on d, e from row `first` on, by one thread. Returns the first row that is not settled, n
+// where all are; *last: the end of its block.
+template <class T>
+__device__ int make_rotations(T* d, T* e, int n, int first, T small, T* cosines, T* sines, int* last) {
+    int l = first;
+    while (l < n - 1 && !(fabs(static_cast<double>(e[l])) > static_cast<double>(small))) ++l;
+    if (l >= n - 1) return n;
+    int m = l + 1;
+    while (m < n - 1 && fabs(static_cast<double>(e[m])) > static_cast<double>(small)) ++m;
+    const T theta = (d[l + 1] - d[l]) / (T(2) * e[l]), root = sqrt(theta * theta + T(1));
+    T g = d[m] - d[l] + e[l] / (theta + (theta < 0 ? -root : root)), s = 1, c = 1, p = 0;
+    for (int i = m - 1; i >= l; --i) {
+        const T f = s * e[i], b = c * e[i], squares = f * f + g * g;
+        const bool none = squares < kNoSquare<T>;
+        const T inverse = none ? T(0) : rsqrt(squares);
+        if (i + 1 < m) e[i + 1] = squares * inverse;
+        s = none ? T(0) : f * inverse;
+        c = none ? T(1) : g * inverse;
+        g = d[i + 1] - p;
+        const T t = (d[i] - g) * s + T(2) * c * b;
+        p = s * t;
+        d[i + 1] = g + p;
+        g = c * t - b;
+        cosines[i] = c;
+        sines[i] = s;
+    }
+    d[l] -= p;
+    e[l] = g;
+    *last = m;
+    return l;
+}
+
+// Eigenvalues of the tridiagonal d, e into d, unsorted; the rows of z [n, ld], `columns` of them long, turn with them.
+template <class T, class Group>
+__device__ void tridiagonal_ql(T* d, T* e, int n, T* z, int ld, int columns, T* turns, int* range, const Group& group) {
+    double largest = 0;
+    for (int i = group.rank(); i < n; i += group.size()) {
+        const double size = fabs(static_cast<double>(d[i])) + (i < n - 1 ? fabs(static_cast<double>(e[i])) : 0.0);
+        largest = size > largest ? size : largest;
+    }
+    const T small = static_cast<T>(group.max(largest)) * kEpsilon<T>;
+    if constexpr (Group::kOneWarp) group.sync();  // all have read d and e; a block's max is a barrier
+    int first = 0;
+    for (int sweep = 0; sweep < 40 * n + 40; ++sweep) {
+        T* cosines = turns + sweep % 2 * 2 * n;
+        T* sines = cosines + n;
+        int* at = range + sweep % 2 * 2;
+        if (group.rank() == 0) at[0] = make_rotations(d, e, n, first, small, cosines, sines, at + 1);
+        group.sync();
+        first = at[0];
+        if (first >= n) break;
+        const int last = at[1];
+        for (int r = group.rank(); r < columns; r += group.size()) {
+            T carried = z[last * ld + r];
+            for (int i = last - 1; i >= first; --i) {
+                const T x = z[i * ld + r], c = cosines[i], s = sines[i];
+                z[(i + 1) * ld + r] = s * x + c * carried;
+                carried = c * x - s * carried;
+            }
+            z[first * ld + r] = carried;
+        }
+    }
+    group.sync();
+}
+
+// Eigenpairs of m.a, entries about 1: eigenvectors as rows of m.a in any order, order()[j] the row of the j-th largest.
+template <class T, class Group>
+__device__ void eigenpairs(const EigenMemory<T>& m, int n, const Group& group) {
+    tridiagonalize(m, n, group);
+    form_transposed_q(m, n, group);
+    tridiagonal_ql(m.d, m.e, n, m.a, EigenMemory<T>::ld(n), n, m.turns, m.range, group);
+    for (int i = group.rank(); i < n; i += group.size()) {
+        int before = 0;
+        for (int j = 0; j < n; ++j) before += m.d[j] > m.d[i] || (m.d[j] == m.d[i] && j < i);
+        m.order()[before] = i;
+    }
+    group.sync();
+}
+
+// What the first `rank` vectors have of those before them is taken out, once: float rotations leave 1e-5 of it.
+template <class T, class Group>
+__device__ void straighten(const EigenMemory<T>& m, int n, int rank, const Group& group) {
+    const int ld = EigenMemory<T>::ld(n);
+    for (int k = rank - 1; k >= 0; --k) {
+        T* own = m.a + m.order()[k] * ld;
+        for (int j = group.rank(); j <= k; j += group.size()) {
+            const T* other = m.a + m.order()[j] * ld;
+            T dot = 0;
+            for (int i = 0; i < n; ++i) dot += own[i] * other[i];
+            m.p[j] = j < k ? dot : (dot - T(1)) * T(0.5);
+        }
+        group.sync();
+        for (int i = group.rank(); i < n; i += group.size()) {
+            T x = own[i];
+            for (int j = 0; j <= k; ++j) x -= m.p[j] * m.a[m.order()[j] * ld + i];
+            own[i] = x;
+        }
+        group.sync();
+    }
+}
+
+// Leading `rank` eigenpairs of g(i, j): values(j, lambda_j) and vectors(i, j, entry), each column's entry of largest
+// magnitude (the first on ties) positive. A matrix with NaN or Inf gives NaN, zeros give the columns of the identity.
+template <class T, class Group, class Matrix, class Values, class Vectors>
+__device__ void solve(const EigenMemory<T>& m, int n, int rank, const Group& group, Matrix g, Values values,
+                      Vectors vectors) {
+    const int ld = EigenMemory<T>::ld(n);
+    double largest = 0, bad = 0;
+    for (int i = group.rank(); i < n * n; i += group.size()) {
+        const double size = fabs(g(i / n, i % n));
+        bad += is_finite(size) ? 0.0 : 1.0;
+        largest = size > largest ? size : largest;
+    }
+    largest = group.max(largest);
+    if (group.sum(bad) > 0) {
+        for (int j = group.rank(); j < rank; j += group.size()) values(j, not_a_number());
+        for (int i = group.rank(); i < n * rank; i += group.size()) vectors(i / rank, i % rank, not_a_number());
+        group.sync();
+        return;
+    }
+    const double power = largest > 0 ? power_below(largest) : 1.0;
+    for (int i = group.rank(); i < n * n; i += group.size()) {
+        const int row = i / n, column = i % n;
+        m.a[row * ld + column] = static_cast<T>(0.5 * (g(row, column) + g(column, row)) * power);
+    }
+    group.sync();
+    eigenpairs(m, n, group);
+    if constexpr (sizeof(T) == 4 && !Group::kOneWarp) straighten(m, n, rank, group);
+    for (int j = group.rank(); j < rank; j += group.size()) {
+        const int at = m.order()[j];
+        T most = 0, entry = 0;
+        for (int i = 0; i < n; ++i) {
+            const T x = m.a[at * ld + i], size = x < 0 ? -x : x;
+            if (size > most) {
+                most = size;
+                entry = x;
+            }
+        }
+        m.tau[j] = entry < 0 ? T(-1) : T(1);
+        values(j, static_cast<double>(m.d[at]) / power);
+    }
+    group.sync();
+    for (int i = group.rank(); i < n * rank; i += group.size()) {
+        const int j = i % rank;
+        vectors(i / rank, j, static_cast<double>(m.a[m.order()[j] * ld + i / rank] * m.tau[j]));
+    }
+    group.sync();
+}
+
+}  // namespace tsm::cuda

@@ -1,0 +1,206 @@
+// The Gram matrix of up to 64 positions by one block, in one read of the features.
+#pragma once
+#include "cuda/parts/launch.cuh"
+
+namespace tsm::cuda {
+
+constexpr int kGramWarps = 4;
+constexpr int kGramScratch = kSmall + 2;  // numbers of shared memory: means of columns and of all, or of reductions
+static_assert(kGramScratch >= kBlockScratch && kGramScratch % 2 == 0);
+
+// Features of one item: `count` rows (channels) of `n` entries.
+struct Rows {
+    Fibres fibres;
+    bool packed;  // rows lie one after the other, from an address that is a multiple of 16
+};
+
+// Fragments of 16 x 8 on and above the diagonal of a matrix of 8 NT: (I, J) with J >= 2 I.
+template <int NT>
+__host__ __device__ constexpr int fragments() {
+    int count = 0;
+    for (int i = 0; 2 * i < NT; ++i) count += NT - 2 * i;
+    return count;
+}
+
+// Rows of a fragment lie kPitch apart: 8 NT + 4, so that its four rows are in different banks.
+template <int NT>
+constexpr int kPitch = 8 * NT + 4;
+
+// How many rows a warp fetches at a time, and the bytes of its two buffers.
+__host__ __device__ __forceinline__ int chunk_rows(DType dtype) {
+    return dtype == DType::f64 ? 16 : 32;
+}
+__host__ __device__ __forceinline__ int64_t element_bytes(DType dtype) {
+    return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
+__host__ __device__ __forceinline__ int64_t chunk_bytes(DType dtype, int64_t n) {
+    return chunk_rows(dtype) * n * element_bytes(dtype);
+}
+inline int64_t gram_bytes(DType dtype, int64_t n) {
+    return kGramWarps * 2 * chunk_bytes(dtype, n);
+}
+
+// A group of threads brings rows [first, first + chunk) of the item into `buffer`; rows beyond the last are zeros.
+template <class Group>
+__device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, int chunk, char* buffer,
+                           const Group& group) {
+    const Fibres& f = rows.fibres;
+    const int64_t width = element_bytes(f.dtype);
+    const int rank = group.rank(), size = group.size();
+    if (first < f.count) {
+        const int64_t here = (f.count - first < chunk ? f.count - first : chunk) * f.n;  // elements
+        if (rows.packed && here == chunk * f.n) {
+            const char* from = static_cast<const char*>(data) + first * f.n * width;
+            for (int64_t at = int64_t{rank} * 16; at < here * width; at += size * 16)
+                copy_async(buffer + at, from + at);
+        } else {
+            const int n = static_cast<int>(f.n), all = chunk * n;
+            const bool across = f.step != 1;  // neighbours in memory are in neighbouring rows
+            for (int i = rank; i < all; i += size) {
+                const int row = across ? i % chunk : i / n, column = across ? i / chunk : i - row * n,
+                          at = row * n + column;
+                const bool inside = at < here;
+                const int64_t offset = inside ? fibre_offset(f, first + row) + column * f.step : 0;
+                if (width == 4)
+                    reinterpret_cast<float*>(buffer)[at] = inside ? static_cast<const float*>(data)[offset] : 0;
+                else if (width == 8)
+                    reinterpret_cast<double*>(buffer)[at] = inside ? static_cast<const double*>(data)[offset] : 0;
+                else
+                    reinterpret_cast<uint16_t*>(buffer)[at] = inside ? static_cast<const uint16_t*>(data)[offset] : 0;
+            }
+        }
+    }
+    commit_copies();
+}
+
+// acc += rows^T rows over the rows of one chunk, each less its first entry where `shifted`. Any four rows make a step:
+// those a quarter of a chunk apart keep a fragment's lanes in different banks for odd n.
+template <int NT, class In>
+__device__ __forceinline__ void add_chunk(double (&acc)[fragments<NT>()][4], const char* buffer, int n, int rows,
+                                          bool shifted, bool bfloat) {
+    const int lane = lane_of_thread(), quarter = rows / 4;
+#pragma unroll 1
+    for (int i = 0; i < quarter; ++i) {
+        const In* row = reinterpret_cast<const In*>(buffer) + (i + quarter * (lane % 4)) * n;
+        double x[NT + 1];
+#pragma unroll
+        for (int t = 0; t < NT; ++t) x[t] = 8 * t + lane / 4 < n ? widen(row[8 * t + lane / 4], bfloat) : 0.0;
+        if (shifted) {
+            const double first = widen(row[0], bfloat);
+#pragma unroll
+            for (int t = 0; t < NT; ++t) x[t] -= 8 * t + lane / 4 < n ? first : 0.0;
+        }
+        x[NT] = 0;
+        int f = 0;
+#pragma unroll
+        for (int r = 0; 2 * r < NT; ++r)
+#pragma unroll
+            for (int s = 2 * r; s < NT; ++s) multiply_add(acc[f++], x[2 * r], x[2 * r + 1], x[s]);
+    }
+}
+
+// This thread's entries of a fragment: visit(i, j, q)
+template <class Visit>
+__device__ __forceinline__ void each_entry(int r, int s, Visit visit) {
+    const int lane = lane_of_thread();
+#pragma unroll
+    for (int q = 0; q < 4; ++q) visit(16 * r + 8 * (q / 2) + lane / 4, 8 * s + lane % 4 * 2 + q % 2, q);
+}
+
+template <int NT, class In>
+__device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
+                                           bool shifted, char* staging) {
+    const int n = static_cast<int>(rows.fibres.n), chunk = chunk_rows(rows.fibres.dtype);
+    const int64_t bytes = chunk_bytes(rows.fibres.dtype, n), stride = int64_t{kGramWarps} * chunk;
+    char* own = staging + warp_of_thread() * 2 * bytes;
+    int64_t first = int64_t{warp_of_thread()} * chunk;
+    fetch_rows(rows, data, first, chunk, own, Warp{});
+    for (int turn = 0; first < rows.fibres.count; first += stride, turn ^= 1) {
+        fetch_rows(rows, data, first + stride, chunk, own + (turn ^ 1) * bytes, Warp{});
+        wait_for_all_but_newest();
+        __syncwarp(kAllLanes);
+        add_chunk<NT, In>(acc, own + turn * bytes, n, chunk, shifted, rows.fibres.dtype == DType::bf16);
+        __syncwarp(kAllLanes);
+    }
+}
+
+// g [8 NT, kPitch] = F^T F, zeros beyond n; rows less their means where `center`. `staging` may lie where g does.
+template <int NT, class In>
+__device__ void gram_of(const Rows& rows, const void* data, bool center, char* staging, double* g, double* scratch) {
+    constexpr int kWidth = kPitch<NT>;
+    const int n = static_cast<int>(rows.fibres.n), thread = static_cast<int>(threadIdx.x);
+    double acc[fragments<NT>()][4];
+#pragma unroll
+    for (int f = 0; f < fragments<NT>(); ++f)
+#pragma unroll
+        for (int q = 0; q < 4; ++q) acc[f][q] = 0;
+    accumulate<NT, In>(acc, rows, data, center, staging);
+    for (int w = 0; w < kGramWarps; ++w) {
+        __syncthreads();
+        if (warp_of_thread() != w) continue;
+        int f = 0;
+#pragma unroll
+        for (int r = 0; 2 * r < NT; ++r)
+#pragma unroll
+            for (int s = 2 * r; s < NT; ++s, ++f)
+                each_entry(r, s, [&](int i, int j, int q) {
+                    if (i < 8 * NT) g[i * kWidth + j] = (w == 0 ? 0.0 : g[i * kWidth + j]) + acc[f][q];
+                });
+    }
+    __syncthreads();
+    for (int at = thread; at < 64 * NT * NT; at += 32 * kGramWarps) {
+        const int i = at / (8 * NT), j = at % (8 * NT);
+        if (i > j) g[i * kWidth + j] = g[j * kWidth + i];
+    }
+    __syncthreads();
+    if (!center) return;
+    // J G J with J = I - 1 1^T / n. scratch: [kSmall + 1]
+    if (thread < n) {
+        double sum = 0;
+        for (int i = 0; i < n; ++i) sum += g[i * kWidth + thread];
+        scratch[thread] = sum / n;
+    }
+    __syncthreads();
+    if (thread == 0) {
+        double sum = 0;
+        for (int i = 0; i < n; ++i) sum += scratch[i];
+        scratch[kSmall] = sum / n;
+    }
+    __syncthreads();
+    for (int at = thread; at < n * n; at += 32 * kGramWarps) {
+        const int i = at / n, j = at % n;
+        g[i * kWidth + j] += scratch[kSmall] - scratch[i] - scratch[j];
+    }
+    __syncthreads();
+}
+
+// Whether rows can be copied as they are, chunks of `chunk` rows by 16 bytes.
+inline bool is_packed(const TensorBatch& x, const Fibres& f, int64_t chunk) {
+    const int64_t width = size_of(f.dtype);
+    return f.others == 1 && f.step == 1 && f.stride[0] == f.n && reinterpret_cast<uintptr_t>(f.data) % 16 == 0 &&
+           x.batch_stride * width % 16 == 0 && chunk * f.n * width % 16 == 0;
+}
+
+// kernel<NT, In> for n and the dtype, by `Launch::run<NT, In>()`
+template <class In, class Launch>
+void for_size(int64_t n, const Launch& go) {
+    if (n <= 32)
+        go.template run<4, In>();
+    else if (n <= 56)
+        go.template run<7, In>();
+    else
+        go.template run<8, In>();
+}
+template <class Launch>
+void for_size_and_dtype(int64_t n, DType dtype, const Launch& go) {
+    switch (dtype) {
+        case DType::f32:
+            return for_size<float>(n, go);
+        case DType::f64:
+            return for_size<double>(n, go);
+        default:
+            return for_size<uint16_t>(n, go);
+    }
+}
+
+}  // namespace tsm::cuda

@@ -1,0 +1,79 @@
+// What the steps of both backends are told and what they hand back, on the host and on the device. Numbers of an enum
+// are the codes that Python passes (bindings/codes.h).
+#pragma once
+#include "tensor_batch.h"
+
+namespace tsm {
+
+enum class Method : int { eigencam, tsm, multivec_eigencam, mtsm };
+enum class Sign : int { u, v, absmax, sum };
+// What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|.
+enum class Combine : int { leading, signed_sum, absolute_sum };
+
+TSM_HOST_DEVICE inline int64_t product_of(const int64_t* n, int order) {
+    int64_t p = 1;
+    for (int i = 0; i < order; ++i) p *= n[i];
+    return p;
+}
+
+struct Output {
+    void* data;
+    bool wide;  // double, else float
+    void* at(int64_t element) const { return static_cast<char*>(data) + element * (wide ? 8 : 4); }
+    // On the host: `count` numbers from element `first` on.
+    template <class T>
+    void put(int64_t first, const T* from, int64_t count) const {
+        for (int64_t i = 0; i < count; ++i) {
+            if (wide)
+                static_cast<double*>(data)[first + i] = static_cast<double>(from[i]);
+            else
+                static_cast<float*>(data)[first + i] = static_cast<float>(from[i]);
+        }
+    }
+};
+
+// TensorLy's tucker of one item.
+struct HooiPlan {
+    int order, n_iter_max;
+    int64_t shape[kMaxOrder], rank[kMaxOrder];
+    double tol;
+    bool sign_v;  // columns signed by the right singular vector
+    int big;      // the mode larger than the product of the others; -1: none
+
+    TSM_HOST_DEVICE int64_t elements() const { return product_of(shape, order); }
+    TSM_HOST_DEVICE int64_t core_size() const { return product_of(rank, order); }
+    TSM_HOST_DEVICE int64_t others_size(int m) const { return elements() / shape[m]; }
+    TSM_HOST_DEVICE int64_t others_rank(int m) const { return core_size() / rank[m]; }
+    TSM_HOST_DEVICE bool others_full(int m) const {
+        for (int i = 0; i < order; ++i)
+            if (i != m && rank[i] != shape[i]) return false;
+        return true;
+    }
+    // The eigenproblem of an update of mode m: on the left side [I_m, I_m], else on the right one.
+    TSM_HOST_DEVICE bool left_side(int m) const { return m != big && shape[m] <= others_rank(m); }
+    TSM_HOST_DEVICE int64_t matrix_size(int m) const { return left_side(m) ? shape[m] : others_rank(m); }
+};
+inline HooiPlan plan_hooi(int order, const int64_t* shape, const int64_t* rank, int n_iter_max, double tol,
+                          bool sign_v) {
+    HooiPlan plan{order, n_iter_max, {}, {}, tol, sign_v, -1};
+    for (int i = 0; i < order; ++i) {
+        plan.shape[i] = shape[i];
+        plan.rank[i] = rank[i];
+    }
+    for (int i = 0; i < order; ++i)
+        if (order > 1 && shape[i] > plan.others_size(i)) plan.big = i;
+    return plan;
+}
+
+struct HooiOutput {
+    Output core;                        // [B, R_1, ..., R_N]
+    Output factors[kMaxOrder];          // [B, I_n, R_n]
+    Output singular_values[kMaxOrder];  // [B, R_n]
+    Output responses;                   // X_(big)^T A_big [B, S, R_big], by the CUDA backend; data may be null
+    double* errors;                     // [B, n_iter_max]; NaN on entry of the CPU backend
+    int64_t* n_sweeps;                  // [B]
+    bool* converged;                    // [B]
+    bool* finite;                       // [B]
+};
+
+}  // namespace tsm
