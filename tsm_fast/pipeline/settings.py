@@ -149,8 +149,8 @@ class Resources:
         torch_threads: of the forward pass on the CPU, in each worker. More than one may move the last bits of the
             maps, so a run is best spread over workers with one thread each; None leaves PyTorch's number as it is.
         shard_timeout: seconds a shard may take.
-        batch_timeout: seconds after which a worker that gives no sign of life is taken to hang: nothing was read, and no
-            micro-batch came out of the network.
+        batch_timeout: seconds after which a worker that gives no sign of life is taken to hang: no image was read, and
+            no micro-batch came out of the network.
         max_errors: share of the images that may fail before a run is stopped.
 
     >>> Resources(decode_threads=4).device

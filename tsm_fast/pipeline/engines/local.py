@@ -85,7 +85,7 @@ class ProcessLanes:
             return _slow(self._resources)
         seconds = self._resources.batch_timeout * patience
         if now > worker.alive + seconds:
-            return f"gave no sign of life for {seconds:g} s and hangs (--batch-timeout)"
+            return _silent(seconds)
         return None
 
     def stop(self) -> None:
@@ -256,7 +256,7 @@ def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | No
 class ThreadLane:
     """A thread of this process: no time to start, and the model that planned the run is at hand.
 
-    A thread cannot be ended from outside: one that hangs ends the run, and is left behind. What crashes ends this process.
+    A thread cannot be ended from outside: one that hangs ends the run, and is left behind; a crash ends this process.
     """
 
     def __init__(self, device: str, resources: Resources, source: Source | None = None) -> None:
@@ -310,11 +310,7 @@ class ThreadLane:
         if self._begun is not None and now > self._begun + self._resources.shard_timeout + HANGING:
             return _slow(self._resources)
         seconds = self._waits * task.patience
-        return (
-            f"gave no sign of life for {seconds:g} s and hangs (--batch-timeout)"
-            if now > self._alive + seconds
-            else None
-        )
+        return _silent(seconds) if now > self._alive + seconds else None
 
     def stop(self) -> None:
         self._stop.set()
@@ -324,6 +320,10 @@ class ThreadLane:
 
     def close(self) -> None:
         self._stop.set()
+
+
+def _silent(seconds: float) -> str:
+    return f"gave no sign of life for {seconds:g} s and hangs (--batch-timeout)"
 
 
 def _slow(resources: Resources) -> str:

@@ -117,9 +117,8 @@ def run(
                 halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
         done = run.done()
         tally.settle(done)
-        return _outcome(
-            tally, halt, list(tally.bad.values()) or first_bad(run, tally.done), len(done) == len(run.shards)
-        )
+        bad = list(tally.bad.values()) or first_bad(run, tally.done)
+        return _outcome(tally, halt, bad, complete=len(done) == len(run.shards))
 
 
 def ready(
@@ -219,7 +218,7 @@ def first_bad(run: Run, done: Mapping[int, Marker]) -> list[Bad]:
     return found[:NAMED]
 
 
-def _outcome(tally: Tally, halt: Halt | None, bad: list[Bad], complete: bool) -> Outcome:
+def _outcome(tally: Tally, halt: Halt | None, bad: list[Bad], *, complete: bool) -> Outcome:
     code = halt.code if halt else 1 if tally.failed else 3 if tally.too_many_errors else 0
     return Outcome(
         code=code,

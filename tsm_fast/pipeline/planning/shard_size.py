@@ -20,7 +20,7 @@ def shard_size(images: int, shape: Sequence[int], devices: Sequence[str], batch_
     """
     cpu = all(device == "cpu" for device in devices)
     step = min(STEP, batch_size) if cpu else batch_size
-    most = max((CPU if cpu else GPU) * PIXELS // (shape[-2] * shape[-1]), step)
+    most = min(max((CPU if cpu else GPU) * PIXELS // (shape[-2] * shape[-1]), step), GPU)
     workers = max(len(devices), 1)
     rounds = -(-images // (most * workers))
     size = max(-(-images // (max(rounds, 1) * workers)), most // LEAST, 1)
