@@ -28,7 +28,7 @@ def attempt(
     try:
         if task.suspects:
             found = find_poison(task.spec, task.suspects, resources, alive=send, stop=stop, source=source)
-            return Found(task, *(found or ()))
+            return Found(task) if found is None else Found(task, *found)
         marker = run_shard(
             task.spec,
             resources,

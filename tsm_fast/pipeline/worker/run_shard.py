@@ -41,7 +41,7 @@ class Bad(NamedTuple):
 
     key: str
     kind: str
-    error: str
+    error: str | None
 
 
 class Event(NamedTuple):
