@@ -267,3 +267,57 @@ def test_layers() -> None:
     found = json.loads(tsm_fast("layers", "lite0", "--json").stdout)
     assert found["chosen"] == "features"
     assert {"name": "features", "kind": "_Features", "shape": [1280, 7, 7]} in found["layers"]
+
+
+def test_error_rows_are_named_reported_and_computed_again(tmp_path: Path) -> None:
+    needs_photos()
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for path in sorted(photos().rglob("*.jpg"))[:12]:
+        (source / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    names = sorted(path.name for path in source.iterdir())
+    whole = {name: (source / name).read_bytes() for name in (names[1], names[6])}
+    for name, data in whole.items():
+        (source / name).write_bytes(data[:500])
+    command = arguments(out, "--workers", 0, source=source)
+    done = tsm_fast(*command)
+    assert done.exit_code == 3
+    assert f"tsm-fast: '{names[1]}': truncated: " in done.stderr
+    assert "the same command with --retry-errors computes these rows again" in done.stderr
+    assert names[1] in (out / "report.html").read_text()  # also of a run that stopped before its end
+
+    again = tsm_fast(*command, "--max-errors", "20%", "--json")
+    assert (again.exit_code, json.loads(again.stdout)["errors"]) == (0, 2)
+    for name, data in whole.items():
+        (source / name).write_bytes(data)
+    other = tsm_fast(*command, "--retry-errors", "crash", "--max-errors", "20%", "--json")
+    assert (other.exit_code, json.loads(other.stdout)["computed"]) == (0, 0)
+    assert names[1] in other.stderr  # named, though nothing was computed
+    repaired = tsm_fast(*command, "--retry-errors", "--json")
+    outcome = json.loads(repaired.stdout)
+    assert (repaired.exit_code, outcome["computed"], outcome["errors"]) == (0, 2, 0), repaired.stderr
+    assert tsm_fast("verify", out).exit_code == 0
+    assert "truncated" not in (out / "report.html").read_text()
+    assert tsm_fast(*arguments(tmp_path / "whole", "--workers", 0, source=source)).exit_code == 0
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_wrong_kinds_of_errors_are_2(tmp_path: Path) -> None:
+    done = tsm_fast("extract", "source", "--out", tmp_path / "out", "--retry-errors=crsh")
+    assert (done.exit_code, "must be one of all, missing" in done.stderr) == (2, True)
+
+
+def test_shards_of_their_own_size(tmp_path: Path) -> None:
+    """Chosen for the workers, kept when the run goes on, and said by --dry-run."""
+    needs_photos()
+    command = ["extract", photos(), "--out", tmp_path / "out", "--method", "tsm", "--size", "512"]
+    planned = json.loads(tsm_fast(*command, "--limit", 40, "--workers", 2, "--dry-run", "--json").stdout)
+    assert (planned["shard_size"], planned["shards"], planned["workers"]) == (32, 2, 2)
+    alone = json.loads(tsm_fast(*command, "--limit", 40, "--workers", 0, "--dry-run", "--json").stdout)
+    assert (alone["shard_size"], alone["shards"], alone["workers"]) == (48, 1, 1)
+    done = tsm_fast(*command, "--limit", 6, "--workers", 0, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["shards"]) == (0, 1)
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert settings["shard_size"] == 16
+    again = tsm_fast(*command, "--limit", 6, "--workers", 3, "--json")
+    assert (again.exit_code, json.loads(again.stdout)["computed"]) == (0, 0)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from . import options
 from .demo import demo
 from .extract import extract
 from .info import info
@@ -34,5 +35,6 @@ def root(show_version: Annotated[bool, typer.Option("--version", help="Print the
         raise typer.Exit
 
 
-for command in (extract, status, verify, report, export, layers, demo, info):
+app.command(cls=options.RetryErrorsCommand)(extract)
+for command in (status, verify, report, export, layers, demo, info):
     app.command()(command)

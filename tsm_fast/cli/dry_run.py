@@ -12,10 +12,10 @@ from typing import Any
 from ..pipeline import Marker, Resources, Run, Settings, prepare, run_shard
 from ..pipeline.engines.progress import Reporter, shares
 from ..pipeline.engines.ranks import place, share
-from ..pipeline.engines.run import devices
+from ..pipeline.engines.run import MOST_WORKERS, devices
 from ..pipeline.planning import draft
 from ..pipeline.planning.compare import compare
-from ..pipeline.planning.prepare import readable
+from ..pipeline.planning.prepare import readable, with_shard_size
 from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
@@ -25,19 +25,22 @@ def dry_run(
     settings: Settings, out: Path, resources: Resources, engine: str, workers: int | None, progress: Reporter
 ) -> dict[str, Any]:
     """What a run would do; nothing is written into `out`."""
-    planned = draft.make(settings, say=progress.say)
+    where = place() if engine == "rank" else None
+    own = devices(resources.device, workers, MOST_WORKERS, where)
+    names = own * (where.world if where else 1)
+    planned = draft.make(with_shard_size(settings, readable(out)), devices=names, say=progress.say)
     file = planned.file
     run = _present(out, planned, progress)
     done = {} if run is None else run.done()
-    bounds = {index: index * settings.shard_size for index in range(file.record.shards)}
-    if engine == "rank":
-        bounds = {index: bounds[index] for index in share(list(bounds), place())}
+    bounds = {index: index * file.record.shard_size for index in range(file.record.shards)}
+    if where is not None:
+        bounds = {index: bounds[index] for index in share(list(bounds), where)}
     n = len(planned.items)
-    left = sum(min(settings.shard_size, n - start) for index, start in bounds.items() if index not in done)
+    left = sum(min(file.record.shard_size, n - start) for index, start in bounds.items() if index not in done)
     progress.say("timing a few batches")
     device = devices(resources.device, 1, 1)[0]
     timed, seconds = _timed(settings, replace(resources, device=device))
-    parallel = 1 if engine == "ray" else len(devices(resources.device, workers or None, len(bounds)))
+    parallel = 1 if engine == "ray" else min(len(own), max(len(bounds), 1))
     rate = timed.rows / seconds
     return {
         "source": settings.source,
@@ -45,6 +48,7 @@ def dry_run(
         "images": n,
         "left_out": dict(planned.left_out.counts),
         "shards": file.record.shards,
+        "shard_size": file.record.shard_size,
         "shards_done": len(done),
         "images_left": left,
         "model": settings.model,
@@ -69,7 +73,7 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     workers = f", times {facts['workers']} workers" if facts["workers"] > 1 else ""
     return [
         ("images", f"{facts['images']:,} in {facts['source']}"),
-        ("shards", f"{facts['shards']:,}{done}, in {facts['out']}"),
+        ("shards", f"{facts['shards']:,} of {facts['shard_size']:,} images{done}, in {facts['out']}"),
         ("layer", f"{', '.join(facts['layers'])}: {facts['layers_reason']}"),
         ("maps", ", ".join(f"{name} {h}x{w}" for name, (h, w) in facts["columns"].items())),
         ("size", f"{facts['bytes_left'] / 1e6:,.3g} MB to write, {facts['bytes_free'] / 1e9:,.3g} GB free"),

@@ -18,8 +18,9 @@ from ..pipeline.engines.progress import Reporter, reporter, shares
 from ..pipeline.engines.run import Outcome, ready
 from ..pipeline.engines.run import run as run_engine
 from ..pipeline.engines.signals import Interrupted, Signals
+from ..pipeline.files.record import NAME
 from ..pipeline.results.report import write_report
-from ..pipeline.settings import BATCH_SIZE, SHARD_SIZE
+from ..pipeline.settings import BATCH_SIZE
 from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
 from ..readable import counted, duration
@@ -49,7 +50,7 @@ def extract(
     sign: options.Sign = None,
     precision: options.Precision = "auto",
     dtype: options.Dtype = "float32",
-    shard_size: options.ShardSize = SHARD_SIZE,
+    shard_size: options.ShardSize = None,
     batch_size: options.BatchSize = BATCH_SIZE,
     engine: options.Engine = "local",
     workers: options.Workers = None,
@@ -58,7 +59,9 @@ def extract(
     decode_threads: options.DecodeThreads = 2,
     torch_threads: options.TorchThreads = 1,
     shard_timeout: options.ShardTimeout = 3600.0,
+    batch_timeout: options.BatchTimeout = 75.0,
     max_errors: options.MaxErrors = "1%",
+    retry_errors: options.RetryErrors = None,
     resume: options.Resume = True,
     report: options.Report = True,
     dry_run: options.DryRun = False,
@@ -104,6 +107,7 @@ def extract(
             decode_threads=decode_threads,
             torch_threads=torch_threads,
             shard_timeout=shard_timeout,
+            batch_timeout=batch_timeout,
             max_errors=max_errors,
         )
     keep_memory()
@@ -112,7 +116,7 @@ def extract(
             if dry_run:
                 _dry_run(settings, out, resources, engine, workers, as_json)
                 return
-            run, outcome = _extract(settings, out, resources, engine, workers, signals, report, resume)
+            run, outcome = _extract(settings, out, resources, engine, workers, signals, report, resume, retry_errors)
         except Interrupted as stopped:
             complain(f"{stopped}: stopped while there was nothing to finish")
             raise typer.Exit(stopped.code) from None
@@ -142,17 +146,32 @@ def _extract(
     signals: Signals,
     report: bool,
     resume: bool,
+    retry_errors: str | None,
 ) -> tuple[Run, Outcome]:
     """The run; what models print on the way is talk."""
+    new = not (out / NAME).exists()
     with redirect_stdout(sys.stderr), reporter() as progress:
-        run = ready(settings, out, engine, resources, resume=resume, say=progress.say)
+        run = ready(settings, out, engine, workers, resources, resume=resume, say=progress.say)
         _introduce(run, progress)
-        outcome = run_engine(run, engine, workers, resources, progress=progress, signals=signals)
-        if report and outcome.complete and run.command and (outcome.computed or not (run.out / "report.html").exists()):
+        if engine == "local" and workers is None and new and len(run.shards) == 1:
+            workers = 0  # no process to start; where that ends badly, the next start of the run has one
+        outcome = run_engine(
+            run, engine, workers, resources, retry_errors=retry_errors, progress=progress, signals=signals
+        )
+        if report and run.command and _worth_a_report(run, engine, outcome):
             progress.say("writing report.html")
-            with errors():
+            try:
                 write_report(run.out, source=reopen(run.command.kind, run.command.root))
+            except OSError as error:
+                complain(f"report.html is not written: {error}")
     return run, outcome
+
+
+def _worth_a_report(run: Run, engine: str, outcome: Outcome) -> bool:
+    """Something is new or no report is there, nobody waits for the end, and no other rank will write it."""
+    new = outcome.computed or not (run.out / "report.html").exists()
+    mine = outcome.complete or engine != "rank"
+    return bool(new and mine and outcome.shards_done and outcome.code in (0, 1, 3))
 
 
 def _introduce(run: Run, progress: Reporter) -> None:
@@ -177,6 +196,10 @@ def _tell(run: Run, outcome: Outcome, as_json: bool) -> None:
         complain(f"{counted(len(outcome.failed), 'shard')} failed, for the {reasons} above: {failed}")
     if outcome.code == 3 and not outcome.reason:
         complain(f"{outcome.errors:,} error rows are more than --max-errors allows")
+    for bad in outcome.bad:
+        complain(f"{bad.key!r}: {bad.kind}: {bad.error}")
+    if outcome.errors:
+        complain("once that is put right, the same command with --retry-errors computes these rows again")
     if outcome.shards_done < outcome.shards:
         complain(f"go on with the same command: {command_line()}")
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..pipeline.engines.run import ENGINES
+from ..pipeline.files.shards import ALL, ERRORS
 from .config import read_config
 
 INPUT, MAPS, WORK, RUNNING = "Input", "Maps", "How it is computed", "This command"
@@ -39,10 +41,27 @@ def _share(text: str) -> float:
     return value
 
 
+def _kind(name: str | None) -> str | None:
+    if name is not None and name not in (ALL, *ERRORS):
+        raise typer.BadParameter(f"must be one of {', '.join((ALL, *ERRORS))}, got {name!r}")
+    return name
+
+
 def _engine(name: str) -> str:
     if name not in ENGINES:
         raise typer.BadParameter(f"must be one of {', '.join(ENGINES)}, got {name!r}")
     return name
+
+
+class RetryErrorsCommand(TyperCommand):
+    """A command whose option --retry-errors may stand without a kind, which means all."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        kinds = (ALL, *ERRORS)
+        for place in [number for number, word in enumerate(args) if word == "--retry-errors"]:
+            if args[place + 1 : place + 2] == [] or args[place + 1] not in kinds:
+                args[place] = f"--retry-errors={ALL}"
+        return super().parse_args(ctx, args)
 
 
 _input, _maps = partial(typer.Option, rich_help_panel=INPUT), partial(typer.Option, rich_help_panel=MAPS)
@@ -102,7 +121,10 @@ Precision = Annotated[str, _maps(help="auto, float32 or float64.")]
 Dtype = Annotated[str, _maps(help="Of the stored maps: float32, float16 or uint8.")]
 
 # How they are computed
-ShardSize = Annotated[int, _work(min=1, help="Images in a shard.")]
+ShardSize = Annotated[
+    int | None,
+    _work(min=1, help="Images in a shard. Default: chosen for the images, workers and input size, and kept."),
+]
 BatchSize = Annotated[int, _work(min=1, help="Images in a forward pass.")]
 Engine = Annotated[
     str, _work(callback=_engine, help="local; rank (one of several processes of torchrun, SLURM or Kubernetes); ray.")
@@ -119,6 +141,9 @@ TorchThreads = Annotated[
     _work(min=1, help="Threads of the forward pass on the CPU, in each worker. Other than 1 may move the last bits."),
 ]
 ShardTimeout = Annotated[float, _work(help="Seconds that a shard may take.")]
+BatchTimeout = Annotated[
+    float, _work(help="Seconds without a sign of life (an image read, a batch computed) after which a worker hangs.")
+]
 
 # This command
 MaxErrors = Annotated[
@@ -130,7 +155,16 @@ MaxErrors = Annotated[
     ),
 ]
 Resume = Annotated[bool, _running(help="Go on with the run in OUT; --no-resume refuses one.")]
-Report = Annotated[bool, _running(help="Write report.html when every shard is done.")]
+RetryErrors = Annotated[
+    str | None,
+    _running(
+        "--retry-errors",
+        metavar="[KIND]",
+        callback=_kind,
+        help="Compute error rows again, those of KIND or all, and no others of the shards that are done.",
+    ),
+]
+Report = Annotated[bool, _running(help="Write report.html at the end, unless a signal stopped the run.")]
 DryRun = Annotated[
     bool,
     _running("--dry-run", help="Only say what would be done, how long it would take and how large it would be."),

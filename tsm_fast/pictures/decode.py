@@ -6,7 +6,7 @@ import errno
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
+PIXEL_BYTES = 8  # that decoding takes: Pillow has 4 for each pixel of a picture, and there are two of them
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "HEIF")
 # Bits of the column "flags": what a reader of the maps may want to know about an image.
 FLAGS = {
@@ -80,14 +81,18 @@ def unreadable(error: OSError) -> ImageError:
     return ImageError(kind, error.strerror or str(error) or type(error).__name__)
 
 
-def decode(data: bytes, max_pixels: int) -> Picture:
-    """A picture file in RGB, upright; `ImageError` for what cannot be decoded."""
+def decode(data: bytes, max_pixels: int, take: Callable[[int], None] = lambda _: None) -> Picture:
+    """A picture file in RGB, upright; `ImageError` for what cannot be decoded.
+
+    `take` is called with the bytes that decoding is going to need, and may wait.
+    """
     if not data:
         raise ImageError("empty", "the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=_readable()) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError("too_large", _too_large(image, max_pixels))
+            take(image.width * image.height * PIXEL_BYTES)
             return to_rgb(image)
     except (ImageError, MemoryError):
         raise
@@ -170,10 +175,10 @@ def _broken(error: Exception) -> ImageError:
     return ImageError("truncated" if cut or isinstance(error, EOFError) else "decode", text)
 
 
-def from_value(value: Any, max_pixels: int) -> Picture | Tensor:
-    """What a dataset holds as a picture; a float tensor [C, H, W] stays as it is."""
+def from_value(value: Any, max_pixels: int, take: Callable[[int], None] = lambda _: None) -> Picture | Tensor:
+    """What a dataset holds as a picture; a float tensor [C, H, W] stays as it is. `take` is as in `decode`."""
     if isinstance(value, bytes | bytearray):
-        return decode(bytes(value), max_pixels)
+        return decode(bytes(value), max_pixels, take)
     if isinstance(value, Tensor) and value.is_floating_point():
         if value.ndim != 3:
             raise ImageError("item", f"a float tensor must be [C, H, W], got shape {tuple(value.shape)}")

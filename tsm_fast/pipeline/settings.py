@@ -16,7 +16,7 @@ Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 PILLOW_LIMIT = 2 * MAX_PIXELS  # and refuses from here on
-SHARD_SIZE, BATCH_SIZE = 4096, 64
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Settings:
         keys: only those that this file lists, one key a line, or separated by NUL bytes.
         sample: of these only so many, chosen by `seed` and their keys alone.
         limit: of these only the first, sorted by key.
-        shard_size: images in a shard.
+        shard_size: images in a shard; None chooses when the run is planned, for its images, workers and input size
+            (`planning.shard_size`), and takes that of the run when it goes on.
         batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster); the last bits depend
             on it.
 
@@ -74,7 +75,7 @@ class Settings:
     sample: int | None = None
     seed: int = 0
     limit: int | None = None
-    shard_size: int = SHARD_SIZE
+    shard_size: int | None = None
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
@@ -100,7 +101,8 @@ class Settings:
             if getattr(self, name) is not None:
                 _count(name, getattr(self, name))
         checks.integer("seed", self.seed)
-        _count("shard_size", self.shard_size, most=10_000_000)
+        if self.shard_size is not None:
+            _count("shard_size", self.shard_size, most=10_000_000)
         _count("batch_size", self.batch_size, most=65_536)
         self._check_options()
 
@@ -133,6 +135,8 @@ class Resources:
         torch_threads: of the forward pass on the CPU, in each worker. More than one may move the last bits of the
             maps, so a run is best spread over workers with one thread each; None leaves PyTorch's number as it is.
         shard_timeout: seconds a shard may take.
+        batch_timeout: seconds after which a worker that gives no sign of life is taken to hang: no image was read, and
+            no micro-batch came out of the network.
         max_errors: share of the images that may fail before a run is stopped.
 
     >>> Resources(decode_threads=4).device
@@ -145,6 +149,7 @@ class Resources:
     decode_threads: int = 2
     torch_threads: int | None = 1
     shard_timeout: float = 3600.0
+    batch_timeout: float = 75.0
     max_errors: float = 0.01
 
     def __post_init__(self) -> None:
@@ -153,8 +158,10 @@ class Resources:
             if getattr(self, name) is not None:
                 _count(name, getattr(self, name), most=65_536)
         _count("decode_threads", self.decode_threads, most=1024)
-        if not (isfinite(self.shard_timeout) and self.shard_timeout > 0):
-            raise ValueError(f"shard_timeout must be a positive number of seconds, got {self.shard_timeout}")
+        for name in ("shard_timeout", "batch_timeout"):
+            seconds = getattr(self, name)
+            if not (isfinite(seconds) and seconds > 0):
+                raise ValueError(f"{name} must be a positive number of seconds, got {seconds}")
         if not 0 <= self.max_errors <= 1:
             raise ValueError(f"max_errors must be a share in 0..1, got {self.max_errors}")
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from tsm_fast.pipeline import Resources
-from tsm_fast.pipeline.engines.lanes import RETRIES
 from tsm_fast.pipeline.engines.ranks import Place
 from tsm_fast.pipeline.engines.run import devices, held, run
 from tsm_fast.pipeline.engines.tally import Tally
+from tsm_fast.pipeline.engines.tries import RETRIES
 
 from ..processes import (
     BATCH,
@@ -116,7 +116,7 @@ def test_a_shard_is_tried_again_and_then_fails(
 ) -> None:
     needs_photos()
     retries = RETRIES if what == "fail" else 1  # a new process each is dear
-    monkeypatch.setattr("tsm_fast.pipeline.engines.lanes.RETRIES", retries)
+    monkeypatch.setattr("tsm_fast.pipeline.engines.tries.RETRIES", retries)
     run_ = plan(tmp_path / "out", model="networks_in_trouble:trouble", **ELEVEN)
     trouble.write_text(what)
     watch = Watch()
@@ -147,7 +147,9 @@ def test_a_thread_that_hangs_ends_the_run(tmp_path: Path, trouble: Path, monkeyp
     before = set(threading.enumerate())
     outcome = run(run_, workers=0, resources=Resources(shard_timeout=1))
     assert (outcome.code, outcome.complete, outcome.shards_done) == (1, False, 1)
-    assert outcome.reason == "shard 1 took longer than 1 s and hangs (--shard-timeout)"
+    assert outcome.reason == (
+        "shard 1 took longer than 1 s and hangs (--shard-timeout): the same command with --workers 1 finds the image"
+    )
     trouble.with_name("awake").touch()
     while set(threading.enumerate()) - before:
         time.sleep(0.02)

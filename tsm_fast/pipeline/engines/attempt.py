@@ -1,4 +1,4 @@
-"""One try at a shard, and what its error means for the run."""
+"""One try at a task, and what its error means for the run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable
 
 from ..errors import FingerprintError, OutOfSpace, ShardFailed, Stopped
-from ..files.run import ShardSpec
 from ..settings import Resources
 from ..sources.source import Source
-from ..worker.run_shard import run_shard
-from .lanes import Done, Fatal, Lost, Message
+from ..worker.run_shard import find_poison, run_shard
+from .messages import Done, Fatal, Found, Lost, Message, Task
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_WRITING = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -19,26 +18,39 @@ WORTH_ANOTHER = (OSError, RuntimeError, MemoryError)  # other errors come back e
 
 
 def attempt(
-    spec: ShardSpec,
+    task: Task,
     resources: Resources,
     send: Callable[[Message], None],
     stop: threading.Event,
     source: Source | None = None,
 ) -> Message | None:
-    """One try at a shard: Done, Lost, Fatal, or None for having been stopped."""
+    """One try at a task: Done, Found, Lost, Fatal, or None for having been stopped."""
     try:
-        return Done(run_shard(spec, resources, tell=send, stop=stop, source=source))
+        if task.suspects:
+            found = find_poison(task.spec, task.suspects, resources, alive=send, stop=stop, source=source)
+            return Found(task) if found is None else Found(task, *found)
+        marker = run_shard(
+            task.spec,
+            resources,
+            tell=send,
+            alive=send,
+            stop=stop,
+            source=source,
+            poison=task.poison,
+            retry=task.retry,
+        )
+        return Done(marker)
     except Stopped:
         return None
     except Exception as error:
-        return judge(spec, error)
+        return judge(task, error)
 
 
-def judge(spec: ShardSpec, error: Exception) -> Message:
-    """What an error of a shard means for the run."""
+def judge(task: Task, error: Exception) -> Message:
+    """What an error of a task means for the run."""
     if isinstance(error, OutOfSpace | FingerprintError) or (isinstance(error, OSError) and error.errno in NO_WRITING):
         return Fatal(_text(error))
-    return Lost(spec, _text(error), again=isinstance(error, WORTH_ANOTHER))
+    return Lost(task, _text(error), again=isinstance(error, WORTH_ANOTHER))
 
 
 def _text(error: Exception) -> str:

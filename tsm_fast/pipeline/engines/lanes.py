@@ -1,49 +1,20 @@
-"""What every engine has: lanes that take shards and give messages, and the loop that drives them."""
+"""What every engine has: lanes that take tasks and give messages, and the loop that drives them."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from ..files.run import Marker, ShardSpec
 from ..worker.run_shard import Event
+from .messages import Done, Fatal, Found, Lost, Message, Note, Task
 from .signals import Signals
 from .tally import Tally
+from .tries import Tries
 
-RETRIES = 3  # how often a shard is tried again
 POLL = 0.2  # seconds between looks at signals and deadlines
 GRACE = 20.0  # seconds that workers have to leave the micro-batch they are in
-
-
-class Done(NamedTuple):
-    """A shard is published."""
-
-    marker: Marker
-
-
-class Lost(NamedTuple):
-    """A shard was not finished: its worker died, ran over the deadline or met an error."""
-
-    spec: ShardSpec
-    reason: str
-    again: bool = True  # whether it may go better another time
-
-
-class Fatal(NamedTuple):
-    """Nothing can go on: the disk is full, say."""
-
-    reason: str
-
-
-class Note(NamedTuple):
-    """Something to tell the user."""
-
-    text: str
-
-
-Message = Event | Done | Lost | Fatal | Note
 
 
 class Halt(NamedTuple):
@@ -62,7 +33,7 @@ class Lanes(Protocol):
     @property
     def free(self) -> int: ...
 
-    def start(self, spec: ShardSpec) -> None: ...
+    def start(self, task: Task) -> None: ...
 
     def poll(self, seconds: float) -> Iterable[Message]:
         """Messages that have come, after waiting for at most so long."""
@@ -82,7 +53,7 @@ class Lanes(Protocol):
 
 
 def drive(
-    todo: Iterable[ShardSpec],
+    todo: Iterable[Task],
     lanes: Lanes,
     tally: Tally,
     signals: Signals,
@@ -90,13 +61,13 @@ def drive(
     show: Callable[[Tally], None],
     say: Callable[[str], None],
 ) -> Halt | None:
-    """Work through shards; returns why it stopped early, None where every shard is done or has failed."""
-    waiting, tries = deque(todo), Counter[int]()
+    """Work through tasks; returns why it stopped early, None where every shard is done or has failed."""
+    waiting, tries = deque(todo), Tries(say, tally.fail)
     halt: Halt | None = None
     signals.at_once = lanes.kill
     while waiting or lanes.busy:
         while waiting and lanes.free and not signals.stop.is_set():
-            lanes.start(waiting.popleft())
+            lanes.start(waiting.popleft()._replace(patience=tries.patience))
         for message in lanes.poll(POLL):
             if isinstance(message, Event):
                 tally.event(message)
@@ -106,8 +77,10 @@ def drive(
                 halt = Halt(1, message.reason)
             elif isinstance(message, Note):
                 say(message.text)
-            elif _again(message, tries, tally, say):
-                waiting.appendleft(message.spec)
+            elif isinstance(message, Found | Lost):
+                tally.drop(message.task.spec.index)
+                task = tries.found(message) if isinstance(message, Found) else tries.next(message)
+                waiting.extendleft([task] if task is not None else [])
         show(tally)
         halt = halt or _reason_to_stop(tally, signals, say)
         if halt is not None:
@@ -123,19 +96,6 @@ def _reason_to_stop(tally: Tally, signals: Signals, say: Callable[[str], None]) 
     if tally.too_many_errors and tally.left:
         return Halt(1 if tally.failed else 3, _too_many(tally))
     return None
-
-
-def _again(lost: Lost, tries: Counter[int], tally: Tally, say: Callable[[str], None]) -> bool:
-    """Whether a lost shard is to be tried once more; it is counted as failed where not."""
-    index = lost.spec.index
-    tries[index] += 1
-    if lost.again and tries[index] <= RETRIES:
-        tally.drop(index)
-        say(f"shard {index}: {lost.reason}; trying again ({tries[index]} of {RETRIES})")
-        return True
-    tally.fail(index, lost.reason)
-    say(f"shard {index} failed: {lost.reason}")
-    return False
 
 
 def _too_many(tally: Tally) -> str:
@@ -155,6 +115,6 @@ def _wind_up(lanes: Lanes, tally: Tally, show: Callable[[Tally], None]) -> None:
             if isinstance(message, Done):
                 tally.finish(message.marker)
             elif isinstance(message, Lost):
-                tally.drop(message.spec.index)
+                tally.drop(message.task.spec.index)
         show(tally)
     lanes.kill()

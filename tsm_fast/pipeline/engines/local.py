@@ -15,15 +15,19 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..files.run import ShardSpec
 from ..settings import Resources
 from ..sources.source import Source
+from ..worker.inputs import Problem
 from ..worker.network import keep_memory
+from ..worker.run_shard import At
 from .attempt import attempt
-from .lanes import GRACE, Done, Fatal, Lost, Message
+from .lanes import GRACE
+from .messages import Done, Fatal, Found, Lost, Message, Task
 
-STARTING = 120.0  # seconds that a new process may take to import and to load the model
+STARTING = 120.0  # seconds that the first process may take to import and to load the model
+LATER = 15.0, 3.0  # seconds, and times as long as the slowest so far, that a process which is started later may take
 HANGING = 5.0  # seconds after the deadline at which a shard that did not end by itself is taken to hang
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # nobody else sends them
 ORPHANED = 5.0  # seconds a worker has to leave its micro-batch when the parent is gone
 READY = "ready"
 
@@ -39,6 +43,8 @@ class ProcessLanes:
         self._resources, self._source = resources, source
         self._context = multiprocessing.get_context("spawn")
         self._devices = list(devices)  # of the lanes that have no process yet
+        self._starting = STARTING
+        self._slowest = 0.0  # start of a process, seconds
         self._idle: list[_Process] = []
         self._working: list[_Process] = []
 
@@ -50,12 +56,11 @@ class ProcessLanes:
     def free(self) -> int:
         return len(self._idle) + len(self._devices)
 
-    def start(self, spec: ShardSpec) -> None:
+    def start(self, task: Task) -> None:
         while True:
-            seconds = self._resources.shard_timeout + (HANGING if self._idle else STARTING)
             worker = self._idle.pop() if self._idle else self._new()
             try:
-                worker.give(spec, seconds)
+                worker.give(task)
             except OSError:  # it died while it had nothing to do
                 self._replace(worker)
                 continue
@@ -67,9 +72,21 @@ class ProcessLanes:
         for worker in list(self._working):
             if worker.pipe in ready:
                 yield from self._read(worker)
-            elif time.monotonic() > worker.deadline and worker.spec is not None:
-                spec = self._lose(worker)
-                yield Lost(spec, _late(self._resources))
+            elif (reason := self._late(worker)) is not None:
+                problem = Problem("timeout", "the worker hung at this image")
+                yield self._lost(worker, reason, problem=problem, late=True)
+
+    def _late(self, worker: _Process) -> str | None:
+        """Why a worker is taken to hang; None where it is in time."""
+        now, patience = time.monotonic(), worker.task.patience if worker.task else 1.0
+        if worker.begun is None and not worker.settled:
+            return None if now < worker.given + self._starting * patience else "its worker did not start in time"
+        if now > (worker.begun or worker.given) + self._resources.shard_timeout + HANGING:
+            return _slow(self._resources)
+        seconds = self._resources.batch_timeout * patience
+        if now > worker.alive + seconds:
+            return _silent(seconds)
+        return None
 
     def stop(self) -> None:
         for worker in list(self._working):
@@ -109,35 +126,57 @@ class ProcessLanes:
         return _Process(process, ours, device)
 
     def _read(self, worker: _Process) -> Iterable[Message]:
-        """What a worker has sent; one that did not finish its shard is replaced, for it may be in disorder."""
-        while worker.spec is not None:
+        """What a worker has sent; one that did not finish its task is replaced, for it may be in disorder."""
+        while worker.task is not None:
             try:
                 if not worker.pipe.poll():
                     return
                 message = worker.pipe.recv()
             except (EOFError, OSError):
                 code = _exit_code(worker.process)
-                yield Lost(self._lose(worker), f"its worker died ({code})")
+                problem = Problem("crash", f"the worker died ({code}) at this image")
+                foreign = worker.process.exitcode not in [-number for number in CRASHES]
+                yield self._lost(worker, f"its worker died ({code})", problem=problem, foreign=foreign)
                 return
+            worker.alive = time.monotonic()
             if message == READY:
                 worker.ready = True
-                continue
-            if message is None:  # abandoned, as asked, or after a SIGTERM of its own
-                message = Lost(self._lose(worker), "its worker was told to stop")
-            elif isinstance(message, Lost | Fatal):
-                self._lose(worker)
-            elif isinstance(message, Done):
-                worker.spec = None
+            elif isinstance(message, At):
+                self._begun(worker)
+                worker.at = message
+            elif message is None:  # abandoned, as asked, or after a SIGTERM of its own
+                yield self._lost(worker, "its worker was told to stop", rows=())
+            elif isinstance(message, Lost):
+                yield self._lost(worker, message.reason, again=message.again)
+            elif isinstance(message, Done) or (isinstance(message, Found) and message.problem is None):
+                worker.task = None
                 self._working.remove(worker)
                 self._idle.append(worker)
-            yield message
+                yield message
+            else:
+                if isinstance(message, Fatal | Found):  # after an error of the network the device may be unusable
+                    self._lose(worker)
+                yield message
 
-    def _lose(self, worker: _Process) -> ShardSpec:
-        spec, worker.spec = worker.spec, None
-        assert spec is not None
+    def _begun(self, worker: _Process) -> None:
+        """The first sign of life of a task."""
+        if worker.begun is None:
+            worker.begun = worker.alive
+            if not worker.settled:
+                worker.settled = True
+                self._slowest = max(self._slowest, worker.begun - worker.given)
+                self._starting = min(STARTING, LATER[0] + LATER[1] * self._slowest)
+
+    def _lost(self, worker: _Process, reason: str, **more: Any) -> Lost:
+        task, rows = self._lose(worker), worker.at.rows if worker.at else ()
+        return Lost(task, reason, **{"rows": rows, **more})
+
+    def _lose(self, worker: _Process) -> Task:
+        task, worker.task = worker.task, None
+        assert task is not None
         self._working.remove(worker)
         self._replace(worker)
-        return spec
+        return task
 
     def _replace(self, worker: _Process) -> None:
         worker.end()
@@ -149,13 +188,16 @@ class _Process:
 
     def __init__(self, process: Any, pipe: Connection[Any, Any], device: str) -> None:
         self.process, self.pipe, self.device = process, pipe, device
-        self.spec: ShardSpec | None = None
-        self.deadline = 0.0
-        self.ready = False
+        self.ready = self.settled = False  # has imported; has once begun a task
+        self.task: Task | None = None
+        self.given = self.alive = 0.0
+        self.begun: float | None = None
+        self.at: At | None = None
 
-    def give(self, spec: ShardSpec, timeout: float) -> None:
-        self.pipe.send(spec)
-        self.spec, self.deadline = spec, time.monotonic() + timeout
+    def give(self, task: Task) -> None:
+        self.pipe.send(task)
+        self.task, self.begun, self.at = task, None, None
+        self.given = self.alive = time.monotonic()
 
     def tell(self, word: str | None) -> None:
         with suppress(OSError):  # it is dead already, which `poll` sees
@@ -176,11 +218,11 @@ def _exit_code(process: Any) -> str:
 
 
 def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | None) -> None:
-    """A worker process: shards come in through the pipe, messages go out."""
+    """A worker process: tasks come in through the pipe, messages go out."""
     os.dup2(2, 1)  # what a model prints is talk, not data
     keep_memory()
     stop, sending = threading.Event(), threading.Lock()
-    inbox: queue.SimpleQueue[ShardSpec | None] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
 
     def leave(*_: Any) -> None:
         stop.set()
@@ -204,54 +246,71 @@ def _serve(pipe: Connection[Any, Any], resources: Resources, source: Source | No
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=listen, daemon=True).start()
     pipe.send(READY)
-    while (spec := inbox.get()) is not None:
-        message = attempt(spec, resources, send, stop, source)
+    while (task := inbox.get()) is not None:
+        message = attempt(task, resources, send, stop, source)
         send(message)
-        if not isinstance(message, Done):
+        if not isinstance(message, Done | Found):
             break
 
 
 class ThreadLane:
     """A thread of this process: no time to start, and the model that planned the run is at hand.
 
-    A thread cannot be ended from outside: one that hangs ends the run, and is left behind.
+    A thread cannot be ended from outside: one that hangs ends the run, and is left behind; a crash ends this process.
     """
 
     def __init__(self, device: str, resources: Resources, source: Source | None = None) -> None:
         self._resources, self._source = replace(resources, device=device), source
         self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._spec: ShardSpec | None = None
+        self._task: Task | None = None
         self._stop = threading.Event()
-        self._deadline: float | None = None
+        self._begun: float | None = None
+        self._alive = time.monotonic()
+        self._waits = STARTING  # for a sign of life
+        self._at: At | None = None
 
     @property
     def busy(self) -> int:
-        return int(self._spec is not None)
+        return int(self._task is not None)
 
     @property
     def free(self) -> int:
         return 1 - self.busy
 
-    def start(self, spec: ShardSpec) -> None:
-        more = STARTING if self._deadline is None else HANGING
-        self._spec, self._deadline = spec, time.monotonic() + self._resources.shard_timeout + more
-        threading.Thread(target=self._work, args=(spec,), daemon=True).start()
+    def start(self, task: Task) -> None:
+        self._task, self._begun, self._at = task, None, None
+        self._alive = time.monotonic()
+        threading.Thread(target=self._work, args=(task,), daemon=True).start()
 
-    def _work(self, spec: ShardSpec) -> None:
-        self._messages.put(attempt(spec, self._resources, self._messages.put, self._stop, self._source))
+    def _work(self, task: Task) -> None:
+        self._messages.put(attempt(task, self._resources, self._messages.put, self._stop, self._source))
 
     def poll(self, seconds: float) -> Iterable[Message]:
         try:
             message = self._messages.get(timeout=seconds)
         except queue.Empty:
-            if self._spec is not None and self._deadline is not None and time.monotonic() > self._deadline:
-                index, self._spec = self._spec.index, None
-                yield Fatal(f"shard {index} {_late(self._resources)}")
+            if self._task is not None and (reason := self._late(self._task)) is not None:
+                index, self._task = self._task.spec.index, None
+                yield Fatal(f"shard {index} {reason}: the same command with --workers 1 finds the image")
             return
-        if message is None or isinstance(message, Done | Lost | Fatal):
-            self._spec = None
+        self._alive = time.monotonic()
+        if isinstance(message, At):
+            self._begun, self._at = self._begun or self._alive, message
+            self._waits = self._resources.batch_timeout
+            return
+        if isinstance(message, Lost):
+            message = message._replace(rows=self._at.rows if self._at else ())
+        if message is None or isinstance(message, Done | Found | Lost | Fatal):
+            self._task = None
         if message is not None:
             yield message
+
+    def _late(self, task: Task) -> str | None:
+        now = time.monotonic()
+        if self._begun is not None and now > self._begun + self._resources.shard_timeout + HANGING:
+            return _slow(self._resources)
+        seconds = self._waits * task.patience
+        return _silent(seconds) if now > self._alive + seconds else None
 
     def stop(self) -> None:
         self._stop.set()
@@ -263,5 +322,9 @@ class ThreadLane:
         self._stop.set()
 
 
-def _late(resources: Resources) -> str:
+def _silent(seconds: float) -> str:
+    return f"gave no sign of life for {seconds:g} s and hangs (--batch-timeout)"
+
+
+def _slow(resources: Resources) -> str:
     return f"took longer than {resources.shard_timeout:g} s and hangs (--shard-timeout)"

@@ -38,15 +38,16 @@ class Quiet:
 
 
 class Lines:
-    """A plain line every few seconds, for logs."""
+    """A plain line every few seconds in which something has changed, for logs."""
 
     def __init__(self, console: Console, every: float = EVERY) -> None:
         self._console, self._every, self._last = console, every, time.monotonic()
+        self._shown: object = None
 
     def show(self, tally: Tally) -> None:
-        now = time.monotonic()
-        if now - self._last >= self._every and tally.images:
-            self._last = now
+        now, state = time.monotonic(), (tally.images, tally.errors, len(tally.done), len(tally.failed))
+        if now - self._last >= self._every and tally.fresh and state != self._shown:
+            self._last, self._shown = now, state
             self.say(line(tally))
 
     def say(self, text: str) -> None:

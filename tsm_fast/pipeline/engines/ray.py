@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..files.run import ShardSpec
 from ..settings import Resources
 from ..sources.source import Source
 from ..worker.network import keep_memory
 from .attempt import attempt
-from .lanes import GRACE, RETRIES, Fatal, Lost, Message, Note
+from .lanes import GRACE
 from .local import STARTING
+from .messages import Fatal, Lost, Message, Note, Task
+from .tries import RETRIES
 
 WINDOW = 2  # tasks handed out for each place of the cluster
 QUIET = 30.0  # seconds between notes that the cluster has no place to compute
@@ -48,7 +49,7 @@ class RayLanes:
         self._resources = replace(resources, device="cuda" if gpu else "cpu")
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(gpu), "max_calls": 0, "max_retries": RETRIES}
         self._task: Any = ray.remote(**options)(compute)
-        self._under_way: dict[Any, ShardSpec] = {}
+        self._under_way: dict[Any, Task] = {}
         self._stopping = False
         self._changed = time.monotonic()
         self._empty_since: float | None = None
@@ -63,8 +64,8 @@ class RayLanes:
         places = self._places or WINDOW * int(self._ray.cluster_resources().get(self._kind, 0))
         return max(0, max(places, 1) - self.busy)
 
-    def start(self, spec: ShardSpec) -> None:
-        self._under_way[self._task.remote(spec, self._resources, self._source)] = spec
+    def start(self, task: Task) -> None:
+        self._under_way[self._task.remote(task, self._resources, self._source)] = task
 
     def poll(self, seconds: float) -> Iterable[Message]:
         if not self._under_way:
@@ -73,8 +74,7 @@ class RayLanes:
         ready, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=seconds)
         for reference in ready:
             self._changed = time.monotonic()
-            spec = self._under_way.pop(reference)
-            message = self._result(reference, spec)
+            message = self._result(reference, self._under_way.pop(reference))
             if message is not None:
                 yield message
         yield from self._silence(bool(ready))
@@ -93,7 +93,7 @@ class RayLanes:
         if not ready and now - self._changed > longest:
             yield Fatal(f"no shard came back from the cluster for {longest:.0f} s: look at `ray status`")
 
-    def _result(self, reference: Any, spec: ShardSpec) -> Message | None:
+    def _result(self, reference: Any, task: Task) -> Message | None:
         from ray.exceptions import RayError
 
         try:
@@ -101,7 +101,7 @@ class RayLanes:
         except RayError as error:
             if self._stopping:
                 return None
-            return Lost(spec, _first_line(error), again=False)  # Ray has tried it again already
+            return Lost(task, _first_line(error), again=False)  # Ray has tried it again already
         return message
 
     def stop(self) -> None:
@@ -120,7 +120,7 @@ class RayLanes:
             self._ray.shutdown()
 
 
-def compute(spec: ShardSpec, resources: Resources, source: Source | None) -> Message | None:
+def compute(task: Task, resources: Resources, source: Source | None) -> Message | None:
     """One shard in a worker of the cluster, with the deadline kept from inside."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     keep_memory()
@@ -134,11 +134,11 @@ def compute(spec: ShardSpec, resources: Resources, source: Source | None) -> Mes
 
     threading.Thread(target=guard, daemon=True).start()
     try:
-        message = attempt(spec, resources, lambda _: None, stop, source)
+        message = attempt(task, resources, lambda _: None, stop, source)
     finally:
         done.set()
     if message is None:
-        return Lost(spec, f"took longer than {resources.shard_timeout:g} s (--shard-timeout)")
+        return Lost(task, f"took longer than {resources.shard_timeout:g} s (--shard-timeout)")
     return message
 
 

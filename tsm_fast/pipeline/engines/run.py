@@ -6,18 +6,23 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from ...steps import checks
-from ..files.run import Run, ShardSpec
+from ..files.run import Marker, Run
+from ..files.shards import ALL, ERRORS, OK, shard_path
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
+from ..worker.run_shard import NAMED, Bad, has_errors
 from .lanes import Halt, Lanes, drive
+from .messages import Task
 from .progress import Quiet, Reporter
 from .ranks import Place, place, share
 from .signals import Signals
@@ -25,6 +30,7 @@ from .tally import Tally
 
 ENGINES = ("local", "rank", "ray")
 PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write the plan
+MOST_WORKERS = 1024  # on one machine
 WORKER_BYTES = 1 << 30  # of memory that a worker may need, for the number chosen where none is named
 
 
@@ -35,10 +41,11 @@ class Outcome:
     Attributes:
         code: the exit code: 0 all well, 1 failed, 3 more error rows than allowed, 130 and 143 stopped by a signal.
         reason: why it ended before its last shard; empty where it did not.
-        rows, images, errors: planned rows of this process's share, those finished, and the error rows among them.
-        error_kinds: error rows of finished shards, by kind.
+        rows, images, errors: planned rows of this process's share, those on the disk, and the error rows among them.
+        error_kinds: the error rows by kind.
+        bad: the first of them: of this session, or where it had none, of all.
         shards, shards_done, failed: shards of the share, those done, and why others failed.
-        computed: images computed in this session, in `seconds`; `stages` are the busy seconds of each stage.
+        computed: images that this session published, in `seconds`; `stages` are the busy seconds of each stage.
         complete: whether every shard of the whole run is done.
     """
 
@@ -48,6 +55,7 @@ class Outcome:
     images: int
     errors: int
     error_kinds: dict[str, int]
+    bad: list[Bad]
     shards: int
     shards_done: int
     failed: dict[int, str]
@@ -63,6 +71,7 @@ def run(
     workers: int | None = None,
     resources: Resources | None = None,
     *,
+    retry_errors: str | None = None,
     progress: Reporter | None = None,
     signals: Signals | None = None,
 ) -> Outcome:
@@ -72,44 +81,54 @@ def run(
         run: as `prepare` gave it.
         engine: "local", "rank" or "ray".
         workers: of "local": spawned processes, 0 for a thread of this process, None for one on each GPU, or on each
-            core of the CPU (where one shard is left, a thread of this process). Of "ray": tasks handed out at a
-            time. "rank" computes with these workers what is this rank's share.
+            core of the CPU. Of "ray": tasks handed out at a time. "rank" computes with these workers what is this
+            rank's share.
         resources: how to compute.
+        retry_errors: "all" or a kind of error: such rows of finished shards are computed again, and no others of them.
         progress: what to tell of it, and where.
         signals: a context that is entered already; by default SIGINT and SIGTERM stop the run in order.
 
     Spawned processes import the main module again: a script must start a run below `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: an unknown engine, a rank without its place in the environment, or a run that was only opened.
+        ValueError: an unknown engine or kind of error, a rank without its place in the environment, or a run that was
+            only opened.
         RuntimeError: another run is working in the folder.
         ModuleNotFoundError: engine "ray" without Ray.
     """
     checks.choice("engine", engine, ENGINES)
     if run.command is None:
         raise ValueError(f"the run in {run.out} was opened for reading: `prepare` takes it up again")
+    if retry_errors is not None:
+        checks.choice("retry_errors", retry_errors, (ALL, *ERRORS))
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
     shards = run.shards if where is None else share(run.shards, where)
     with ExitStack() as stack:
         stack.enter_context(held(run.out, shared=where is not None))
         signals = signals or stack.enter_context(Signals())
-        tally = Tally(shards, run.done(), resources.max_errors)
-        todo = [spec for spec in shards if spec.index not in tally.done]
+        done = run.done()
+        again = {index for index, marker in done.items() if has_errors(marker, retry_errors)}
+        tally = Tally(shards, {index: done[index] for index in done if index not in again}, resources.max_errors)
+        todo = [Task(spec, retry_errors) for spec in shards if spec.index not in tally.done]
         halt = None
         if todo:
             with signals.waiting():
-                lanes = _lanes(run, engine, workers, resources, todo, where)
+                lanes = _lanes(run, engine, workers, resources, len(todo), where)
                 stack.callback(lanes.close)
                 signals.take_back()
                 halt = drive(todo, lanes, tally, signals, show=progress.show, say=progress.say)
-        return _outcome(tally, halt, complete=len(run.done()) == len(run.shards))
+        done = run.done()
+        tally.settle(done)
+        bad = list(tally.bad.values()) or first_bad(run, tally.done)
+        return _outcome(tally, halt, bad, complete=len(done) == len(run.shards))
 
 
 def ready(
     settings: Settings,
     out: str | Path,
     engine: str = "local",
+    workers: int | None = None,
     resources: Resources | None = None,
     *,
     resume: bool = True,
@@ -126,7 +145,8 @@ def ready(
             time.sleep(0.5)
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
-    return prepare(settings, out, resources=resources, resume=resume, say=say)
+    names = devices((resources or Resources()).device, workers, MOST_WORKERS, where) * (where.world if where else 1)
+    return prepare(settings, out, resources=resources, resume=resume, devices=names, say=say)
 
 
 @contextmanager
@@ -152,17 +172,15 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
         os.close(folder)
 
 
-def _lanes(
-    run: Run, engine: str, workers: int | None, resources: Resources, todo: Sequence[ShardSpec], where: Place | None
-) -> Lanes:
+def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None) -> Lanes:
     if engine == "ray":
         from .ray import RayLanes
 
         return RayLanes(resources, workers, run.source)
     from .local import ProcessLanes, ThreadLane
 
-    names = devices(resources.device, workers, len(todo), where)
-    if workers == 0 or (workers is None and len(names) == 1 and len(todo) == 1):
+    names = devices(resources.device, workers, most, where)
+    if workers == 0:
         return ThreadLane(names[0], resources, run.source)
     return ProcessLanes(names, resources, run.source)
 
@@ -192,7 +210,18 @@ def _cores() -> int:
     return max(1, min(cores, memory // WORKER_BYTES))
 
 
-def _outcome(tally: Tally, halt: Halt | None, *, complete: bool) -> Outcome:
+def first_bad(run: Run, done: Mapping[int, Marker]) -> list[Bad]:
+    """The first error rows of finished shards."""
+    found: list[Bad] = []
+    for index in sorted(index for index, marker in done.items() if marker.errors):
+        table = pq.read_table(shard_path(run.out, index), columns=["key", "status", "error"])
+        found += [Bad(*row.values()) for row in table.filter(pc.field("status") != OK).to_pylist()]
+        if len(found) >= NAMED:
+            break
+    return found[:NAMED]
+
+
+def _outcome(tally: Tally, halt: Halt | None, bad: list[Bad], *, complete: bool) -> Outcome:
     code = halt.code if halt else 1 if tally.failed else 3 if tally.too_many_errors else 0
     return Outcome(
         code=code,
@@ -201,10 +230,11 @@ def _outcome(tally: Tally, halt: Halt | None, *, complete: bool) -> Outcome:
         images=tally.images,
         errors=tally.errors,
         error_kinds=dict(sorted(tally.error_kinds.items())),
+        bad=bad,
         shards=len(tally.sizes),
         shards_done=len(tally.done),
         failed=dict(sorted(tally.failed.items())),
-        computed=tally.fresh,
+        computed=tally.published,
         seconds=tally.seconds,
         stages=dict(tally.stages),
         complete=complete,

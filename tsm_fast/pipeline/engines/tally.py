@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from ..files.run import Marker, ShardSpec
-from ..worker.run_shard import Event
+from ..worker.run_shard import NAMED, Bad, Event
 
 RATE_WINDOW = 60.0  # seconds over which the rate is taken
 
@@ -29,7 +29,9 @@ class Tally:
         self.failed: dict[int, str] = {}
         self.allowed = max_errors * self.rows
         self.stages: Counter[str] = Counter()  # busy seconds of this session
-        self.fresh = 0  # images of this session
+        self.fresh = 0  # images of this session, also of tries that were lost
+        self.published = 0  # those that are in shards
+        self.bad: dict[str, Bad] = {}  # the first error rows of this session, by their keys
         self._under_way: dict[int, tuple[int, int]] = {}  # shard -> images, errors
         self._started = time.monotonic()
         self._moments: deque[tuple[float, int]] = deque()
@@ -39,6 +41,7 @@ class Tally:
         self._under_way[event.shard] = images + event.images, errors + event.errors
         self.stages.update(event.seconds)
         self._advance(event.images)
+        self.bad.update({row.key: row for row in event.bad if len(self.bad) < NAMED or row.key in self.bad})
 
     def finish(self, marker: Marker) -> None:
         """A shard is published. Engines without events learn of its images here."""
@@ -46,6 +49,7 @@ class Tally:
         if not images:
             self.stages.update(marker.seconds)
             self._advance(marker.rows)
+        self.published += images or marker.rows
         self.failed.pop(marker.shard, None)
         self.done[marker.shard] = marker
 
@@ -56,6 +60,11 @@ class Tally:
     def fail(self, index: int, reason: str) -> None:
         self.drop(index)
         self.failed[index] = reason
+
+    def settle(self, done: Mapping[int, Marker]) -> None:
+        """Count what is on the disk, and nothing that was under way."""
+        self._under_way = {}
+        self.done = {index: marker for index, marker in done.items() if index in self.sizes}
 
     @property
     def images(self) -> int:

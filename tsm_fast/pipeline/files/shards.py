@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...pictures.decode import FLAGS
+
 FORMAT_VERSION = 2
 ROW_GROUP = 256
-OK = "ok"  # the status of a row without an error; other statuses are kinds of errors
+OK = "ok"  # the status of a row without an error
+# The others, of which docs/first-dataset.md tells the meaning.
+ERRORS = (
+    *("missing", "unreadable", "empty", "format", "decode", "truncated", "too_large"),
+    *("mode", "item", "preprocess", "shape", "non-finite", "overflow", "model", "crash", "timeout"),
+)
+ALL = "all"  # of them
 _FLOAT16_TOP = 14  # the largest value of a float16 map lies in 2^14..2^15
 
 
@@ -118,6 +127,8 @@ class ShardWriter:
         self._writer = pq.ParquetWriter(file, self._schema, **options)
         self._waiting: list[Rows] = []
         self._count = self._written = 0
+        self.errors: Counter[str] = Counter()  # rows by kind, of what is written
+        self.flags: Counter[str] = Counter()  # and by flag
 
     def add(self, rows: Rows) -> None:
         """Append rows."""
@@ -137,6 +148,20 @@ class ShardWriter:
         group, rest = _cut(rows, 0, count), _cut(rows, count, self._count)
         self._waiting = [rest] if len(rest.index) else []
         self._count -= count
+        self._write(self.table([group]))
+
+    def replace(self, group: pa.Table, rows: pa.Table) -> None:
+        """Write a row group of an earlier file of the shard, with `rows` in place of those that have their index."""
+        index = group["index"].to_numpy()
+        own = rows.filter((rows["index"].to_numpy() >= index[0]) & (rows["index"].to_numpy() <= index[-1]))
+        order = np.arange(len(index))
+        order[own["index"].to_numpy() - index[0]] = len(index) + np.arange(len(own))
+        old = pa.Table.from_arrays(group.select(rows.column_names).columns, schema=rows.schema)
+        self._write(pa.concat_tables([old, own]).take(order))
+
+    def table(self, parts: Sequence[Rows]) -> pa.Table:
+        """Rows as they are stored, without what is carried along."""
+        group = _joined(parts)
         arrays: list[Any] = [
             pa.array(values, self._schema.field(number).type) for number, values in enumerate(group[:_LISTS])
         ]
@@ -148,10 +173,17 @@ class ShardWriter:
             arrays.append(pa.ExtensionArray.from_storage(kind, storage))
             if column.scale is not None:
                 arrays.append(pa.array(scale, pa.float32()))
+        return pa.Table.from_arrays(arrays, names=self._schema.names[: len(arrays)])
+
+    def _write(self, table: pa.Table) -> None:
+        arrays = table.columns
         if self._carried is not None:
-            arrays += self._carried.slice(self._written, count).columns
-        self._written += count
+            arrays += self._carried.slice(self._written, len(table)).columns
+        self._written += len(table)
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
+        self.errors.update(kind for kind in table["status"].to_pylist() if kind != OK)
+        flags = table["flags"].to_numpy()
+        self.flags.update({name: int(((flags & bit) > 0).sum()) for name, bit in FLAGS.items() if (flags & bit).any()})
 
 
 def encode(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

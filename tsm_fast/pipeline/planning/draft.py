@@ -27,6 +27,7 @@ from ..sources.columns import renamed
 from ..sources.open import open_source
 from ..sources.source import Item, LeftOut, Source, Stamp, listing
 from .select import select
+from .shard_size import shard_size
 
 BY_THE_DATASET = "by the dataset"
 _ROW_BYTES = 86  # of a row beside its maps, compressed; measured on folders of photos
@@ -47,7 +48,13 @@ class Draft:
     carried: pa.Table | None = None  # other columns of the source, a row for each item
 
 
-def make(settings: Settings, *, source: Source | None = None, say: Callable[[str], None] = lambda _: None) -> Draft:
+def make(
+    settings: Settings,
+    *,
+    source: Source | None = None,
+    devices: Sequence[str] = ("cpu",),
+    say: Callable[[str], None] = lambda _: None,
+) -> Draft:
     """Decide everything; raises as `prepare` does."""
     say("listing the images")
     source = source or open_source(settings.source, settings.root)
@@ -61,6 +68,9 @@ def make(settings: Settings, *, source: Source | None = None, say: Callable[[str
     )
     say("choosing the layers" if not settings.layers else "checking the layers")
     shape, preprocessing = _probe(model, settings, source, items)
+    if settings.shard_size is None:
+        size = shard_size(len(items), shape, devices, settings.batch_size)
+        settings = replace(settings, shard_size=size)
     extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
     features = answers.fixed_features(extractor, shape)
     columns = [

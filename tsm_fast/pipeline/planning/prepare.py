@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FingerprintError, OutOfSpace
@@ -24,6 +25,7 @@ def prepare(
     resources: Resources | None = None,
     resume: bool = True,
     source: Source | None = None,
+    devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Plan a run in the folder `out`, or take up the one that is there.
@@ -39,6 +41,7 @@ def prepare(
         resources: for the device of the check that the disk has room.
         resume: False refuses a folder that holds a run.
         source: images from this program (a `sources.datasets.DatasetSource`), in place of what `settings.source` names.
+        devices: of all workers, on which the size of shards depends where `settings` leaves it open.
         say: told what is done next.
 
     Raises:
@@ -53,16 +56,18 @@ def prepare(
     if not resume and (folder / NAME).exists():
         raise FileExistsError(errno.EEXIST, "holds a run already: name another folder, or resume it", str(folder))
     present = readable(folder)
-    planned = draft.make(settings, source=source, say=say)
+    planned = draft.make(with_shard_size(settings, present), source=source, devices=devices, say=say)
     if present is None:
         _check_space(folder, planned.file.about.estimated_bytes)
         _make_folders(folder)
         present = _claim(folder, planned.file)
+        if settings.shard_size is None and present.record.shard_size != planned.file.record.shard_size:
+            return prepare(settings, out, source=source, devices=devices, say=say)  # another process was faster
     run = Run(folder, present, planned.command, source)
     compare(run, planned, say)
     _make_folders(folder)
     if not (folder / plan_file.NAME).exists():
-        plan_file.write(folder, planned.items, planned.stamps, settings.shard_size, planned.carried)
+        plan_file.write(folder, planned.items, planned.stamps, present.record.shard_size, planned.carried)
     pending = len(run.pending())
     _check_space(folder, planned.file.about.estimated_bytes * pending // max(len(run.shards), 1))
     return run
@@ -77,6 +82,13 @@ def readable(folder: Path) -> RunFile | None:
             f"continued: name another folder, or finish it with tsm_fast {file.record.package} as it was then"
         )
     return file
+
+
+def with_shard_size(settings: Settings, present: RunFile | None) -> Settings:
+    """Settings with the shard size of the run that is there, where they leave it open."""
+    if settings.shard_size is not None or present is None:
+        return settings
+    return replace(settings, shard_size=present.record.shard_size)
 
 
 def _claim(folder: Path, file: RunFile) -> RunFile:

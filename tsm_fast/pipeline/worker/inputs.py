@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from ...models.preprocessing import Preprocess
 from ...pictures.content import Content, content
 from ...pictures.decode import ImageError, Picture, from_value, unreadable
+from .threads import Room
 
+DECODED = 256 << 20  # bytes of decoded images at the same time, for each thread that decodes
 MESSAGE = 500  # characters of a row's error
 
 
@@ -43,6 +45,7 @@ class Inputs:
     preprocess: Preprocess
     shape: tuple[int, ...]  # C, H, W
     max_pixels: int
+    room: Room = field(default_factory=lambda: Room(DECODED))  # for images that are decoded at the same time
 
     def read(self, fetch: Callable[[], object]) -> Slot:
         """What `fetch` gives (bytes of a file, a picture, pixels or a tensor) as input, or its problem."""
@@ -53,17 +56,18 @@ class Inputs:
             value = _fetched(fetch)
             if isinstance(value, bytes | bytearray):
                 what = content(value)
-            found = from_value(value, self.max_pixels)
-            if not isinstance(value, bytes | bytearray):
-                what = content(value)
-            if isinstance(found, Picture):
-                height, width, flags = found.image.height, found.image.width, found.flags
-                found = self._prepared(found)
+            with self.room.shared() as take:
+                found = from_value(value, self.max_pixels, take)
+                if not isinstance(value, bytes | bytearray):
+                    what = content(value)
+                if isinstance(found, Picture):
+                    height, width, flags = found.image.height, found.image.width, found.flags
+                    found = self._prepared(found)
             if found.shape != self.shape:
                 raise ImageError("shape", f"inputs must be {list(self.shape)}, got {list(found.shape)}")
             made = found
         except ImageError as error:
-            problem = Problem(error.kind, _one_line(str(error)))
+            problem = Problem(error.kind, one_line(str(error)))
         return Slot(made, problem, height, width, flags, what, time.perf_counter() - started)
 
     def batch(self, slots: Sequence[Slot]) -> Tensor:  # [B, C, H, W]
@@ -94,6 +98,6 @@ def _fetched(fetch: Callable[[], object]) -> object:
         raise ImageError("item", f"{type(error).__name__}: {error}") from None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """A message as a row can hold it: messages of others may be long, or quote names that are no valid text."""
     return " ".join(text[:MESSAGE].split()).encode("utf-8", "backslashreplace").decode()

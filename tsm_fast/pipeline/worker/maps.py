@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,9 +14,12 @@ from torch import Tensor
 from ...extractor import SaliencyExtractor
 from ...saliency import METHODS
 from ...steps.backend import Precision
-from .inputs import Problem
+from ..files.run import STAGES
+from .inputs import Problem, one_line
 
 CPU_BATCH = 16  # images at once through a network on the CPU: larger batches take more memory and are no faster
+
+POISON = "model"  # the kind of a problem that the network has with an image
 
 
 class Made(NamedTuple):
@@ -43,12 +46,45 @@ class Mapper:
     def maps(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
         """Maps [B, h, w] of inputs [B, C, H, W], which go through the network at most `largest` at once.
 
-        A batch that does not fit into the memory of the device is halved, and so are all after it. The time of the
-        stages is added to `seconds`.
+        A batch that does not fit into the memory of the device is halved, and so are all after it. An image for which
+        the network raises has no map: it is found, and leaves its place in the batch blank. The time of the stages is
+        added to `seconds`.
         """
+        before = self.largest
+        made = self._halved(inputs, seconds)
+        poison = {item: why for item, why in made.problems.items() if why.kind == POISON}
+        if self.largest == before or not poison:
+            return made
+        self.largest = before  # what did not fit was an image, perhaps, and not the batch
+        made = self.maps(_blanked(inputs, poison), seconds)
+        return made._replace(problems={**made.problems, **poison})
+
+    def poison(self, inputs: Tensor) -> dict[int, Problem]:
+        """The images for which the network raises, each beside a blank one; none where it does so for blank ones."""
+        blank = torch.zeros_like(inputs[:2])
+        if self._error(blank) is not None:
+            return {}
+        found = {}
+        for number, image in enumerate(inputs):
+            beside = blank.clone()
+            beside[0] = image
+            if (error := self._error(beside)) is not None:
+                found[number] = Problem(POISON, error)
+        return found
+
+    def _error(self, inputs: Tensor) -> str | None:
+        try:
+            self._maps(inputs, dict.fromkeys(STAGES, 0.0))
+        except (MemoryError, torch.OutOfMemoryError) as error:  # whose texts tell what was free
+            return f"{type(error).__name__}: the network needs more memory for this image than there is"
+        except Exception as error:  # networks of others raise anything
+            return one_line(f"{type(error).__name__}: {error}")
+        return None
+
+    def _halved(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
         size = min(len(inputs), self.largest or len(inputs))
         try:
-            parts = [self._maps(part, seconds) for part in inputs.split(max(size, 1))]
+            parts = [self._part(part, seconds) for part in inputs.split(max(size, 1))]
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -58,7 +94,20 @@ class Mapper:
             problems = {n * size + item: why for n, part in enumerate(parts) for item, why in part.problems.items()}
             return Made(maps, problems)
         torch.cuda.empty_cache()  # after the `except`, which still holds the tensors of the failed pass
-        return self.maps(inputs, seconds)
+        return self._halved(inputs, seconds)
+
+    def _part(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
+        """Maps of what goes through the network at once, without the images for which it raises."""
+        try:
+            return self._maps(inputs, seconds)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) and len(inputs) > 1:
+                raise
+            poison = self.poison(inputs)
+            if not poison:
+                raise
+        made = self._maps(_blanked(inputs, poison), seconds)
+        return made._replace(problems={**made.problems, **poison})
 
     def _maps(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
         started = time.perf_counter()
@@ -87,6 +136,13 @@ class Mapper:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _blanked(inputs: Tensor, items: Collection[int]) -> Tensor:
+    """Inputs with some images blank: the last bits of the others depend on the size of the batch."""
+    left = inputs.clone()
+    left[list(items)] = 0
+    return left
 
 
 def _why(finite: bool, layer: str, column: str) -> Problem:

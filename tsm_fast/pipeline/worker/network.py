@@ -22,8 +22,9 @@ from ..files.run import Command, Run
 from ..settings import Resources
 from ..sources.open import reopen
 from ..sources.source import Item, Source
-from .inputs import Inputs, Slot
+from .inputs import DECODED, Inputs, Slot
 from .maps import CPU_BATCH, Mapper
+from .threads import Room
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ def network(run: Run, command: Command, device: torch.device, resources: Resourc
     with _networks_guard:
         if key not in _networks:
             _networks.clear()
-            _networks[key] = _load(run.file, command, device, resources.backend, source)
+            _networks[key] = _load(run.file, command, device, resources, source)
         return _networks[key]
 
 
-def _load(file: RunFile, command: Command, device: torch.device, backend: str | None, source: Source | None) -> Network:
+def _load(
+    file: RunFile, command: Command, device: torch.device, resources: Resources, source: Source | None
+) -> Network:
     settings, record = command.settings, file.record
     model = models.load(
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
@@ -74,14 +77,14 @@ def _load(file: RunFile, command: Command, device: torch.device, backend: str | 
     return Network(
         model,
         source or reopen(command.kind, command.root),
-        Inputs(model.preprocess, tuple(shape), record.max_pixels),
+        Inputs(model.preprocess, tuple(shape), record.max_pixels, Room(resources.decode_threads * DECODED)),
         Mapper(
             extractor=SaliencyExtractor(model.module.to(device), list(record.layers)),
             columns=[(column.method, column.layer) for column in record.columns],
             options={method: record.options(method) for method in record.methods},
             precision=cast(Precision, record.precision),
             device=device,
-            backend=backend,
+            backend=resources.backend,
             largest=CPU_BATCH if device.type == "cpu" else None,
         ),
     )

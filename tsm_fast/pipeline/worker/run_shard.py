@@ -5,30 +5,46 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
 from ..._version import versions
+from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
 from ..files.record import FORMAT
-from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec
-from ..files.shards import OK, Rows, ShardWriter, marker_path, shard_path
+from ..files.run import PACKAGES, STAGES, Command, Marker, Run, ShardSpec
+from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
-from ..sources.source import Item, Source
+from ..sources.source import Source
 from .inputs import Problem, Slot
+from .maps import POISON
 from .network import Network, network, torch_state
 from .threads import Ahead, Behind
 
 WRITES_BEHIND = 2  # micro-batches of maps that wait for the writing thread
+AHEAD_BYTES = 256 << 20  # of inputs that wait for the network
+NAMED = 5  # error rows that an event names
+BLANK = Slot(None, None, None, None, 0, Content(None, None), 0.0)
+NOTHING: Mapping[int, Problem] = {}
+
+
+class Bad(NamedTuple):
+    """An error row."""
+
+    key: str
+    kind: str
+    error: str | None
 
 
 class Event(NamedTuple):
@@ -38,6 +54,14 @@ class Event(NamedTuple):
     images: int  # rows finished, with those that failed
     errors: int
     seconds: dict[str, float]  # by stage
+    bad: tuple[Bad, ...] = ()  # the first few of the errors
+
+
+class At(NamedTuple):
+    """Where a worker is in a shard, said before each step: a sign of life, and a hint if it is the last."""
+
+    shard: int
+    rows: tuple[int, ...]  # those that go through the network, then those that may be read meanwhile
 
 
 def run_shard(
@@ -45,8 +69,11 @@ def run_shard(
     resources: Resources | None = None,
     *,
     tell: Callable[[Event], None] | None = None,
+    alive: Callable[[At], None] | None = None,
     stop: threading.Event | None = None,
     source: Source | None = None,
+    poison: Mapping[int, Problem] = NOTHING,
+    retry: str | None = None,
 ) -> Marker:
     """Compute and publish one shard, or raise and leave nothing behind.
 
@@ -57,8 +84,11 @@ def run_shard(
         spec: which rows of which run.
         resources: how; default `Resources()`.
         tell: told after every micro-batch.
+        alive: told before it, and when images were read.
         stop: once set, the shard is given up.
         source: needed where `prepare` was given one.
+        poison: rows that are not to be computed, and their problems; only those the network raises for are read.
+        retry: "all" or a kind of error: of a shard that is there, such error rows are computed again and no others.
 
     Raises:
         Stopped: `stop` was set.
@@ -72,19 +102,65 @@ def run_shard(
     run = Run.open(spec.out)
     if run.fingerprint != spec.fingerprint:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
-    if spec.command is None:
-        raise ValueError(f"the run in {spec.out} was opened for reading: `prepare` takes it up again")
+    command = _command(spec)
     present = run.marker(spec.index)
-    if present is not None and run.is_whole(present):
+    if present is not None and not run.is_whole(present):
+        present = None
+    if present is not None and not has_errors(present, retry):
         return present
     path, marked = shard_path(spec.out, spec.index), marker_path(spec.out, spec.index)
     for left in (path, marked):  # by a worker that was killed
         publish.clean(left.parent, left.name)
     with torch_state(resources) as device, quiet_decoders():
-        shard = _Shard(run, spec, network(run, spec.command, device, resources, source), resources, tell, stop)
-        marker = shard.publish(path)
+        found = network(run, command, device, resources, source)
+        shard = _Shard(run, spec, found, resources, tell, alive, stop, poison)
+        marker = shard.publish(path) if present is None else shard.repair(path, present, retry)
     publish.publish_json(marked, marker.to_json())
     return marker
+
+
+def has_errors(marker: Marker, kind: str | None) -> bool:
+    """Whether a shard has error rows of a kind, or "all" kinds; None is no kind."""
+    return bool(marker.errors if kind == ALL else marker.errors.get(kind or ""))
+
+
+def find_poison(
+    spec: ShardSpec,
+    rows: Iterable[int],
+    resources: Resources | None = None,
+    *,
+    alive: Callable[[At], None],
+    stop: threading.Event | None = None,
+    source: Source | None = None,
+) -> tuple[int, Problem] | None:
+    """The first of some rows of a shard that cannot be read or computed in memory; each is read and computed alone.
+
+    Where one of them ends this process or hangs, `alive` was told which; a blank image comes before them, as no row.
+    """
+    run, resources = Run.open(spec.out), resources or Resources()
+    items = plan_file.read(run.out, spec.index)
+    with torch_state(resources) as device, quiet_decoders():
+        net = network(run, _command(spec), device, resources, source)
+        alive(At(spec.index, ()))
+        net.mapper.poison(torch.zeros(1, *net.inputs.shape))
+        for row in rows:
+            if stop is not None and stop.is_set():
+                raise Stopped(f"shard {spec.index} was stopped")
+            alive(At(spec.index, (row,)))
+            try:
+                slot = net.read(items[row - spec.start])
+            except MemoryError:
+                return row, Problem("too_large", "MemoryError: there is too little memory to read this image")
+            found = {} if slot.input is None else net.mapper.poison(slot.input[None])
+            if found:
+                return row, found[0]
+    return None
+
+
+def _command(spec: ShardSpec) -> Command:
+    if spec.command is None:
+        raise ValueError(f"the run in {spec.out} was opened for reading: `prepare` takes it up again")
+    return spec.command
 
 
 class _Shard:
@@ -97,19 +173,46 @@ class _Shard:
         network: Network,
         resources: Resources,
         tell: Callable[[Event], None] | None,
+        alive: Callable[[At], None] | None,
         stop: threading.Event | None,
+        poison: Mapping[int, Problem],
     ) -> None:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
-        self._listener, self._stop = tell, stop
+        self._listener, self._alive, self._stop, self._poison = tell, alive, stop, poison
+        self._items = plan_file.read(run.out, spec.index)
         self._started = time.monotonic()
         self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._told = dict(self._seconds)
-        self._errors: Counter[str] = Counter()
-        self._flags: Counter[str] = Counter()
+        self._at = At(spec.index, ())
+        self._reads = self._reads_told = 0
 
     def publish(self, path: Path) -> Marker:
         """Write the shard, give it its name, and say what is in it."""
+        with self._writing(path) as writer:
+            self._compute(range(len(self._items)), writer.add)
+        return self._marker
+
+    def repair(self, path: Path, present: Marker, retry: str | None) -> Marker:
+        """Compute the error rows of a shard that is there again, and write it with the others as they are."""
+        status = pq.read_table(path, columns=["status"])["status"].to_pylist()
+        wanted = [row for row, kind in enumerate(status) if kind != OK and retry in (ALL, kind)]
+        self._seconds.update({name: present.seconds.get(name, 0.0) for name in STAGES})
+        self._told = dict(self._seconds)
+        with self._writing(path) as writer, pq.ParquetFile(path, page_checksum_verification=True) as shard:
+            made: list[Rows] = []
+            self._compute(wanted, made.append)
+            new = writer.table(made)
+            for group in range(shard.num_row_groups):
+                writer.replace(shard.read_row_group(group), new)
+            # Until the new marker is there, the shard counts as not done: the old one is not of this file.
+            marker_path(self._run.out, self._spec.index).unlink(missing_ok=True)
+            publish.sync_folder(marker_path(self._run.out, self._spec.index).parent)
+        return self._marker
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[ShardWriter]:
+        """A writer whose file becomes the shard at the end of the block, and then `_marker` is there."""
         about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
         about["columns"] = [asdict(column) for column in self._run.columns]
         with publish.publishing(path) as file:
@@ -117,20 +220,20 @@ class _Shard:
             carried = plan_file.carried(self._run.out, self._spec.index)
             writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
             try:
-                self._write_rows(writer)
+                yield writer
                 started = time.perf_counter()
                 writer.close()
                 self._seconds["write"] += time.perf_counter() - started
             except BaseException:
                 hashing.abandon()
                 raise
-        rows = self._spec.stop - self._spec.start
-        return Marker(
+        rows, errors = self._spec.stop - self._spec.start, dict(sorted(writer.errors.items()))
+        self._marker = Marker(
             shard=self._spec.index,
             rows=rows,
-            ok=rows - self._errors.total(),
-            errors=dict(sorted(self._errors.items())),
-            flags=dict(sorted(self._flags.items())),
+            ok=rows - sum(errors.values()),
+            errors=errors,
+            flags=dict(sorted(writer.flags.items())),
             sha256=hashing.sha256.hexdigest(),
             bytes=hashing.tell(),
             seconds={name: round(s, 6) for name, s in self._seconds.items()}
@@ -143,50 +246,80 @@ class _Shard:
             versions=versions(PACKAGES),
         )
 
-    def _write_rows(self, writer: ShardWriter) -> None:
-        items = plan_file.read(Path(self._spec.out), self._spec.index)
+    def _compute(self, wanted: Sequence[int], sink: Callable[[Rows], None]) -> None:
+        """Some rows of the shard in order, each at its place in its micro-batch, where others are left blank."""
 
         def write(rows: Rows) -> None:
             started = time.perf_counter()
-            writer.add(rows)
+            sink(rows)
             self._seconds["write"] += time.perf_counter() - started
 
+        ahead = self._ahead()
+        self._move(wanted[:ahead])  # before anything is read
         with ExitStack() as stack:
             behind = stack.enter_context(Behind(write, waiting=WRITES_BEHIND, name="tsm-fast write"))
-            threads, ahead = self._resources.decode_threads, 2 * self._batch
-            reader = Ahead(self._network.read, items, threads=threads, ahead=ahead, name="tsm-fast read")
-            stack.enter_context(reader)
-            for first in range(0, len(items), self._batch):
-                batch = items[first : first + self._batch]
-                self._check()
+            threads = self._resources.decode_threads
+            reader = stack.enter_context(Ahead(self._read, wanted, threads=threads, ahead=ahead, name="tsm-fast read"))
+            for first, last in self._micro_batches():
+                begin, end = bisect_left(wanted, first), bisect_left(wanted, last)
+                if begin == end:
+                    continue
+                self._move(wanted[begin : end + ahead])
                 started = time.perf_counter()
-                slots = self._take(reader, len(batch))
+                slots = self._take(reader, end - begin)
                 self._seconds["wait"] += time.perf_counter() - started
                 self._seconds["read"] += sum(slot.seconds for slot in slots)
-                rows = self._rows(batch, slots, self._spec.start + first)
+                self._move(wanted[begin : end + ahead])
+                rows = self._rows(first, last, dict(zip(wanted[begin:end], slots, strict=True)))
                 behind.put(rows)
                 self._tell(rows)
 
-    def _take(self, reader: Ahead[Item, Slot], count: int) -> list[Slot]:
+    def _micro_batches(self) -> Iterator[tuple[int, int]]:
+        """What goes through the network at once: none reaches over the end of a batch."""
+        for first in range(0, len(self._items), self._batch):
+            end = min(first + self._batch, len(self._items))
+            while first < end:
+                last = min(first + (self._network.mapper.largest or self._batch), end)
+                yield first, last
+                first = last
+
+    def _ahead(self) -> int:
+        """How many images may be read ahead: two micro-batches, the second as far as its memory goes."""
+        step = min(self._batch, self._network.mapper.largest or self._batch)
+        fitting = AHEAD_BYTES // (4 * prod(self._network.inputs.shape))
+        return step + min(step, max(self._resources.decode_threads, fitting))
+
+    def _read(self, row: int) -> Slot:
+        problem = self._poison.get(self._spec.start + row)
+        if problem is not None and problem.kind != POISON:
+            return BLANK._replace(problem=problem)
+        slot = self._network.read(self._items[row])
+        self._reads += 1
+        return slot if problem is None else slot._replace(input=None, problem=problem)
+
+    def _take(self, reader: Ahead[int, Slot], count: int) -> list[Slot]:
         try:
             return reader.take(count, self._check)
         except (OSError, MemoryError) as error:  # of this machine: what images are to blame for is in their rows
             text = f"{type(error).__name__}: {error}"
             raise ShardFailed(f"shard {self._spec.index}: images could not be read: {text}") from error
 
-    def _rows(self, items: Sequence[Item], slots: Sequence[Slot], start: int) -> Rows:
-        """A micro-batch."""
+    def _rows(self, first: int, last: int, slots: Mapping[int, Slot]) -> Rows:
+        """A micro-batch: of the rows first..last of the shard, those that `slots` has."""
         maps = {c.name: np.full((len(slots), *c.shape), np.nan, np.float32) for c in self._run.columns}
         problems: dict[int, Problem] = {}
-        if any(slot.input is not None for slot in slots):
+        if any(slot.input is not None for slot in slots.values()):
+            inputs = self._network.inputs.batch([slots.get(row, BLANK) for row in range(first, last)])
             try:
-                maps, problems = self._network.mapper.maps(self._network.inputs.batch(slots), self._seconds)
+                made = self._network.mapper.maps(inputs, self._seconds)
             except (RuntimeError, ValueError, TypeError) as error:
-                where = f"shard {self._spec.index}, images {start}..{start + len(slots) - 1}"
+                where = f"shard {self._spec.index}, images {self._spec.start + first}..{self._spec.start + last - 1}"
                 raise ShardFailed(f"{where}: {type(error).__name__}: {error}") from error
+            maps = {name: values[[row - first for row in slots]] for name, values in made.maps.items()}
+            problems = made.problems
         status, message, flags = [], [], []
-        for number, slot in enumerate(slots):
-            problem, bits = slot.problem or problems.get(number), slot.flags
+        for number, (row, slot) in enumerate(slots.items()):
+            problem, bits = slot.problem or problems.get(row - first), slot.flags
             if problem is not None:
                 for values in maps.values():
                     values[number] = np.nan
@@ -195,17 +328,15 @@ class _Shard:
             status.append(OK if problem is None else problem.kind)
             message.append(None if problem is None else problem.message)
             flags.append(bits)
-        self._errors.update(kind for kind in status if kind != OK)
-        self._flags.update(name for bits in flags for name, bit in FLAGS.items() if bits & bit)
         return Rows(
-            index=range(start, start + len(slots)),
-            key=[item.key for item in items],
+            index=[self._spec.start + row for row in slots],
+            key=[self._items[row].key for row in slots],
             status=status,
             error=message,
-            height=[slot.height for slot in slots],
-            width=[slot.width for slot in slots],
-            bytes=[slot.content.bytes for slot in slots],
-            sha256=[slot.content.sha256 for slot in slots],
+            height=[slot.height for slot in slots.values()],
+            width=[slot.width for slot in slots.values()],
+            bytes=[slot.content.bytes for slot in slots.values()],
+            sha256=[slot.content.sha256 for slot in slots.values()],
             flags=flags,
             maps=maps,
         )
@@ -215,12 +346,21 @@ class _Shard:
             return
         seconds = {name: value - self._told[name] for name, value in self._seconds.items()}
         self._told = dict(self._seconds)
-        errors = sum(kind != OK for kind in rows.status)
-        self._listener(Event(self._spec.index, len(rows.index), errors, seconds))
+        bad = [Bad(*row) for row in zip(rows.key, rows.status, rows.error, strict=True) if row[1] != OK]
+        self._listener(Event(self._spec.index, len(rows.index), len(bad), seconds, tuple(bad[:NAMED])))
+
+    def _move(self, rows: Sequence[int]) -> None:
+        self._at = At(self._spec.index, tuple(self._spec.start + row for row in rows))
+        self._reads_told = -1
+        self._check()
 
     def _check(self) -> None:
+        """Go on, or raise; a sign of life where something was read since the last one."""
         if self._stop is not None and self._stop.is_set():
             raise Stopped(f"shard {self._spec.index} was stopped; nothing of it is kept")
         seconds = self._resources.shard_timeout
         if time.monotonic() - self._started > seconds:
             raise ShardFailed(f"shard {self._spec.index} took longer than shard_timeout={seconds:g} seconds")
+        if self._alive is not None and self._reads != self._reads_told:
+            self._reads_told = self._reads
+            self._alive(self._at)

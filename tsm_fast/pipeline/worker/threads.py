@@ -1,11 +1,15 @@
-"""The two ends of the worker: threads that read images ahead, and a thread that writes behind; both bounded."""
+"""The two ends of the worker: threads that read images ahead, and a thread that writes behind; both bounded.
+
+So is the memory of the images that are decoded at the same time.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -122,3 +126,31 @@ class Behind(Generic[Given]):
                     self._function(entry[0])
                 except BaseException as error:  # raised again by `put` or at the end
                     self._error = error
+
+
+class Room:
+    """Memory that threads share: who takes of it waits until there is as much, or until nobody else has any."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+        self._change = threading.Condition()
+
+    @contextmanager
+    def shared(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes, once; they are given back at the end of the block."""
+        taken = 0
+
+        def take(wanted: int) -> None:
+            nonlocal taken
+            taken = min(wanted, self._size)
+            with self._change:
+                while self._left < taken:
+                    self._change.wait()
+                self._left -= taken
+
+        try:
+            yield take
+        finally:
+            with self._change:
+                self._left += taken
+                self._change.notify_all()
