@@ -59,7 +59,7 @@ def extract(
     decode_threads: options.DecodeThreads = 2,
     torch_threads: options.TorchThreads = 1,
     shard_timeout: options.ShardTimeout = 3600.0,
-    batch_timeout: options.BatchTimeout = 75.0,
+    batch_timeout: options.BatchTimeout = 60.0,
     max_errors: options.MaxErrors = "1%",
     retry_errors: options.RetryErrors = None,
     resume: options.Resume = True,

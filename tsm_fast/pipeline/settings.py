@@ -149,7 +149,7 @@ class Resources:
     decode_threads: int = 2
     torch_threads: int | None = 1
     shard_timeout: float = 3600.0
-    batch_timeout: float = 75.0
+    batch_timeout: float = 60.0
     max_errors: float = 0.01
 
     def __post_init__(self) -> None:

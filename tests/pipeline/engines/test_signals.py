@@ -15,6 +15,7 @@ import pytest
 from tsm_fast.pipeline.engines.run import run
 
 from ..processes import (
+    SHARD,
     SHARDS,
     arguments,
     children,
@@ -137,6 +138,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     assert "go on with the same command" in stopped.reason
     assert leftovers(out) == []
     assert 0 < len(hashes(out)) < SHARDS
+    assert (stopped.images, stopped.computed) == (markers(out) * SHARD, markers(out) * SHARD)  # what is on the disk
     (small_disk / "other").unlink()
     assert run(plan(out), workers=0).code == 0
     assert hashes(out) == expected()

@@ -83,7 +83,8 @@ class ProcessLanes:
             return None if now < worker.given + self._starting * patience else "its worker did not start in time"
         if now > (worker.begun or worker.given) + self._resources.shard_timeout + HANGING:
             return _slow(self._resources)
-        seconds = self._resources.batch_timeout * patience
+        # What is looked into alone takes a part of the time of a micro-batch.
+        seconds = self._resources.batch_timeout * patience / (2 if worker.task and worker.task.suspects else 1)
         if now > worker.alive + seconds:
             return _silent(seconds)
         return None
