@@ -224,7 +224,7 @@ def test_transformers(resnet: Path, folder: Path, photos: Photos, tmp_path: Path
     assert record["size"] == {"shortest_edge": 96}
     run = prepare(Settings(str(folder), model=f"transformers:{resnet}"), tmp_path / "out")
     assert run.columns[0].shape == (3, 3)
-    assert run.file.preprocessing["input"] == [3, 96, 96]
+    assert run.record.preprocessing["input"] == [3, 96, 96]
     assert run_shard(run.shards[0]).ok == 20
     other = models.load(f"transformers:{resnet}", size=(64, 32))
     assert other.preprocess(photos["cat"]).shape == (3, 64, 32)
