@@ -22,7 +22,7 @@ from ..pipeline.results.report import write_report
 from ..pipeline.settings import BATCH_SIZE, SHARD_SIZE
 from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
-from ..readable import duration
+from ..readable import counted, duration
 from . import options
 from .common import complain, errors, table
 
@@ -156,10 +156,9 @@ def _extract(
 
 
 def _introduce(run: Run, progress: Reporter) -> None:
-    done = len(run.done())
-    total = len(run.shards)
-    state = "already complete" if done == total else f"going on after {done:,} shards" if done else "starting"
-    progress.say(f"{run.n_items:,} images in {total:,} shards, {state}: {run.out}")
+    done, total = len(run.done()), len(run.shards)
+    state = "already complete" if done == total else f"going on after {counted(done, 'shard')}" if done else "starting"
+    progress.say(f"{counted(run.n_items, 'image')} in {counted(total, 'shard')}, {state}: {run.out}")
 
 
 def _tell(run: Run, outcome: Outcome, as_json: bool) -> None:
@@ -172,8 +171,10 @@ def _tell(run: Run, outcome: Outcome, as_json: bool) -> None:
             console.print(text, markup=False, soft_wrap=True)
     if outcome.reason:
         complain(outcome.reason)
-    for index, reason in outcome.failed.items():
-        complain(f"shard {index} failed: {reason}")
+    if outcome.failed:  # the reasons were said when they failed
+        reasons = "reason" if len(outcome.failed) == 1 else "reasons"
+        failed = ", ".join(map(str, outcome.failed))
+        complain(f"{counted(len(outcome.failed), 'shard')} failed, for the {reasons} above: {failed}")
     if outcome.code == 3 and not outcome.reason:
         complain(f"{outcome.errors:,} error rows are more than --max-errors allows")
     if outcome.shards_done < outcome.shards:
@@ -190,9 +191,8 @@ def summary(run: Run, outcome: Outcome) -> list[str]:
     ]
     if outcome.computed:
         rate = outcome.computed / outcome.seconds
-        lines.append(
-            f"{outcome.computed:,} images in {duration(outcome.seconds)}, {rate:.3g} a second: {shares(outcome.stages)}"
-        )
+        images = counted(outcome.computed, "image")
+        lines.append(f"{images} in {duration(outcome.seconds)}, {rate:.3g} a second: {shares(outcome.stages)}")
     elif outcome.shards_done == outcome.shards:
         lines.append("nothing was left to compute")
     return lines

@@ -28,7 +28,7 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return
-    state = "complete" if found.complete else f"{len(found.pending):,} shards to do"
+    state = "complete" if found.complete else f"{readable.counted(len(found.pending), 'shard')} to do"
     rows = [
         ("run", f"{found.out}: {state}"),
         ("source", found.source),
@@ -60,7 +60,7 @@ def verify(out: RunFolder, source: Pictures = None, as_json: AsJson = False) -> 
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
-        state = "right" if found.ok else f"{len(found.problems):,} problems"
+        state = "right" if found.ok else readable.counted(len(found.problems), "problem")
         text = (
             f"{found.shards_checked:,} of {found.shards:,} shards, {found.images_checked:,} images read again"
             + (f", {found.pictures_compared:,} pictures compared" if source is not None else "")
@@ -70,7 +70,8 @@ def verify(out: RunFolder, source: Pictures = None, as_json: AsJson = False) -> 
     for finding in (*found.problems, *found.notes):
         complain(f"{finding.path} {finding.what}: {finding.repair}")
     if found.pending:
-        complain(f"{len(found.pending):,} shards are not computed yet: {check.AGAIN}")
+        shards = readable.counted(len(found.pending), "shard")
+        complain(f"{shards} {'is' if len(found.pending) == 1 else 'are'} not computed yet: {check.AGAIN}")
     if not (found.ok and found.complete):
         raise typer.Exit(1)
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columns import from_text, from_values, plain_columns, plain_table
+from .columns import from_text, from_values, plain_columns, plain_table, valid
 from .keys import encode_key
 from .lists import PathSource
 from .picture_files import open_file
@@ -47,8 +47,11 @@ class ManifestSource(PathSource):
             key = None if keys is None else keys[number]
             if not path or (keys is not None and not key):
                 raise SourceError(f"source {self._file!r}: row {number} has no {'key' if path else 'path'}")
-            path = encode_key(path)
-            items.append(Item(path) if key is None else Item(encode_key(key), path))
+            try:
+                path = encode_key(path)
+                items.append(Item(path) if key is None else Item(encode_key(key), path))
+            except ValueError as error:
+                raise SourceError(f"source {self._file!r}: row {number}: {error}") from None
         if not items:
             raise SourceError(f"source {self._file!r} has no row")
         self._rows = {item.key: number for number, item in enumerate(items)}
@@ -86,7 +89,9 @@ def _csv(file: IO[bytes], name: str, left_out: LeftOut) -> Read:
         except csv.Error as error:
             raise SourceError(f"source {name!r}: line {rows.line_num} is not {suffix_of(name)[1:]}: {error}") from None
     others = {
-        title: from_text(values) for title, values in zip(header, columns, strict=True) if title not in (path, key)
+        valid(title): from_text(values)
+        for title, values in zip(header, columns, strict=True)
+        if title not in (path, key)
     }
     if "" in others:
         left_out.add("columns without a name", encode_key(name))
@@ -137,7 +142,9 @@ def _from_objects(name: str, rows: Sequence[Mapping[str, Any]]) -> Read:
         for title in filter(None, (path, key)):
             if not isinstance(row.get(title, ""), str):
                 raise SourceError(f"source {name!r}: row {number}: {title!r} must be text, got {row[title]!r}")
-    others = {title: from_values([row.get(title) for row in rows]) for title in titles if title not in (path, key)}
+    others = {
+        valid(title): from_values([row.get(title) for row in rows]) for title in titles if title not in (path, key)
+    }
     return [row.get(path) for row in rows], None if key is None else [row.get(key) for row in rows], pa.table(others)
 
 
@@ -151,7 +158,7 @@ def _parquet(file: IO[bytes], name: str, left_out: LeftOut) -> Read:
         table = opened.read([path, *keys, *others])
         texts = [table[title].cast(pa.string()).to_pylist() for title in (path, *keys)]
         return texts[0], texts[1] if keys else None, plain_table(table.select(others))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"source {name!r} cannot be read: {error}") from None
 
 
