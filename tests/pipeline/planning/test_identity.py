@@ -148,6 +148,32 @@ def test_another_hugging_face_dataset_of_the_same_length(net: Any, two: tuple[Pa
     assert "the source has moved" in moved.stderr
 
 
+def test_another_place_with_the_same_names_and_sizes(net: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
+    """Behind a URL: what the store says of each file tells, and the bytes where it has changed."""
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for name, folder in zip("ab", two, strict=True):
+        memory.put(str(folder), f"/identity-{name}", recursive=True)
+    compute(prepare(settings_of("memory://identity-a"), tmp_path / "out"), 1)
+    refused = command("memory://identity-b", tmp_path / "out")
+    assert (refused.exit_code, "were replaced since their maps were computed" in refused.stderr) == (1, True)
+    memory.put(str(two[0]), "/identity-copy", recursive=True)
+    moved = command("memory://identity-copy", tmp_path / "out")
+    assert moved.exit_code == 0, moved.stderr
+    assert "comparing 4 pictures" in moved.stderr
+    assert "the source has moved" in moved.stderr
+    assert verify(tmp_path / "out", source="memory://identity-copy").ok
+
+
+def test_other_labels_are_another_run(net: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
+    table = two[0] / "all.csv"
+    table.write_text("path,label\n" + "".join(f"{number}.bmp,{number}\n" for number in range(8)))
+    compute(prepare(settings_of(table), tmp_path / "out"), 1)
+    table.write_text(table.read_text().replace("3.bmp,3", "3.bmp,4"))
+    with pytest.raises(FingerprintError, match=r"source\.carried\.sha256 is"):
+        prepare(settings_of(table), tmp_path / "out")
+
+
 # Case 2: a source that moved
 
 

@@ -52,7 +52,7 @@ def test_from_a_manifest_into_the_shards(folder: Path, tmp_path: Path) -> None:
     assert str(shard.schema.field("source_height").type) == "double"
     assert shard["tags"].to_pylist() == expected["tags"][3:]
     assert shard["height"].to_pylist() != expected["height"][3:]
-    parts = json.loads((run.out / "run.json").read_text())["parts"]["carried"]
+    parts = json.loads((run.out / "run.json").read_text())["record"]["source"]["carried"]
     assert parts["columns"] == {"label": "int64", "source_height": "double", "tags": "list<element: string>"}
 
     ds = SaliencyDataset(run.out)
@@ -118,4 +118,4 @@ def test_the_classes_of_a_dataset(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_carries_nothing(folder: Path, tmp_path: Path) -> None:
     run = computed(folder, tmp_path / "out", limit=2)
     assert SaliencyDataset(run.out).carried().num_columns == 0
-    assert json.loads((run.out / "run.json").read_text())["parts"]["carried"] == {}
+    assert json.loads((run.out / "run.json").read_text())["record"]["source"]["carried"] is None
