@@ -57,7 +57,7 @@ lint: build  ## ruff, clang-format and pyright
 asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level, under the sanitizers
 	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
 	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
-	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/steps/test_cpu.py
+	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/steps -k "cpu and not reference"
 	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
 		tests/cuda/test_kernels.py
 

@@ -27,12 +27,12 @@ def emulated() -> ModuleType:
     path = next((p for s in importlib.machinery.EXTENSION_SUFFIXES for p in BUILT.glob(f"cuda_emulation{s}")), None)
     if path is None:
         raise FileNotFoundError(f"the emulation of the CUDA kernels is not built in {BUILT}: run `make build`")
-    compiled = _load("cuda_emulation", path)
+    compiled = load_module("cuda_emulation", path)
     with patch.dict(sys.modules, {"tsm_fast._cuda": compiled}), patch.object(tsm_fast, "_cuda", compiled, create=True):
-        return _load("tsm_fast.steps.cuda_emulated", WRAPPER)
+        return load_module("tsm_fast.steps.cuda_emulated", WRAPPER)
 
 
-def _load(name: str, path: Path) -> ModuleType:
+def load_module(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

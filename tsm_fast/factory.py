@@ -40,7 +40,8 @@ def call(text: str, what: str, error: type[ValueError] = ValueError) -> Any:
     if not callable(function):
         close = difflib.get_close_matches(name, [n for n, value in vars(found).items() if callable(value)], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise error(f"{what} {text!r}: {module!r} has no function {name!r}{hint}")
+        place = "file" if module.endswith(".py") else "module"
+        raise error(f"{what} {text!r}: {place} {module!r} has no function {name!r}{hint}")
     return function()
 
 

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of some names.
+
+    >>> some(["a", "b", "c", "d"], 2)
+    "'a', 'b' and 2 more"
+    """
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
 
 def counted(count: int, what: str) -> str:
     """

@@ -86,7 +86,7 @@ def check_reading(out: Path, folder: Path) -> None:
     assert "part-000001.parquet SHA-256 must be" in damaged.stderr
     shard.write_bytes(whole)
     (out / "markers" / "000001.json").unlink()
-    assert "1 shards are not computed yet" in tsm_fast("verify", out).stderr
+    assert "1 shard is not computed yet" in tsm_fast("verify", out).stderr
     assert tsm_fast("verify", out, "--json").exit_code == 1
     unfinished = tsm_fast("export", out, folder / "half", "--to", "npy")
     assert unfinished.exit_code == 1
@@ -109,9 +109,10 @@ def test_options_from_a_file(tmp_path: Path) -> None:
     done = tsm_fast("extract", "--config", config, "--limit", 4, "--method", "mtsm", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 4
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    assert (settings["methods"], settings["rank"], settings["layers"]) == (["mtsm"], [8, 4, 4], ["features"])
-    assert (settings["shard_size"], settings["limit"]) == (4, 4)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())["record"]
+    assert (list(record["methods"]), record["layers"]) == (["mtsm"], ["features"])
+    assert record["methods"]["mtsm"]["rank"] == [8, 4, 4]
+    assert (record["shard_size"], record["source"]["items"]) == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def test_some_of_a_source_and_what_is_left_out_of_it(tmp_path: Path) -> None:
     assert (facts["images"], facts["left_out"]) == (2, {"of another kind": 1})
     for options, complaint in (
         (("--filter", "a b/*"), "tsm-fast: --filter 'a b/*' leaves none of 8 images, such as '0.jpg'"),
-        (("--keys", source / "notes.txt"), "notes.txt names 1 keys that the source does not have, such as 'none'"),
+        (("--keys", source / "notes.txt"), "notes.txt names 1 key that the source does not have, such as 'none'"),
         (("--keys", tmp_path / "none.txt"), f"tsm-fast: {tmp_path / 'none.txt'}: No such file or directory"),
     ):
         refused = tsm_fast("extract", source, "--out", tmp_path / "none", *options)
@@ -241,6 +242,18 @@ def test_more_errors_than_allowed_are_3(tmp_path: Path) -> None:
     finished = tsm_fast(*command)
     assert finished.exit_code == 3
     assert "1 error rows are more than --max-errors allows" in finished.stderr
+
+
+def test_a_failed_shard_is_told_once(tmp_path: Path) -> None:
+    needs_photos()
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "1.jpg").write_bytes(next(photos().rglob("*.jpg")).read_bytes())
+    failed = tsm_fast("extract", source, "--out", tmp_path / "out", "--workers", 0, "--shard-timeout", "1e-9")
+    assert failed.exit_code == 1
+    assert failed.stderr.count("failed: ") == 1
+    assert "tsm-fast: 1 image in 1 shard, starting" in failed.stderr
+    assert "tsm-fast: 1 shard failed, for the reason above: 0\n" in failed.stderr
 
 
 def test_layers() -> None:
@@ -304,7 +317,6 @@ def test_shards_of_their_own_size(tmp_path: Path) -> None:
     assert (alone["shard_size"], alone["shards"], alone["workers"]) == (48, 1, 1)
     done = tsm_fast(*command, "--limit", 6, "--workers", 0, "--json")
     assert (done.exit_code, json.loads(done.stdout)["shards"]) == (0, 1)
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    assert settings["shard_size"] == 16
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["record"]["shard_size"] == 16
     again = tsm_fast(*command, "--limit", 6, "--workers", 3, "--json")
     assert (again.exit_code, json.loads(again.stdout)["computed"]) == (0, 0)

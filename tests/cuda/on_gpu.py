@@ -39,10 +39,15 @@ def elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     if ON_GPU:
         require_gpu()
     module = OnGpu(choice.load(name)) if ON_GPU else OnGpu(emulated(), "cpu")
-    monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)  # pyright: ignore[reportArgumentType]
+    stand_in(name, module, monkeypatch)
+    return module
+
+
+def stand_in(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The public functions take the module for the backend of this name, on CPU tensors."""
+    monkeypatch.setitem(sys.modules, f"tests.{name}_backend", module)
     entry = choice._ENTRIES[name]._replace(module=f"tests.{name}_backend", needs={}, device="cpu")
     monkeypatch.setitem(choice._ENTRIES, name, entry)
-    return module
 
 
 class OnGpu:

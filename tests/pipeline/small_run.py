@@ -45,12 +45,22 @@ def write_pictures(folder: Path) -> None:
     Image.fromarray(wide).save(folder / "sixteen.png")
 
 
-def extract(out: Path, source: Path, **settings: object) -> Path:
-    """A whole run in this process."""
-    run = prepare(
-        Settings(str(source), **{"size": SIZE, "methods": METHODS, "shard_size": SHARD_SIZE, **settings}), out
-    )
-    for spec in run.shards:
+def write_few(folder: Path, count: int) -> None:
+    """Small crops of one photo."""
+    folder.mkdir(parents=True)
+    photo = load_photos()[0].image
+    for number in range(count):
+        photo.crop((20 * number, 10 * number, 20 * number + 90, 10 * number + 80)).save(folder / f"{number:02d}.png")
+
+
+def settings(source: Path, **more: object) -> Settings:
+    return Settings(str(source), **{"size": SIZE, "methods": METHODS, "shard_size": SHARD_SIZE, **more})
+
+
+def extract(out: Path, source: Path, **more: object) -> Path:
+    """A whole run in this process, or what is left of one."""
+    run = prepare(settings(source, **more), out)
+    for spec in run.pending():
         run_shard(spec, Resources(max_errors=1.0))
     return out
 

@@ -1,13 +1,15 @@
 """The fixture `backend`: a test that has it runs on all four, or on those that its mark `backends` names.
 
-The kernels of "cuda" are executed on the CPU and those of "triton" in its interpreter, both slowly: of each test a few
-evenly spaced cases (MOST), none where its mark `long` names the backend. With TSM_FAST_TEST_DEVICE=cuda
-(`make gpu-test`) these two run all their cases on the GPU, and the others none. Tests hand over CPU tensors always.
+"cpu" runs at the best SIMD level of the machine, and a few evenly spaced cases of each test (MOST) at the others. So
+do the kernels of "cuda", executed on the CPU, and those of "triton" in its interpreter, but for tests whose mark `long`
+names the backend. With TSM_FAST_TEST_DEVICE=cuda (`make gpu-test`) these two run all their cases on the GPU, and the
+others none. Tests hand over CPU tensors always.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import cast
 
 import pytest
 
@@ -15,12 +17,15 @@ from tsm_fast.steps.backend import Backend
 from tsm_fast.steps.choice import load
 
 from ..cuda.counting import Counting, mark
-from ..cuda.on_gpu import ON_GPU, elsewhere
+from ..cuda.on_gpu import ON_GPU, elsewhere, stand_in
 from ..helpers import BACKENDS
 from ..kernels.interpreter import INTERPRETED
+from .levels import at_level, other_levels
 
-MOST = {"cuda": 16, "triton": 1}  # cases of a test that are executed on the CPU
-NAMES = list(MOST) if ON_GPU else [*BACKENDS, *(name for name in MOST if name != "triton" or INTERPRETED)]
+GPU = ["cuda", "triton"]
+LEVELS = {f"cpu-{level}": level for level in other_levels()}
+MOST = {"cuda": 16, "triton": 1, **dict.fromkeys(LEVELS, 8)}  # cases of a test
+NAMES = GPU if ON_GPU else [*BACKENDS, *LEVELS, "cuda", *(["triton"] if INTERPRETED else [])]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("backends")
-        metafunc.parametrize("backend", [n for n in NAMES if only is None or n in only.args], indirect=True)
+        names = [name for name in NAMES if only is None or name.partition("-")[0] in only.args]
+        metafunc.parametrize("backend", names, indirect=True)
 
 
 @pytest.fixture
@@ -45,6 +51,9 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name == "triton" and not ON_GPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         request.getfixturevalue("fresh_memory_is_nan")
+    if name in LEVELS:
+        stand_in("cpu", module := at_level(LEVELS[name]), monkeypatch)
+        return cast(Backend, module)
     return elsewhere(name, monkeypatch) if name == "cuda" or ON_GPU else load(name)
 
 
@@ -56,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
         if ON_GPU:
             left_out |= {id(item)} if name is None else set()
-        elif name in MOST and any(name in (mark.args or MOST) for mark in item.iter_markers("long")):
+        elif name in MOST and any(name in (mark.args or GPU) for mark in item.iter_markers("long")):
             left_out.add(id(item))
         elif name in MOST:
             families[name, item.path, item.originalname].append(item)

@@ -24,16 +24,6 @@ from ..helpers import STEPS as PROTOCOL
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
 
-STEP_TESTS = [
-    "mode_gram",
-    "truncated_svd",
-    "orthonormality",
-    "core_contraction",
-    "hooi",
-    "saliency",
-    "near_ties",
-    "finish",
-]
 HOOI = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 SALIENCY = {"center": True, "combine": "signed", "sign": "u"}
 
@@ -283,24 +273,6 @@ def test_memory_does_not_grow_with_the_batch():
 
 def levels() -> list[str]:
     return load("cpu").simd_levels() if NATIVE else []  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("level", levels()[:-1])
-def test_steps_at_each_simd_level(level):
-    """The best level is that of the tests themselves."""
-    shown = python("from tsm_fast.steps import cpu; print(cpu.simd_level())", TSM_FAST_SIMD=level)
-    assert shown.stdout.strip() == level, shown.stderr
-    tests = [str(HERE / f"test_{step}.py") for step in STEP_TESTS]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cpu", "-p", "no:cacheprovider", *tests],
-        env={**os.environ, "TSM_FAST_SIMD": level},
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
 def test_levels_agree(tmp_path):

@@ -13,9 +13,9 @@ from ..pipeline import Marker, Resources, Run, Settings, prepare, run_shard
 from ..pipeline.engines.progress import Reporter, shares
 from ..pipeline.engines.ranks import place, share
 from ..pipeline.engines.run import MOST_WORKERS, devices
-from ..pipeline.files.run import RunFile
 from ..pipeline.planning import draft
-from ..pipeline.planning.prepare import with_shard_size
+from ..pipeline.planning.compare import compare
+from ..pipeline.planning.prepare import readable, with_shard_size
 from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
@@ -28,15 +28,15 @@ def dry_run(
     where = place() if engine == "rank" else None
     own = devices(resources.device, workers, MOST_WORKERS, where)
     names = own * (where.world if where else 1)
-    planned = draft.make(with_shard_size(settings, RunFile.read(out)), devices=names, say=progress.say)
+    planned = draft.make(with_shard_size(settings, readable(out)), devices=names, say=progress.say)
     file = planned.file
-    run = _present(settings, out, resources, file.fingerprint)
+    run = _present(out, planned, progress)
     done = {} if run is None else run.done()
-    bounds = {index: index * file.shard_size for index in range(file.shards)}
+    bounds = {index: index * file.record.shard_size for index in range(file.record.shards)}
     if where is not None:
         bounds = {index: bounds[index] for index in share(list(bounds), where)}
     n = len(planned.items)
-    left = sum(min(file.shard_size, n - start) for index, start in bounds.items() if index not in done)
+    left = sum(min(file.record.shard_size, n - start) for index, start in bounds.items() if index not in done)
     progress.say("timing a few batches")
     device = devices(resources.device, 1, 1)[0]
     timed, seconds = _timed(settings, replace(resources, device=device))
@@ -47,16 +47,16 @@ def dry_run(
         "out": str(out),
         "images": n,
         "left_out": dict(planned.left_out.counts),
-        "shards": file.shards,
-        "shard_size": file.shard_size,
+        "shards": file.record.shards,
+        "shard_size": file.record.shard_size,
         "shards_done": len(done),
         "images_left": left,
         "model": settings.model,
-        "layers": list(file.layers),
-        "layers_reason": file.reason,
-        "columns": {column.name: list(column.shape) for column in file.columns},
-        "bytes": file.estimated_bytes,
-        "bytes_left": file.estimated_bytes * left // max(n, 1),
+        "layers": list(file.record.layers),
+        "layers_reason": file.about.reason,
+        "columns": {column.name: list(column.shape) for column in file.record.columns},
+        "bytes": file.about.estimated_bytes,
+        "bytes_left": file.about.estimated_bytes * left // max(n, 1),
         "bytes_free": shutil.disk_usage(_existing(out)).free,
         "device": device,
         "images_per_second": rate,
@@ -83,12 +83,14 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _present(settings: Settings, out: Path, resources: Resources, fingerprint: str) -> Run | None:
+def _present(out: Path, planned: draft.Draft, progress: Reporter) -> Run | None:
     """The run that is in the folder already; raises as `prepare` does where it is another one."""
-    if not (out / "run.json").exists():
+    file = readable(out)
+    if file is None:
         return None
-    run = Run.open(out)
-    return run if run.fingerprint == fingerprint else prepare(settings, out, resources=resources)
+    run = Run(out, file, planned.command)
+    compare(run, planned, progress.say)
+    return run
 
 
 def _timed(settings: Settings, resources: Resources) -> tuple[Marker, float]:

@@ -18,9 +18,10 @@ from ..pipeline.engines.progress import Reporter, reporter, shares
 from ..pipeline.engines.run import Outcome, ready
 from ..pipeline.engines.run import run as run_engine
 from ..pipeline.engines.signals import Interrupted, Signals
-from ..pipeline.files.run import NAME
+from ..pipeline.files.record import NAME
 from ..pipeline.results.report import write_report
 from ..pipeline.settings import BATCH_SIZE
+from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
 from ..readable import counted, duration
 from . import options
@@ -157,10 +158,10 @@ def _extract(
         outcome = run_engine(
             run, engine, workers, resources, retry_errors=retry_errors, progress=progress, signals=signals
         )
-        if report and _worth_a_report(run, engine, outcome):
+        if report and run.command and _worth_a_report(run, engine, outcome):
             progress.say("writing report.html")
             try:
-                write_report(run.out)
+                write_report(run.out, source=reopen(run.command.kind, run.command.root))
             except OSError as error:
                 complain(f"report.html is not written: {error}")
     return run, outcome
@@ -189,8 +190,10 @@ def _tell(run: Run, outcome: Outcome, as_json: bool) -> None:
             console.print(text, markup=False, soft_wrap=True)
     if outcome.reason:
         complain(outcome.reason)
-    for index, reason in outcome.failed.items():
-        complain(f"shard {index} failed: {reason}")
+    if outcome.failed:  # the reasons were said when they failed
+        reasons = "reason" if len(outcome.failed) == 1 else "reasons"
+        failed = ", ".join(map(str, outcome.failed))
+        complain(f"{counted(len(outcome.failed), 'shard')} failed, for the {reasons} above: {failed}")
     if outcome.code == 3 and not outcome.reason:
         complain(f"{outcome.errors:,} error rows are more than --max-errors allows")
     for bad in outcome.bad:
@@ -211,9 +214,8 @@ def summary(run: Run, outcome: Outcome) -> list[str]:
     ]
     if outcome.computed:
         rate = outcome.computed / outcome.seconds
-        lines.append(
-            f"{outcome.computed:,} images in {duration(outcome.seconds)}, {rate:.3g} a second: {shares(outcome.stages)}"
-        )
+        images = counted(outcome.computed, "image")
+        lines.append(f"{images} in {duration(outcome.seconds)}, {rate:.3g} a second: {shares(outcome.stages)}")
     elif outcome.shards_done == outcome.shards:
         lines.append("nothing was left to compute")
     return lines

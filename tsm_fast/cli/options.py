@@ -70,13 +70,19 @@ _work, _running = partial(typer.Option, rich_help_panel=WORK), partial(typer.Opt
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
 
+Pictures = Annotated[
+    str | None,
+    typer.Argument(metavar="[SOURCE]", help="Where the pictures of the run are now, as for `tsm-fast extract`."),
+]
+
 # The input
 Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
         help="A folder of pictures (with all below it), a list file, a CSV, TSV, JSON (lines or COCO) or Parquet "
-        "manifest, webdataset tar files, hf:NAME, or package.module:factory or file.py:factory of a map-style dataset.",
+        "manifest, webdataset tar files (all of them also by URL: s3://, gs://, hf://), hf:NAME, or "
+        "package.module:factory or file.py:factory of a map-style dataset.",
     ),
 ]
 Out = Annotated[

@@ -16,8 +16,9 @@ from .. import readable
 from ..pipeline.engines.progress import shares
 from ..pipeline.results import check
 from ..pipeline.results import export as exports
+from ..pipeline.sources.open import open_source
 from .common import complain, errors, table
-from .options import AsJson, RunFolder, parse_size
+from .options import AsJson, Pictures, RunFolder, parse_size
 
 
 def status(out: RunFolder, as_json: AsJson = False) -> None:
@@ -27,7 +28,7 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return
-    state = "complete" if found.complete else f"{len(found.pending):,} shards to do"
+    state = "complete" if found.complete else f"{readable.counted(len(found.pending), 'shard')} to do"
     rows = [
         ("run", f"{found.out}: {state}"),
         ("source", found.source),
@@ -49,35 +50,38 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
         complain(f"{path} belongs to no finished shard: of a run that is under way, or was killed")
 
 
-def verify(out: RunFolder, as_json: AsJson = False) -> None:
-    """Read every shard again: sizes, hashes, and each planned key once, in order.
+def verify(out: RunFolder, source: Pictures = None, as_json: AsJson = False) -> None:
+    """Read every shard again: sizes, hashes, and each planned key once, in order; with SOURCE also the pictures.
 
     Exit codes: 0 every shard is there and right, 1 not.
     """
     with errors(), _bar("verifying", "shards") as progress:
-        found = check.verify(out, progress)
+        found = check.verify(out, progress, source=source)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
-        state = "right" if found.ok else f"{len(found.problems):,} problems"
+        state = "right" if found.ok else readable.counted(len(found.problems), "problem")
         text = (
-            f"{found.shards_checked:,} of {found.shards:,} shards, {found.images_checked:,} images read again: {state}"
+            f"{found.shards_checked:,} of {found.shards:,} shards, {found.images_checked:,} images read again"
+            + (f", {found.pictures_compared:,} pictures compared" if source is not None else "")
+            + f": {state}"
         )
         Console(highlight=False).print(text, markup=False, soft_wrap=True)
     for finding in (*found.problems, *found.notes):
         complain(f"{finding.path} {finding.what}: {finding.repair}")
     if found.pending:
-        complain(f"{len(found.pending):,} shards are not computed yet: {check.AGAIN}")
+        shards = readable.counted(len(found.pending), "shard")
+        complain(f"{shards} {'is' if len(found.pending) == 1 else 'are'} not computed yet: {check.AGAIN}")
     if not (found.ok and found.complete):
         raise typer.Exit(1)
 
 
-def report(out: RunFolder) -> None:
+def report(out: RunFolder, source: Pictures = None) -> None:
     """Write report.html into the folder of a run: one page that works offline."""
     from ..pipeline.results.report import write_report
 
     with errors():
-        path = write_report(out)
+        path = write_report(out, source=None if source is None else open_source(source))
     Console(highlight=False).print(f"wrote {path}", markup=False, soft_wrap=True)
 
 

@@ -76,7 +76,8 @@ def unreadable(error: OSError) -> ImageError:
     """The error row for a file that cannot be read; raises what no image is to blame for."""
     if error.errno in _MACHINE:
         raise error
-    kind = "missing" if error.errno in _MISSING else "unreadable"
+    missing = error.errno in _MISSING or isinstance(error, FileNotFoundError)  # of a URL, without a number
+    kind = "missing" if missing else "unreadable"
     return ImageError(kind, error.strerror or str(error) or type(error).__name__)
 
 

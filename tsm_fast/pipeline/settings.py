@@ -1,9 +1,8 @@
-"""What a run computes (`Settings`, in its fingerprint) and how (`Resources`, not in it)."""
+"""What a run computes (`Settings`, from which its record is made) and how (`Resources`, not in it)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
@@ -25,10 +24,10 @@ class Settings:
     """Everything that decides what is computed; checked when made.
 
     Args:
-        source: a folder, a list file, a CSV, TSV or Parquet manifest, tar files, `hf:NAME` or
-            `package.module:factory` of a map-style dataset (`sources.open.open_source`).
-        model: "lite0", "timm:NAME", "torchvision:NAME", "transformers:NAME", "package.module:factory", or the path of
-            an exported program (.pt2) or a pickled module (`models.load`).
+        source: a folder, a list file, a CSV, TSV, JSON or Parquet manifest, tar files (also by URL), `hf:NAME`, or
+            `package.module:factory` or `file.py:factory` of a map-style dataset (`sources.open.open_source`).
+        model: "lite0", "timm:NAME", "torchvision:NAME", "transformers:NAME", "package.module:factory",
+            "file.py:factory", or the path of an exported program (.pt2) or a pickled module (`models.load`).
         weights: a file of weights for the model: safetensors, or a state dict that `torch.load` reads with
             `weights_only=True`.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
@@ -46,8 +45,8 @@ class Settings:
         limit: of these only the first, sorted by key.
         shard_size: images in a shard; None chooses when the run is planned, for its images, workers and input size
             (`planning.shard_size`), and takes that of the run when it goes on.
-        batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster). Not in the
-            fingerprint, but kept for the whole run: the last bits of a forward pass depend on it.
+        batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster); the last bits depend
+            on it.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or value.
@@ -112,19 +111,6 @@ class Settings:
         own = METHODS[method].options
         given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
         return {**own, **given} if all_of_them else given
-
-    def to_json(self) -> dict[str, Any]:
-        """A mapping for JSON, which `from_json` reads."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from what `to_json` gave; ValueError for an option that this version does not have."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"settings must have options of this version, got {', '.join(sorted(unknown))}")
-        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
-        return cls(**given)
 
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""

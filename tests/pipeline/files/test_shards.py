@@ -34,12 +34,14 @@ def rows(count: int) -> Rows:
     keys = [f"class {i // 7}/<b>é\n{i}" for i in range(count)]
     sizes = [None if status[i] != "ok" else 100 + i for i in range(count)]
     errors = [None if status[i] == "ok" else f"cut at {i}" for i in range(count)]
-    return Rows(range(count), keys, status, errors, sizes, sizes, [i % 3 for i in range(count)], maps)
+    shas = [None if i % 5 == 1 else f"{i:064x}" for i in range(count)]
+    flags = [i % 3 for i in range(count)]
+    return Rows(range(count), keys, status, errors, sizes, sizes, sizes, shas, flags, maps)
 
 
 def cut(all_rows: Rows, start: int, stop: int) -> Rows:
     maps = {name: values[start:stop] for name, values in all_rows.maps.items()}
-    lists: list[Any] = [values[start:stop] for values in all_rows[:7]]
+    lists: list[Any] = [values[start:stop] for values in all_rows[:9]]
     return Rows(*lists, maps=maps)
 
 
@@ -57,7 +59,7 @@ def test_read_back() -> None:
     file = pq.ParquetFile(io.BytesIO(written(expected, 64)), page_checksum_verification=True)
     table = file.read()
     assert json.loads(table.schema.metadata[b"tsm_fast"]) == ABOUT
-    for name in ("index", "key", "status", "error", "height", "width", "flags"):
+    for name in ("index", "key", "status", "error", "height", "width", "bytes", "sha256", "flags"):
         assert table[name].to_pylist() == list(getattr(expected, name)), name
     for column in COLUMNS:
         field = table.schema.field(column.name)

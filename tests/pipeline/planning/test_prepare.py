@@ -20,6 +20,7 @@ from PIL import Image
 
 from tsm_fast.pipeline import FingerprintError, OutOfSpace, Run, Settings, ShardSpec, prepare, run_shard
 from tsm_fast.pipeline.files import plan_file
+from tsm_fast.pipeline.files.run import Command
 from tsm_fast.pipeline.files.shards import marker_path
 from tsm_fast.pipeline.planning import draft
 from tsm_fast.pipeline.sources.datasets import DatasetSource
@@ -43,8 +44,8 @@ def test_the_folder_says_everything(settings: Settings, folder: Path, tmp_path: 
     left_out = "left out: 1 hidden (such as '.hidden.png'), 1 of another kind (such as 'upright/notes.txt')"
     assert said == ["listing the images", left_out, "loading the model lite0", "choosing the layers"]
     again = Run.open(tmp_path / "a" / "out")
-    assert again == replace(run, source=None)
-    assert again.settings == settings
+    assert again == replace(run, command=None)
+    assert run.command == Command(settings, "folder", str(folder))
     assert [(spec.index, spec.start, spec.stop) for spec in run.shards] == [(0, 0, 8), (1, 8, 16), (2, 16, 20)]
     assert pickle.loads(pickle.dumps(run.shards[2])) == run.shards[2]
     assert run.pending() == list(run.shards)
@@ -52,10 +53,10 @@ def test_the_folder_says_everything(settings: Settings, folder: Path, tmp_path: 
     (column,) = run.columns
     assert (column.name, column.shape, column.scale) == ("mtsm/features", (2, 2), None)
     facts = json.loads((run.out / "run.json").read_text())
-    assert facts["layers"]["names"] == ["features"]
-    assert "before the global pooling" in facts["layers"]["reason"]
-    assert facts["parts"]["preprocessing"]["mean"] == [0.498, 0.498, 0.498]
-    assert facts["source"] == {"kind": "folder", "root": str(folder)}
+    assert facts["record"]["layers"] == ["features"]
+    assert "before the global pooling" in facts["about"]["reason"]
+    assert facts["record"]["preprocessing"]["mean"] == [0.498, 0.498, 0.498]
+    assert (facts["record"]["source"]["kind"], facts["about"]["root"]) == ("folder", str(folder))
     plan = pq.ParquetFile(run.out / "plan.parquet")
     assert plan.num_row_groups == 3
     keys = plan.read(columns=["index", "key"]).to_pydict()
@@ -68,9 +69,10 @@ def test_it_is_taken_up_again(settings: Settings, tmp_path: Path) -> None:
     run = prepare(settings, tmp_path)
     run_shard(run.shards[1])
     before = (tmp_path / "run.json").read_bytes()
-    again = prepare(replace(settings, batch_size=16), tmp_path)
+    again = prepare(settings, tmp_path)
     assert [spec.index for spec in again.pending()] == [0, 2]
-    assert again.settings.batch_size == 64  # the last bits depend on it, so that of the run stays
+    with pytest.raises(FingerprintError, match="batch_size is 64 there and 16 now"):  # the last bits depend on it
+        prepare(replace(settings, batch_size=16), tmp_path)
     assert (tmp_path / "run.json").read_bytes() == before
     with pytest.raises(FileExistsError, match="holds a run already"):
         prepare(settings, tmp_path, resume=False)
@@ -150,9 +152,12 @@ def test_a_preprocessing_whose_size_follows_the_picture(
     [
         (None, FileNotFoundError, "holds no run"),
         ("{", ValueError, "run.json is broken"),
-        ("[]", ValueError, "must have format version 1, got None"),
-        ('{"format": {"version": 99}}', ValueError, "must have format version 1, got 99"),
-        ('{"format": {"version": 1}}', ValueError, "run.json is broken: it has no 'fingerprint'"),
+        ("[]", ValueError, "must have format version 1 or 2, got None"),
+        ('{"format": {"version": 99}}', ValueError, "must have format version 1 or 2, got 99"),
+        ('{"format": {"version": 1}}', ValueError, "run.json is broken: it has no 'parts'"),
+        ('{"format": {"version": 2}}', ValueError, "run.json is broken: it has no 'fingerprint'"),
+        ('{"format": {"version": true}}', ValueError, "must have format version 1 or 2, got True"),
+        ("[" * 100_000, ValueError, "run.json is broken: it is nested too deeply"),
     ],
 )
 def test_what_is_no_run(text: str | None, error: type[Exception], message: str, tmp_path: Path) -> None:
@@ -215,7 +220,7 @@ def test_many_plan_one_folder_at_once(settings: Settings, tmp_path: Path, monkey
             thread.join()
         winner = Run.open(out)
         assert sorted(outcomes) == sorted([winner.fingerprint] * 3 + ["refused"] * 3)
-        assert plan_file.keys(out) == [item.key for item in drafts[0].items]
+        assert plan_file.keys(out).to_pylist() == [item.key for item in drafts[0].items]
         assert not [path for path in out.rglob("*") if path.name.startswith(".")]
 
 
@@ -316,6 +321,6 @@ def test_a_spec_is_all_a_worker_needs(settings: Settings, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     run = prepare(settings, "out")
     spec = run.shards[2]
-    assert spec == ShardSpec(str(tmp_path / "out"), 2, 16, 20, run.fingerprint)
+    assert spec == ShardSpec(str(tmp_path / "out"), 2, 16, 20, run.fingerprint, run.command)
     monkeypatch.chdir("/")
     assert run_shard(spec).rows == 4

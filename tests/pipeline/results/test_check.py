@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tsm_fast.pipeline import Resources, Run, prepare, run_shard
+from tsm_fast.pipeline import prepare
 from tsm_fast.pipeline.files.publish import sha256
 from tsm_fast.pipeline.files.shards import marker_path, shard_path
 from tsm_fast.pipeline.results.check import Verification, status, verify
 
-from ..small_run import BROKEN, CROPS, SHARD_SIZE, STRANGE, changeable, finished, partial
+from ..small_run import BROKEN, CROPS, SHARD_SIZE, STRANGE, changeable, extract, finished, partial, settings
 
 __all__ = ["changeable", "finished", "partial"]  # fixtures
 
@@ -81,14 +80,13 @@ def test_any_flipped_bit_is_found(changeable: Path, place: float) -> None:
     assert found.shards_checked == 2
 
 
-def test_damage_is_repaired_as_said(changeable: Path) -> None:
+def test_damage_is_repaired_as_said(changeable: Path, finished: Path) -> None:
     before = shard_path(changeable, 2).read_bytes()
     flip(shard_path(changeable, 2), 1000)
     (problem,) = verify(changeable).problems
     assert "delete markers/000002.json and run the same `tsm-fast extract` command again" in problem.repair
     marker_path(changeable, 2).unlink()
-    for spec in Run.open(changeable).pending():
-        run_shard(spec, Resources(max_errors=1.0))
+    extract(changeable, finished.parent / "pictures")
     assert verify(changeable) == Verification(str(changeable), ROWS, 3, ROWS, 3)
     assert shard_path(changeable, 2).read_bytes() == before
 
@@ -150,7 +148,8 @@ def test_rows_that_are_wrong_though_the_hash_is_right(changeable: Path) -> None:
         maps[7] = np.nan
         kind = table.schema.field("tsm/features").type
         flat = pa.FixedSizeListArray.from_arrays(pa.array(maps.reshape(-1)), 9)
-        return table.set_column(7, table.schema.field("tsm/features"), pa.ExtensionArray.from_storage(kind, flat))
+        place = table.column_names.index("tsm/features")
+        return table.set_column(place, table.schema.field("tsm/features"), pa.ExtensionArray.from_storage(kind, flat))
 
     assert "row 267 has no map in 'tsm/features'" in remake(changeable, without_a_map, rows=260, ok=260, errors={})
     assert "fingerprint in its marker" in remake(changeable, lambda t: t, fingerprint="0" * 64)
@@ -192,8 +191,7 @@ def test_folders_without_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_only_been_planned(finished: Path, tmp_path: Path) -> None:
-    settings = replace(Run.open(finished).settings, source=str(finished.parent / "pictures"))
-    run = prepare(settings, tmp_path / "new")
+    run = prepare(settings(finished.parent / "pictures"), tmp_path / "new")
     found = status(run.out)
     assert (found.images_done, found.rates, found.pending) == (0, {}, (0, 1, 2))
     assert verify(run.out).pending == (0, 1, 2)

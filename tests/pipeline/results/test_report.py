@@ -17,6 +17,7 @@ from PIL import Image
 
 from tsm_fast import SaliencyDataset
 from tsm_fast.pipeline import Run
+from tsm_fast.pipeline.files.record import seal
 from tsm_fast.pipeline.results.report import concentration, measure, write_report
 
 from ..small_run import BROKEN, HOSTILE, SHARD_SIZE, changeable, finished, partial
@@ -105,7 +106,8 @@ def test_the_same_run_gives_the_same_page(changeable: Path) -> None:
 
 def test_without_the_pictures_the_maps_stay(changeable: Path) -> None:
     facts = json.loads((changeable / "run.json").read_text())
-    facts["source"]["root"] = str(changeable / "moved away")
+    facts["about"]["root"] = str(changeable / "moved away")
+    facts.update(seal(facts))
     (changeable / "run.json").write_text(json.dumps(facts))
     page = Page(write_report(changeable, pictures=8).read_text(encoding="utf-8"))
     assert page.count("card") == 18

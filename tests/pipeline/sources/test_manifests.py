@@ -143,7 +143,7 @@ def test_parquet(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "m.parquet")
-    source = ManifestSource(tmp_path / "m.parquet")
+    source = ManifestSource(str(tmp_path / "m.parquet"))
     items = listing(source)
     found = source.carried(items)
     assert found is not None
@@ -168,6 +168,18 @@ def test_names_that_are_taken_get_another() -> None:
     ]
 
 
+def test_names_and_values_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"path,caf\xe9\na,b\xff\n")
+    assert carried(tmp_path / "m.csv")[2] == {"caf\\xe9": ["b\\xff"]}
+    (tmp_path / "m.jsonl").write_text('{"path": "a", "x\\ud800": "y\\ud800"}')
+    assert carried(tmp_path / "m.jsonl")[2] == {"x\\xed\\xa0\\x80": ["y\\xed\\xa0\\x80"]}
+    pq.write_table(pa.table({"path": list(map(str, range(1000)))}), tmp_path / "m.parquet", compression="none")
+    data = (tmp_path / "m.parquet").read_bytes()
+    (tmp_path / "m.parquet").write_bytes(data[:4] + bytes(200) + data[204:])
+    with pytest.raises(SourceError, match=r"m\.parquet' cannot be read"):
+        listing(open_source(str(tmp_path / "m.parquet")))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -176,6 +188,11 @@ def test_names_that_are_taken_get_another() -> None:
         ("m.jsonl", '{"path": 3}\n', "row 0: 'path' must be text, got 3"),
         ("m.jsonl", '{"path": "a"}\n{"label": 3}\n', "row 1 has no path"),
         ("m.jsonl", "\n", "has no row"),
+        (
+            "m.jsonl",
+            '{"path": "\\ud800"}',
+            r"m\.jsonl': row 0: keys must be text or file names, got the lone surrogate",
+        ),
         ("m.jsonl", '{"label": 1}\n', r"must have a column 'path' .*, got label"),
         ("m.json", "[1]", "entry 0 must be an object, got int"),
         ("m.json", '{"info": 1}', 'must be a list of objects, or have a list "images" as COCO has'),

@@ -156,7 +156,7 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
         ("part-{0..2}.tar", r"no file 'part-0\.tar'"),
         ("no_such_module:factory", "no module 'no_such_module'"),
         ("none.py:factory", r"there is no file 'none\.py'"),
-        ("os.path:nothing", "'os.path' has no function 'nothing'"),
+        ("os.path:nothing", "module 'os.path' has no function 'nothing'"),
     ],
 )
 def test_what_is_not_there(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

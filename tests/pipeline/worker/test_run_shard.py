@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -227,17 +228,18 @@ def test_maps_are_those_of_the_functions(finished: Run, mixed: Path) -> None:
 
 
 SCRIPT = """
-import sys, torch
-from tsm_fast.pipeline import Resources, Run, run_shard
+import pickle, sys, torch
+from tsm_fast.pipeline import Resources, run_shard
 torch.set_num_threads(2)
-for spec in reversed(Run.open(sys.argv[1]).pending()):
+for spec in reversed(pickle.load(sys.stdin.buffer)):
     run_shard(spec, Resources(decode_threads=5))
 """
 
 
 def copy_plan(run: Run, out: Path) -> Run:
     """The same run in another folder, nothing of it computed."""
-    copy = prepare(run.settings, out)
+    assert run.command is not None
+    copy = prepare(run.command.settings, out)
     assert copy.fingerprint == run.fingerprint
     assert (copy.out / "plan.parquet").read_bytes() == (run.out / "plan.parquet").read_bytes()
     return copy
@@ -245,7 +247,8 @@ def copy_plan(run: Run, out: Path) -> Run:
 
 def test_same_bytes_in_another_process_in_another_order(finished: Run, tmp_path: Path) -> None:
     run = copy_plan(finished, tmp_path / "out")
-    subprocess.run([sys.executable, "-c", SCRIPT, str(run.out)], check=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    environment, specs = {**os.environ, "OMP_NUM_THREADS": "2"}, pickle.dumps(run.pending())
+    subprocess.run([sys.executable, "-c", SCRIPT], input=specs, check=True, env=environment)
     assert hashes(run) == hashes(finished)
 
 
@@ -334,7 +337,8 @@ def test_events_add_up_to_the_marker(finished: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "uint8"])
 def test_small_numbers(dtype: Any, finished: Run, tmp_path: Path) -> None:
-    run = prepare(replace(finished.settings, dtype=dtype), tmp_path / "out")
+    assert finished.command is not None
+    run = prepare(replace(finished.command.settings, dtype=dtype), tmp_path / "out")
     extract(run)
     rows = rows_of(run)
     exact, stored = maps_of(finished, "mtsm/features"), maps_of(run, "mtsm/features")
@@ -361,7 +365,7 @@ def test_several_layers_and_methods_share_one_forward(folder: Path, networks: An
     ]
     extract(run)
     model = next(iter(network._networks.values())).model.module
-    assert model.calls == [8, 8, 4]
+    assert model.calls == [2, 8, 8, 4]  # two fixed inputs tell that the model is that of the plan
     assert maps_of(run, "eigencam/body.1").shape == (20, 8, 8)
 
 

@@ -78,7 +78,7 @@ def run(
     """Compute what is pending of a run.
 
     Args:
-        run: as `prepare` or `Run.open` gave it.
+        run: as `prepare` gave it.
         engine: "local", "rank" or "ray".
         workers: of "local": spawned processes, 0 for a thread of this process, None for one on each GPU, or on each
             core of the CPU. Of "ray": tasks handed out at a time. "rank" computes with these workers what is this
@@ -91,13 +91,16 @@ def run(
     Spawned processes import the main module again: a script must start a run below `if __name__ == "__main__":`.
 
     Raises:
-        ValueError: an unknown engine or kind of error, or a rank without its place in the environment.
+        ValueError: an unknown engine or kind of error, a rank without its place in the environment, or a run that was
+            only opened.
         RuntimeError: another run is working in the folder.
         ModuleNotFoundError: engine "ray" without Ray.
     """
     checks.choice("engine", engine, ENGINES)
     if retry_errors is not None:
         checks.choice("retry_errors", retry_errors, (ALL, *ERRORS))
+    if run.command is None:
+        raise ValueError(f"the run in {run.out} was opened for reading: `prepare` takes it up again")
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
     shards = run.shards if where is None else share(run.shards, where)

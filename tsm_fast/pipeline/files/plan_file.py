@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..sources.source import Item
+from ..sources.source import Item, Stamp
 from . import publish
+from .record import RunFile
 
 NAME = "plan.parquet"
+_ITEM, _STAMP = ["key", "path", "offset", "size"], ["file_bytes", "file_mark"]
 SCHEMA = pa.schema(
     [
         pa.field("index", pa.int64(), nullable=False),
@@ -22,15 +26,33 @@ SCHEMA = pa.schema(
         pa.field("path", pa.string()),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
+        pa.field("file_bytes", pa.int64()),
+        pa.field("file_mark", pa.int64()),
     ]
 )
+_VERSION_1 = pa.schema(list(SCHEMA)[:5])
 
 _CARRIED = {b"tsm_fast": b"carried"}  # what the metadata of such a column say
 
 
-def write(out: Path, items: Sequence[Item], shard_size: int, carried: pa.Table | None = None) -> None:
+class Digests(NamedTuple):
+    """What a plan holds: its rows, the hashes of the listing and of the stamps of the files, and what is carried."""
+
+    rows: int
+    listing: str
+    stamps: str
+    carried: dict[str, Any] | None
+
+
+def write(
+    out: Path,
+    items: Sequence[Item],
+    stamps: Sequence[Stamp] | None,
+    shard_size: int,
+    carried: pa.Table | None = None,
+) -> None:
     """Publish the plan of a run, with the columns that are carried along."""
-    columns = list(zip(*items, strict=True))
+    columns = list(zip(*items, strict=True)) + list(zip(*(stamps or [Stamp(None, None)] * len(items)), strict=True))
     table = pa.Table.from_arrays(
         [pa.array(values, field.type) for values, field in zip([range(len(items)), *columns], SCHEMA, strict=True)],
         schema=SCHEMA,
@@ -45,20 +67,87 @@ def write(out: Path, items: Sequence[Item], shard_size: int, carried: pa.Table |
 
 def read(out: Path, shard: int) -> list[Item]:
     """The items of a shard."""
-    with pq.ParquetFile(out / NAME, page_checksum_verification=True) as file:
-        table = file.read_row_group(shard, columns=["key", "path", "offset", "size"])
+    with _open(out) as file:
+        return _items(file.read_row_group(shard, columns=_ITEM))
+
+
+def keys(out: Path) -> pa.Array:
+    """All keys, in order."""
+    with _open(out) as file:
+        return file.read(["key"])["key"].combine_chunks()
+
+
+def stamps(out: Path) -> list[Stamp]:
+    """The sizes and times of all files when the run was planned."""
+    with _open(out) as file:
+        table = file.read(_STAMP)
+    return [Stamp(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def digests(out: Path) -> Digests:
+    """The hashes of the plan in a folder."""
+    listing, files, rows = hashlib.sha256(), hashlib.sha256(), 0
+    with _open(out) as file:
+        stamped = _STAMP[0] in file.schema_arrow.names
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=_ITEM + _STAMP * stamped)
+            rows += table.num_rows
+            _update(listing, _items(table.select(_ITEM)))
+            if stamped:
+                _update(files, zip(*(table[name].to_pylist() for name in _STAMP), strict=True))
+    known = carried(out)
+    return Digests(rows, listing.hexdigest(), files.hexdigest(), None if known is None else record(known))
+
+
+def belongs(found: Digests, file: RunFile) -> bool:
+    """Whether a plan is the one that a run.json tells of."""
+    source, evidence = file.record.source, file.evidence
+    planned = source.items, source.listing, None if source.carried is None else asdict(source.carried)
+    stamps = None if evidence is None else evidence.stamps
+    return (found.rows, found.listing, found.carried) == planned and stamps in (None, found.stamps)
+
+
+def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
+    """sha256 of a listing, or of sizes and times."""
+    sha = hashlib.sha256()
+    _update(sha, rows)
+    return sha.hexdigest()
+
+
+@contextmanager
+def _open(out: Path) -> Iterator[pq.ParquetFile]:
+    """ValueError, with a way out, for what is no plan."""
+    path = out / NAME
+    again = "delete it and run the same `tsm-fast extract` command again, which writes it anew"
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            own = pa.schema([field for field in file.schema_arrow if not _is_carried(field)])
+            if own not in (SCHEMA, _VERSION_1):
+                raise ValueError(f"its columns must be {', '.join(SCHEMA.names)}, got {file.schema_arrow}")
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}; {again}") from None
+
+
+def _items(table: pa.Table) -> list[Item]:
     return [Item(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
 def carried(out: Path, shard: int | None = None) -> pa.Table | None:
     """The columns of a source that are carried along, for a shard or for all; None where there are none."""
-    with pq.ParquetFile(out / NAME, page_checksum_verification=True) as file:
-        names = [field.name for field in file.schema_arrow if _CARRIED.items() <= (field.metadata or {}).items()]
+    with _open(out) as file:
+        names = [field.name for field in file.schema_arrow if _is_carried(field)]
         if not names:
             return None
         table = file.read(names) if shard is None else file.read_row_group(shard, names)
     fields = [field.with_metadata(_without_mark(field)) for field in table.schema]
     return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+
+
+def _is_carried(field: pa.Field) -> bool:
+    return _CARRIED.items() <= (field.metadata or {}).items()
 
 
 def _without_mark(field: pa.Field) -> dict[bytes, bytes]:
@@ -77,14 +166,6 @@ def record(carried: pa.Table) -> dict[str, Any]:
     return {"columns": {field.name: str(field.type) for field in carried.schema}, "sha256": sha.hexdigest()}
 
 
-def keys(out: Path) -> list[str]:
-    """All keys, in order."""
-    return pq.read_table(out / NAME, columns=["key"])["key"].to_pylist()
-
-
-def digest(items: Sequence[Item]) -> str:
-    """sha256 of a listing."""
-    sha = hashlib.sha256()
-    for item in items:
-        sha.update(repr(tuple(item)).encode())
-    return sha.hexdigest()
+def _update(sha: hashlib._Hash, rows: Iterable[tuple[str | int | None, ...]]) -> None:
+    for row in rows:
+        sha.update(repr(tuple(row)).encode())

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ...pictures.decode import FLAGS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ROW_GROUP = 256
 OK = "ok"  # the status of a row without an error
 # The others, of which docs/first-dataset.md tells the meaning.
@@ -42,15 +42,6 @@ class MapColumn:
     dtype: str
     scale: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """A mapping for JSON, which `from_json` reads."""
-        return {**self.__dict__, "shape": list(self.shape)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> MapColumn:
-        """A column from what `to_json` gave."""
-        return cls(**{**values, "shape": (values["shape"][0], values["shape"][1])})
-
 
 class Rows(NamedTuple):
     """Some consecutive rows of a shard; `maps` [n, h, w] float32 by column, NaN in error rows."""
@@ -61,6 +52,8 @@ class Rows(NamedTuple):
     error: Sequence[str | None]
     height: Sequence[int | None]
     width: Sequence[int | None]
+    bytes: Sequence[int | None]  # of the picture as it was read
+    sha256: Sequence[str | None]  # of these
     flags: Sequence[int]
     maps: Mapping[str, np.ndarray]
 
@@ -78,17 +71,24 @@ def marker_path(out: str | Path, index: int) -> Path:
     return Path(out) / "markers" / f"{index:06d}.json"
 
 
-def schema(columns: Sequence[MapColumn], about: Mapping[str, Any], carried: Iterable[pa.Field] = ()) -> pa.Schema:
-    """The columns of a shard; `about` is kept in the file's metadata under "tsm_fast"."""
-    fields = [
+ABOUT = pa.schema(
+    [
         pa.field("index", pa.int64(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
         pa.field("flags", pa.int32(), nullable=False),
     ]
+)
+
+
+def schema(columns: Sequence[MapColumn], about: Mapping[str, Any], carried: Iterable[pa.Field] = ()) -> pa.Schema:
+    """The columns of a shard; `about` is kept in the file's metadata under "tsm_fast"."""
+    fields = list(ABOUT)
     for column in columns:
         fields.append(pa.field(column.name, pa.fixed_shape_tensor(_VALUES[column.dtype], column.shape), nullable=False))
         if column.scale is not None:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ... import models
 from ..._version import __version__, versions
 from ...extractor import SaliencyExtractor
-from ...models import weights
+from ...models import answers, weights
 from ...pictures.decode import POLICY, from_value
 from ...saliency import METHODS
-from ..files import plan_file
-from ..files.run import PACKAGES, RunFile
-from ..files.shards import FORMAT_VERSION, MapColumn, schema
+from ..files import plan_file, typed
+from ..files.record import DECIDING, About, Evidence, Record, RunFile
+from ..files.run import PACKAGES, Command
+from ..files.shards import MapColumn, schema
 from ..settings import Settings
 from ..sources.columns import renamed
 from ..sources.open import open_source
-from ..sources.source import Item, LeftOut, Source, listing
+from ..sources.source import Item, LeftOut, Source, Stamp, listing
 from .select import select
 from .shard_size import shard_size
 
-_ROW_BYTES = 48  # of a row beside its maps, compressed; measured on folders of photos
+BY_THE_DATASET = "by the dataset"
+_ROW_BYTES = 86  # of a row beside its maps, compressed; measured on folders of photos
 _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _SCALE_BYTES = 4
 
@@ -40,7 +40,10 @@ class Draft:
     """A run before anything is written."""
 
     items: list[Item]
+    stamps: list[Stamp] | None
     file: RunFile  # what run.json will say
+    command: Command
+    source: Source
     left_out: LeftOut
     carried: pa.Table | None = None  # other columns of the source, a row for each item
 
@@ -58,79 +61,97 @@ def make(
     items = select(listing(source), settings)
     if source.left_out.counts:
         say(f"left out: {source.left_out}")
+    stamps = source.stamps(items)
     say(f"loading the model {settings.model}")
     model = models.load(
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
     )
     say("choosing the layers" if not settings.layers else "checking the layers")
-    inputs, preprocessing = _probe(model, settings, source, items)
+    shape, preprocessing = _probe(model, settings, source, items)
     if settings.shard_size is None:
-        size = shard_size(len(items), inputs.shape, devices, settings.batch_size)
+        size = shard_size(len(items), shape, devices, settings.batch_size)
         settings = replace(settings, shard_size=size)
     extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
-    features = extractor.features(inputs)
-    columns = tuple(
+    features = answers.fixed_features(extractor, shape)
+    columns = [
         _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()
-    )
+    ]
     carried = source.carried(items)
     if carried is not None:
         carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
+    found = versions(PACKAGES)
     parts = {
         "package": __version__,
-        "format": FORMAT_VERSION,
-        "listing": {"items": len(items), "sha256": plan_file.digest(items)},
-        "carried": {} if carried is None else plan_file.record(carried),
-        "model": {"name": settings.model, "sha256": weights.digest(model.module)},
-        "layers": list(extractor.layers),
+        "versions": {name: found[name].partition("+")[0] for name in DECIDING},
+        "source": {
+            "kind": source.kind,
+            "items": len(items),
+            "listing": plan_file.digest(items),
+            "content": source.digest(items),
+            "carried": None if carried is None else plan_file.record(carried),
+        },
+        "model": {"name": _name(settings.model), "sha256": weights.digest(model.module)},
+        "layers": extractor.layers,
         "preprocessing": preprocessing,
         "images": {**POLICY, "max_pixels": settings.max_pixels},
         "methods": {method: settings.options(method, all_of_them=True) for method in settings.methods},
         "precision": settings.precision,
         "dtype": settings.dtype,
         "shard_size": settings.shard_size,
+        "batch_size": settings.batch_size,
+        "columns": list(map(asdict, columns)),
     }
-    parts = json.loads(json.dumps(parts, default=str))
-    file = RunFile(
-        fingerprint=fingerprint(parts),
-        items=len(items),
-        settings=settings,
-        source_kind=source.kind,
-        source_root=source.root,
-        layers=extractor.layers,
+    record = typed.made(Record, json.loads(json.dumps(parts, default=str)), "record")
+    pictures = preprocessing["kind"] != BY_THE_DATASET
+    evidence = Evidence(
+        None if stamps is None else plan_file.digest(stamps), answers.of(model, features, picture=pictures)
+    )
+    about = About(
+        source=settings.source,
+        root=source.root,
+        model=settings.model,
+        weights=settings.weights,
         reason=extractor.reason,
-        columns=columns,
         estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns)))
         + (0 if carried is None else carried.nbytes),
-        parts=parts,
-        versions=versions(PACKAGES),
+        versions=found,
     )
-    return Draft(items, file, source.left_out, carried)
+    model_file = os.path.abspath(settings.model) if _is_file(settings.model) else settings.model
+    weights_file = settings.weights and os.path.abspath(settings.weights)
+    here = replace(settings, model=model_file, weights=weights_file)  # for workers that run in other folders
+    file, command = RunFile(record.fingerprint, record, evidence, about), Command(here, source.kind, source.root)
+    return Draft(items, stamps, file, command, source, source.left_out, carried)
 
 
-def fingerprint(parts: dict[str, Any]) -> str:
-    """sha256 of everything that decides the result."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def _is_file(model: str) -> bool:
+    """Whether a model is a file, or a factory in one."""
+    return os.path.isfile(model) or os.path.isfile(model.rpartition(":")[0])
+
+
+def _name(model: str) -> str:
+    """The name of a model; of a file only its own, not its folder's: the weights tell whether it is the same."""
+    return os.path.basename(model) if _is_file(model) else model
 
 
 def _probe(
     model: models.Model, settings: Settings, source: Source, items: Sequence[Item]
-) -> tuple[Tensor, dict[str, Any]]:
-    """Two inputs of the network, and the record of how they are made.
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The shape of an input of the network, and the record of how it is made.
 
-    They are noise in two aspects, so that a preprocessing whose size follows the picture is seen at once; or what the
-    dataset holds, where those are tensors.
+    It is tried with pictures of two aspects, so that a preprocessing whose size follows the picture is seen at once; or
+    it is that of what the dataset holds, where those are tensors.
     """
     own = _first_tensor(source, items, settings.max_pixels) if source.kind in ("dataset", "factory") else None
     if own is not None:
-        return torch.stack([own, own]), {"kind": "by the dataset", "input": list(own.shape)}
-    noise = np.random.default_rng(0).integers(0, 256, (640, 480, 3), dtype=np.uint8)
-    tall, wide = (model.preprocess(Image.fromarray(pixels)) for pixels in (noise, noise.transpose(1, 0, 2).copy()))
-    if tall.shape != wide.shape:
+        return tuple(own.shape), {"kind": BY_THE_DATASET, "input": list(own.shape)}
+    tall = answers.fixed_picture()
+    shapes = [tuple(model.preprocess(image).shape) for image in (tall, tall.transpose(Image.Transpose.ROTATE_90))]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"the preprocessing of {settings.model} gives inputs of several sizes ({list(tall.shape)} for a tall "
-            f"picture, {list(wide.shape)} for a wide one), but the maps of a run have one: set size=(h, w)"
+            f"the preprocessing of {settings.model} gives inputs of several sizes ({list(shapes[0])} for a tall "
+            f"picture, {list(shapes[1])} for a wide one), but the maps of a run have one: set size=(h, w)"
         )
-    return torch.stack([tall, wide]), {**model.preprocess.record(), "input": list(tall.shape)}
+    return shapes[0], {**model.preprocess.record(), "input": list(shapes[0])}
 
 
 def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Tensor | None:

@@ -8,6 +8,7 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ...readable import counted
 from ..settings import Settings
 from ..sources.keys import encode_key
 from ..sources.lists import lines_of
@@ -26,7 +27,7 @@ def select(items: list[Item], settings: Settings) -> list[Item]:
         chosen = [item for item in items if any(fnmatchcase(item.key, glob) for glob in settings.filter)]
         if not chosen:
             globs = ", ".join(map(repr, settings.filter))
-            raise SourceError(f"filter={globs} leaves none of {len(items):,} images, such as {items[0].key!r}")
+            raise SourceError(f"filter={globs} leaves none of {counted(len(items), 'image')}, such as {items[0].key!r}")
     if settings.keys is not None:
         wanted = _keys(settings.keys, {item.key for item in items})
         chosen = [item for item in chosen if item.key in wanted]
@@ -39,14 +40,14 @@ def select(items: list[Item], settings: Settings) -> list[Item]:
 
 def _keys(file: str, there: set[str]) -> set[str]:
     """The keys in a file, as plans and tables write them or as the files are called."""
-    names = [os.fsdecode(name) for name in lines_of(Path(file))]
+    names = [os.fsdecode(name) for name in lines_of(Path(file).read_bytes(), file)]
     if not names:
         raise SourceError(f"keys={file!r} names no key")
     keys = {name if name in there else encode_key(name) for name in names}
     unknown = sorted(keys - there)
     if unknown:
         raise SourceError(
-            f"keys={file!r} names {len(unknown):,} keys that the source does not have, such as {unknown[0]!r}"
+            f"keys={file!r} names {counted(len(unknown), 'key')} that the source does not have, such as {unknown[0]!r}"
         )
     return keys
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...pictures.decode import FLAGS
+from ...readable import counted, some
 from ..files import plan_file
 from ..files.publish import sha256
 from ..files.run import AGAIN, BUSY, Marker, Run, ShardSpec
-from ..files.shards import OK, marker_path, shard_path
+from ..files.shards import OK, marker_path, schema, shard_path
+from ..sources.hashes import hashes
+from ..sources.open import open_source
+from ..sources.source import Item, Source
 from .row_groups import maps_of
 
 KNOWN = re.compile(r"run\.json|plan\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
@@ -97,6 +101,7 @@ class Verification:
         out: the folder of the run.
         images, shards: how many are planned.
         images_checked, shards_checked: how many were read again, byte by byte.
+        pictures_compared: how many pictures of the source were read again and compared with the hash in their row.
         problems: what is wrong. A run without any holds every finished row as it was computed, once and in order.
         pending: the numbers of the shards that are not finished, which is no problem in itself.
         notes: what is harmless, such as leftovers of a killed run.
@@ -110,6 +115,7 @@ class Verification:
     problems: tuple[Finding, ...] = field(default=())
     pending: tuple[int, ...] = field(default=())
     notes: tuple[Finding, ...] = field(default=())
+    pictures_compared: int = 0
 
     @property
     def ok(self) -> bool:
@@ -138,9 +144,9 @@ def status(out: str | Path) -> Status:
     damaged = [_damaged(run, spec) for spec in run.shards if spec.index not in done]
     return Status(
         out=str(run.out),
-        source=run.settings.source,
-        model=run.settings.model,
-        methods=run.settings.methods,
+        source=run.file.about.source,
+        model=run.file.about.model,
+        methods=tuple(run.record.methods),
         layers=tuple(dict.fromkeys(column.layer for column in run.columns)),
         fingerprint=run.fingerprint,
         columns={column.name: column.shape for column in run.columns},
@@ -160,22 +166,27 @@ def status(out: str | Path) -> Status:
     )
 
 
-def verify(out: str | Path, progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(
+    out: str | Path, progress: Callable[[int, int], None] | None = None, *, source: str | Source | None = None
+) -> Verification:
     """Read every finished shard again, and compare it with its marker and with the plan.
 
-    Each must have the size and the SHA-256 that its marker says, the columns of the run, and every key of its part of
-    the plan, once and in order, with a map for each image without an error and NaN for the others.
+    The plan must be that of the record. Each shard must have the size and the SHA-256 that its marker says, the columns
+    of the run, and every key of its part of the plan, once and in order, with a map for each image without an error and
+    NaN for the others. With a source, each of its pictures must have the hash that its row says.
 
     Args:
         out: the folder of the run.
         progress: called with the number of shards looked at and of all shards.
+        source: the pictures of the run, named as for `tsm-fast extract`, or from this program; read again.
 
     Raises:
         FileNotFoundError: there is no run in this folder.
-        ValueError: run.json cannot be understood.
+        ValueError: run.json cannot be understood, there is no such source, or the run keeps no hashes of pictures.
     """
     run = Run.open(out)
     keys, problems = _plan_keys(run)
+    pictures = None if source is None else _Pictures(run, source)
     checked, rows, pending = 0, 0, []
     for number, spec in enumerate(run.shards):
         if not marker_path(run.out, spec.index).exists():
@@ -184,25 +195,67 @@ def verify(out: str | Path, progress: Callable[[int, int], None] | None = None) 
             problems.append(found)
         else:
             checked, rows = checked + 1, rows + spec.stop - spec.start
+            if pictures is not None and (found := pictures.compare(spec)) is not None:
+                problems.append(found)
         if progress is not None:
             progress(number + 1, len(run.shards))
-    notes = [*_leftovers(run)]
     return Verification(
-        str(run.out), run.n_items, len(run.shards), rows, checked, tuple(problems), tuple(pending), tuple(notes)
+        out=str(run.out),
+        images=run.n_items,
+        shards=len(run.shards),
+        images_checked=rows,
+        shards_checked=checked,
+        problems=tuple(problems),
+        pending=tuple(pending),
+        notes=tuple(_leftovers(run)),
+        pictures_compared=0 if pictures is None else pictures.compared,
     )
+
+
+class _Pictures:
+    """The pictures of a source as they are now, beside those that a run has the maps of."""
+
+    def __init__(self, run: Run, source: str | Source) -> None:
+        if run.file.evidence is None:
+            raise ValueError(
+                f"{run.out} has format version {run.file.version}, whose rows keep no hashes of their pictures: it can "
+                "be verified without SOURCE only"
+            )
+        self._run, self.compared = run, 0
+        self._source = open_source(source) if isinstance(source, str) else source
+        self._items: dict[str, Item] = {item.key: item for item in self._source.items()}
+
+    def compare(self, spec: ShardSpec) -> Finding | None:
+        """The pictures of a shard that are other ones now. A row without a hash had no picture that could be read."""
+        path = shard_path(self._run.out, spec.index)
+        table = pq.read_table(path, columns=["key", "sha256"])
+        known = [(key, sha) for key, sha in zip(*(c.to_pylist() for c in table.columns), strict=True) if sha]
+        present = hashes(self._source, (self._items.get(key) for key, _ in known))
+        other = [key for (key, sha), now in zip(known, present, strict=True) if sha != now]
+        self.compared += len(known)
+        if not other:
+            return None
+        was = "was replaced since it was" if len(other) == 1 else "were replaced since they were"
+        return Finding(
+            str(path.relative_to(self._run.out)),
+            f"{counted(len(other), 'picture')} {was} computed: {some(other)}",
+            "put back what was computed, or start a run in another folder",
+        )
 
 
 def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
     """The planned keys, and what is wrong with the plan."""
-    again = "start a new run in another folder: without its plan, the rows of this one cannot be told apart"
+    again = f"delete it and {AGAIN}, which writes it anew"
     try:
-        keys = pq.read_table(run.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
-    except (OSError, pa.ArrowException, KeyError) as error:
+        keys, found = plan_file.keys(run.out), plan_file.digests(run.out)
+    except (OSError, ValueError) as error:
         return None, [Finding(plan_file.NAME, f"cannot be read: {error}", again)]
     if len(keys) != run.n_items:
         return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", again)]
     if len(keys.unique()) != len(keys):
         return keys, [Finding(plan_file.NAME, "lists a key twice", again)]
+    if not plan_file.belongs(found, run.file):
+        return keys, [Finding(plan_file.NAME, "is not that of the run: its hashes are not those in run.json", again)]
     return keys, []
 
 
@@ -237,8 +290,8 @@ def _expect(what: str, got: Any, needed: Any) -> None:
 def _read_marker(run: Run, spec: ShardSpec) -> Marker:
     name = marker_path(run.out, spec.index).name
     try:
-        marker = Marker.from_json(json.loads(marker_path(run.out, spec.index).read_bytes()))
-    except (ValueError, TypeError) as error:
+        marker = Marker.read(marker_path(run.out, spec.index))
+    except ValueError as error:
         raise _Wrong(f"its marker {name} cannot be understood: {error!r}") from None
     _expect(f"fingerprint in its marker {name}", marker.fingerprint, run.fingerprint)
     _expect(f"shard in its marker {name}", marker.shard, spec.index)
@@ -247,12 +300,14 @@ def _read_marker(run: Run, spec: ShardSpec) -> Marker:
 
 
 def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile, keys: pa.Array | None) -> None:
-    for column in run.columns:
-        for name in filter(None, (column.name, column.scale)):
-            if name not in shard.schema_arrow.names:
-                raise _Wrong(f"column {name!r} is not there")
+    for column in schema(run.columns, {}):
+        there = [other.type for other in shard.schema_arrow if other.name == column.name]
+        if not there and (run.file.version > 1 or column.name not in ("bytes", "sha256")):
+            raise _Wrong(f"column {column.name!r} is not there")
+        if there not in ([], [column.type]):
+            raise _Wrong(f"column {column.name!r} must be {column.type}, once, got {', '.join(map(str, there))}")
     _expect("number of rows", shard.metadata.num_rows, spec.stop - spec.start)
-    row, statuses = spec.start, Counter()
+    row, statuses, flags = spec.start, Counter(), Counter()
     carried = plan_file.carried(run.out, spec.index) if keys is not None else None
     for group in range(shard.num_row_groups):
         table = shard.read_row_group(group)
@@ -265,9 +320,11 @@ def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile
             _check_carried(carried.slice(row - spec.start, n), table, row)
         _check_maps(run, table, row)
         statuses.update(table["status"].to_pylist())
+        flags.update(name for bits in table["flags"].to_pylist() for name, bit in FLAGS.items() if bits & bit)
         row += n
     _expect("rows without an error", statuses.pop(OK, 0), marker.ok)
     _expect("errors", dict(sorted(statuses.items())), dict(sorted(marker.errors.items())))
+    _expect("flags", dict(sorted(flags.items())), dict(sorted(marker.flags.items())))
 
 
 def _check_maps(run: Run, table: pa.Table, row: int) -> None:

@@ -23,7 +23,7 @@ from .row_groups import About
 
 FOLDER_SIZE = 1000  # pictures in a folder
 PICTURE = (224, 224)  # of exported pictures where no size is given
-ABOUT = {name: (int if name in ("index", "height", "width", "flags") else str) for name in About._fields}
+ABOUT = {name: (int if name in ("index", "height", "width", "bytes", "flags") else str) for name in About._fields}
 
 Part = tuple[int, About, dict[str, np.ndarray]]  # first row, what is said of the rows, maps by column
 Progress = Callable[[int, int], None]

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from ...steps import checks
 from ...steps.choice import resolve
 from ..files import plan_file
+from ..files.shards import ABOUT
 from .row_groups import About, Block, Store
 
 POLICIES = ("raise", "nan", "skip")
@@ -30,6 +31,8 @@ class MapRow(NamedTuple):
     error: str  # what went wrong; "" for "ok"
     height: int  # of the picture in pixels; 0 where that is not known
     width: int
+    bytes: int  # of the picture as it was read, and their hash; 0 and "" where it could not be
+    sha256: str
     flags: int  # bits of `pictures.decode.FLAGS`
     maps: dict[str, Any]  # column -> [h, w] float32, NaN where there is no map
 
@@ -42,10 +45,11 @@ class MapRow(NamedTuple):
 class SaliencyDataset(Dataset[MapRow]):
     """The saliency maps that `tsm-fast extract` wrote, of a finished or a half-finished run.
 
-    `ds[7]` and `ds["cats/1.jpg"]` are one `MapRow`: index, key, status, error, height, width, flags, `maps` by column,
-    and `map` where there is one column. A slice, a list of numbers or of keys, or a boolean mask gives the
-    `SaliencyDataset` of those rows, for which nothing is read yet. `numpy()`, `torch()` and `arrow()` read all its rows
-    at once; `len`, iteration and `torch.utils.data.DataLoader` work as with any map-style dataset.
+    `ds[7]` and `ds["cats/1.jpg"]` are one `MapRow`: index, key, status, error, height, width, bytes and sha256 of the
+    picture, flags, `maps` by column, and `map` where there is one column. A slice, a list of numbers or of keys, or a
+    boolean mask gives the `SaliencyDataset` of those rows, for which nothing is read yet. `numpy()`, `torch()` and
+    `arrow()` read all its rows at once; `len`, iteration and `torch.utils.data.DataLoader` work as with any map-style
+    dataset.
 
     A picture that could not be read has its error and a map of NaN, never another picture's map. Maps stored as float16
     or uint8 come back as float32. Safe to use from several threads and to send to other processes; each keeps at most
@@ -183,8 +187,7 @@ class SaliencyDataset(Dataset[MapRow]):
     def arrow(self) -> pa.Table:
         """All rows as a table, as the shards have them, with every column of maps as a float32 tensor."""
         about = self.about()
-        types = (pa.int64(), pa.string(), pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int32())
-        table = {name: pa.array(values, kind) for name, values, kind in zip(About._fields, about, types, strict=True)}
+        table = {name: pa.array(values, ABOUT.field(name).type) for name, values in about._asdict().items()}
         for name in self.columns:
             h, w = self.shape(name)
             flat = pa.array(self.numpy(name).reshape(-1))
@@ -258,7 +261,7 @@ class SaliencyDataset(Dataset[MapRow]):
             yield places, offset[places], (self._store.absent if lacking else self._store.block)(*where)
 
     def about(self) -> About:
-        """What is said of all rows beside their maps, a list each: index, key, status, error, height, width, flags."""
+        """What is said of all rows beside their maps, a list each."""
         about = About(*([None] * len(self) for _ in About._fields))  # pyright: ignore[reportArgumentType]
         for places, offsets, block in self._parts(_array(self._rows), "nan"):
             for whole, column in zip(about, block.about, strict=True):

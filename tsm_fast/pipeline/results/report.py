@@ -15,12 +15,13 @@ from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
 from ...readable import digits, size
 from ...saliency import METHODS
-from ..files import plan_file
+from ..files import plan_file, typed
 from ..files.publish import publish_bytes
 from ..files.run import BUSY, Run
 from ..files.shards import OK
-from ..sources.open import reopen
-from ..sources.source import SourceError
+from ..sources.open import FILES, reopen
+from ..sources.remote import is_remote
+from ..sources.source import Source
 from .check import Status, status
 from .reader import MapRow, SaliencyDataset
 
@@ -43,7 +44,7 @@ class Figures(NamedTuple):
     position: np.ndarray  # [n] int64, of the largest value among the h * w; -1 without a map
 
 
-def write_report(out: str | Path, *, pictures: int = 12) -> Path:
+def write_report(out: str | Path, *, pictures: int = 12, source: Source | None = None) -> Path:
     """Write `report.html` into the folder of a run, finished or not.
 
     One file that needs nothing else and makes no request: settings, versions, images per second by stage, errors by
@@ -53,6 +54,7 @@ def write_report(out: str | Path, *, pictures: int = 12) -> Path:
     Args:
         out: the folder of the run.
         pictures: how many a contact sheet shows.
+        source: where the pictures are now; None for where they were when the run was planned, if they are files.
 
     Returns:
         The path of the file.
@@ -63,11 +65,11 @@ def write_report(out: str | Path, *, pictures: int = 12) -> Path:
     """
     run = Run.open(out)
     path = run.out / "report.html"
-    publish_bytes(path, page(run, pictures).encode())
+    publish_bytes(path, page(run, pictures, source).encode())
     return path
 
 
-def page(run: Run, pictures: int) -> str:
+def page(run: Run, pictures: int, source: Source | None = None) -> str:
     """The text of report.html."""
     about = status(run.out)
     dataset = SaliencyDataset(run.out, missing="skip")
@@ -76,7 +78,7 @@ def page(run: Run, pictures: int) -> str:
     values = {
         "columns": 1 + len(dataset.columns),
         "numbers": _numbers(about),
-        "sheets": _sheets(run, dataset, figures, usable, flags, pictures),
+        "sheets": _sheets(run, _opener(run, source), dataset, figures, usable, flags, pictures),
         "errors": [
             {"kind": kind, "count": f"{count:,}", "examples": examples.get(kind, [])}
             for kind, count in sorted(about.errors.items(), key=lambda entry: -entry[1])
@@ -157,12 +159,14 @@ def _tables(about: Status) -> list[Table]:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    facts = [(name, _plain(value)) for name, value in run.settings.to_json().items() if value not in (None, [])]
-    file = run.file
-    facts += [(name, _plain(file.parts[name])) for name in ("preprocessing", "images")]
-    facts += [("layer", f"{_list(file.layers)}: {file.reason}")]
-    facts += [("weights", file.model_sha256), ("listing", file.listing_sha256)]
-    return [*facts, ("fingerprint", file.fingerprint), ("versions", _plain(file.versions))]
+    record, about = run.record, run.file.about
+    facts = [("source", f"{about.source} ({about.root})"), ("model", about.model), ("weights", about.weights)]
+    facts += [("layer", f"{_list(record.layers)}: {about.reason}")]
+    names = ("methods", "precision", "dtype", "shard_size", "batch_size", "preprocessing", "images")
+    facts += [(name, _plain(getattr(record, name))) for name in names]
+    facts += [("sha256 of the model", record.model.sha256), ("sha256 of the listing", record.source.listing)]
+    facts += [("content", record.source.content), ("fingerprint", run.fingerprint)]
+    return [(name, value) for name, value in facts if value] + [("versions", _plain(about.versions))]
 
 
 def _plain(value: Any) -> str:
@@ -176,6 +180,7 @@ def _plain(value: Any) -> str:
 
 def _sheets(
     run: Run,
+    show: Show,
     dataset: SaliencyDataset,
     figures: dict[str, Figures],
     usable: np.ndarray,
@@ -197,7 +202,6 @@ def _sheets(
         ("Least concentrated", note, order[:half]),
         ("Flagged", ", ".join(f"{name}: {count:,}" for name, count in _flag_counts(flags)), flagged[:pictures]),
     ]
-    show = _opener(run)
     sheets = []
     for title, text, rows in wanted:
         if len(rows):
@@ -229,20 +233,21 @@ def _heat(values: np.ndarray) -> Image.Image:
     return Image.fromarray(colorize(np.asarray(grey)))
 
 
-def _opener(run: Run) -> Show:
+def _opener(run: Run, source: Source | None) -> Show:
     """A function from a row to the part of its picture that the network saw."""
-    crop = _crop(run.file.preprocessing)
-    try:
-        source = reopen(run.file.source_kind, run.file.source_root)
-    except (SourceError, OSError, ModuleNotFoundError):
-        return lambda _item: None
+    crop = _crop(run.record.preprocessing)
+    if source is None:
+        root = run.file.about.root
+        if run.record.source.kind not in FILES or is_remote(root):  # no file names code to run, or places to ask
+            return lambda _item: None
+        source = reopen(run.record.source.kind, root)
 
     def show(item: MapRow) -> Image.Image | None:
-        shard, row = divmod(item.index, run.file.shard_size)
-        planned = plan_file.read(run.out, shard)[row]
+        shard, row = divmod(item.index, run.record.shard_size)
         try:
-            picture = from_value(source.read(planned), run.settings.max_pixels)
-        except (ImageError, OSError, ValueError):
+            planned = plan_file.read(run.out, shard)[row]
+            picture = from_value(source.read(planned), run.record.max_pixels)
+        except (ImageError, OSError, ValueError, IndexError):
             return None
         if not isinstance(picture, Picture):
             return None
@@ -253,10 +258,14 @@ def _opener(run: Run) -> Show:
 
 def _crop(preprocessing: dict[str, Any]) -> CentralCrop:
     """The central part of a picture that the preprocessing takes: exact where it is ours or timm's, else all of it."""
-    if preprocessing["kind"] == "central crop":
-        return CentralCrop(tuple(preprocessing["size"]), fraction=preprocessing["fraction"])
-    if preprocessing["kind"] == "timm":
-        return CentralCrop(tuple(preprocessing["input_size"][1:]), fraction=preprocessing["crop_pct"])
+    kind = preprocessing.get("kind")
+    if kind == "central crop":
+        size = typed.made(tuple[int, int], preprocessing.get("size"), "preprocessing.size")
+        return CentralCrop(size, fraction=typed.made(float, preprocessing.get("fraction"), "preprocessing.fraction"))
+    if kind == "timm":
+        _, *size = typed.made(tuple[int, int, int], preprocessing.get("input_size"), "preprocessing.input_size")
+        fraction = typed.made(float, preprocessing.get("crop_pct"), "preprocessing.crop_pct")
+        return CentralCrop((size[0], size[1]), fraction=fraction)
     return CentralCrop((SIDE, SIDE), fraction=1.0)
 
 

@@ -22,6 +22,7 @@ from ..files.shards import ROW_GROUP, MapColumn, decode, shard_path
 from ..sources.keys import encode_key
 
 MISSING = "missing"  # the status of a row whose shard is not finished
+EMPTY = (("height", 0), ("width", 0), ("bytes", 0), ("sha256", ""), ("flags", 0))  # what stands for null
 CACHE_BYTES = 2**24  # of maps that each thread keeps
 
 
@@ -34,6 +35,8 @@ class About(NamedTuple):
     error: list[str]
     height: list[int]
     width: list[int]
+    bytes: list[int]
+    sha256: list[str]
     flags: list[int]
 
 
@@ -52,7 +55,7 @@ class Store:
         self.out = run.out
         self.n_items = run.n_items
         self.columns = _matching(columns, {column.name: column for column in run.columns})
-        self.shard_size = run.file.shard_size
+        self.shard_size = run.record.shard_size
         self.done = frozenset(run.done())
         self._kept = threading.local()
 
@@ -66,7 +69,13 @@ class Store:
     @cached_property
     def keys(self) -> pa.Array:
         """The keys of all planned rows, in order."""
-        return pq.read_table(self.out / plan_file.NAME, columns=["key"])["key"].combine_chunks()
+        keys = plan_file.keys(self.out)
+        if len(keys) != self.n_items:
+            raise ValueError(
+                f"{self.out / plan_file.NAME} must have {self.n_items} rows, got {len(keys)}: `tsm-fast verify "
+                f"{self.out}` tells how to repair it"
+            )
+        return keys
 
     def finished_rows(self) -> np.ndarray | range:
         """The rows of the finished shards."""
@@ -116,7 +125,8 @@ class Store:
         start = first + group * ROW_GROUP
         n = min(ROW_GROUP, end - start)
         keys = self.keys.slice(start, n).to_pylist()
-        about = About(list(range(start, start + n)), keys, [MISSING] * n, ["not computed yet"] * n, *([0] * n,) * 3)
+        known = {"index": list(range(start, start + n)), "key": keys, "status": [MISSING] * n}
+        about = About(**{**known, "error": ["not computed yet"] * n, **{name: [value] * n for name, value in EMPTY}})
         maps = {name: np.full((n, *c.shape), np.nan, np.float32) for name, c in self.columns.items()}
         return Block(about, maps)
 
@@ -125,18 +135,19 @@ class Store:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 stored = [name for c in self.columns.values() for name in (c.name, c.scale) if name is not None]
-                table = file.read_row_group(group, [*About._fields, *stored], use_threads=False)
+                about = [name for name in About._fields if name in file.schema_arrow.names]  # version 1 has fewer
+                table = file.read_row_group(group, [*about, *stored], use_threads=False)
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
             raise OSError(
                 f"{path} is damaged ({error}): `tsm-fast verify {self.out}` tells how to repair it"
             ) from error
-        known = {name: table[name].to_pylist() for name in About._fields}
-        for name, empty in (("error", ""), ("height", 0), ("width", 0), ("flags", 0)):
-            known[name] = [empty if value is None else value for value in known[name]]
-        about = About(**known)
-        return Block(about, {name: maps_of(table, column) for name, column in self.columns.items()})
+        known = {name: table[name].to_pylist() for name in about}
+        for name, empty in (("error", ""), *EMPTY):
+            values = known.get(name, [None] * table.num_rows)
+            known[name] = [empty if value is None else value for value in values]
+        return Block(About(**known), {name: maps_of(table, column) for name, column in self.columns.items()})
 
 
 def maps_of(table: pa.Table, column: MapColumn) -> np.ndarray:  # [n, h, w] float32

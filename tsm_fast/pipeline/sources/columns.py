@@ -30,7 +30,7 @@ def from_text(values: Sequence[str]) -> pa.Array:
         return pa.array([float(value) if value else None for value in values], pa.float64())
     if all(value.lower() in _TRUTH for value in given):
         return pa.array([_TRUTH[value.lower()] if value else None for value in values])
-    return pa.array([_valid(value) if value else None for value in values], pa.string())
+    return pa.array([valid(value) if value else None for value in values], pa.string())
 
 
 def from_values(values: Sequence[Any]) -> pa.Array:
@@ -42,7 +42,7 @@ def from_values(values: Sequence[Any]) -> pa.Array:
     if made is not None and is_plain(made.type):
         return made.cast(pa.string()) if pa.types.is_null(made.type) else made
     texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-    return pa.array([None if text is None else _valid(text) for text in texts], pa.string())
+    return pa.array([None if text is None else valid(text) for text in texts], pa.string())
 
 
 def is_plain(kind: pa.DataType) -> bool:
@@ -96,5 +96,10 @@ def as_table(columns: Mapping[str, Any] | pa.Table) -> pa.Table:
     )
 
 
-def _valid(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def valid(text: str) -> str:
+    r"""Text whose bytes that are not UTF-8 are written as `\xNN`."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate of JSON, which is no byte
+        data = text.encode("utf-8", "surrogatepass")
+    return data.decode("utf-8", "backslashreplace")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from ...factory import call
 from ...pictures.decode import ImageError
 from .columns import as_table, plain_columns
+from .hashes import sampled
 from .keys import encode_key
 from .picture_files import read_file
 from .source import Item, LeftOut, Source, SourceError
@@ -32,6 +33,8 @@ class DatasetSource(Source):
         columns: what else is known of the items, to be carried along: a mapping of names to values, or an Arrow table.
             None for the attribute `targets` that torchvision's datasets have, as column "label".
         kind, root: how a worker finds the dataset again; it cannot where it is an object of this program.
+        fingerprint: changes with the content; None for that of a Hugging Face dataset, or for a digest of what the
+            first, the middle and the last item hold, which have to be the same whenever they are asked for.
 
     One item is fetched at a time: a dataset need not be safe for threads.
     """
@@ -44,6 +47,7 @@ class DatasetSource(Source):
         columns: Mapping[str, Any] | pa.Table | None = None,
         kind: str = "dataset",
         root: str = "",
+        fingerprint: str | None = None,
     ) -> None:
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(f"dataset must have a length and items by number, got {type(dataset).__name__}")
@@ -52,6 +56,8 @@ class DatasetSource(Source):
         self.kind, self.root = kind, root or type(dataset).__qualname__
         self.left_out = LeftOut()
         self.dataset, self._keys = dataset, keys
+        own = getattr(dataset, "_fingerprint", None)
+        self._fingerprint = fingerprint or (own if isinstance(own, str) else None)
         self._columns = _targets(dataset) if columns is None else as_table(columns)
         if self._columns is not None and len(self._columns) != len(dataset):
             raise ValueError(f"columns must have a row for each of the {len(dataset)} items, got {len(self._columns)}")
@@ -81,6 +87,9 @@ class DatasetSource(Source):
         with self._guard:
             found = picture_of(self.dataset[item.offset])
         return read_file(found) if isinstance(found, str) else found
+
+    def digest(self, items: Sequence[Item]) -> str:
+        return self._fingerprint or sampled(self, items)
 
 
 def _targets(dataset: Any) -> pa.Table | None:
@@ -149,6 +158,7 @@ def hugging_face(text: str) -> DatasetSource:
                 f"source {text!r} must name a split as {name}#SPLIT, one of {', '.join(map(str, loaded))}"
             )
         loaded = loaded[split]
+    fingerprint = loaded._fingerprint
     columns = [column for column, feature in loaded.features.items() if isinstance(feature, datasets.Image)]
     if not columns:
         raise SourceError(f"source {text!r} has no column of images, got {', '.join(loaded.features)}")
@@ -158,7 +168,13 @@ def hugging_face(text: str) -> DatasetSource:
     # Undecoded, so that a broken image is an error row and not an exception of the whole dataset.
     loaded = loaded.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
     root = (os.path.abspath(name) if on_disk else name) + (f"#{split}" if split else "")
-    source = DatasetSource(_Column(loaded, columns[0]), columns=_with_classes(known, features), kind="hf", root=root)
+    source = DatasetSource(
+        _Column(loaded, columns[0]),
+        columns=_with_classes(known, features),
+        kind="hf",
+        root=root,
+        fingerprint=fingerprint,
+    )
     source.left_out = left_out
     return source
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
+from .hashes import sampled
 from .keys import decode_key, encode_key
-from .picture_files import read_file
-from .source import Item, LeftOut, Source, SourceError
+from .picture_files import absolute, open_file, read_file
+from .remote import is_remote
+from .source import Item, LeftOut, Source, SourceError, Stamp
+from .stamps import stamps_of
 
 
 class PathSource(Source):
@@ -21,38 +24,48 @@ class PathSource(Source):
 
     def move(self, root: str) -> None:
         """Let relative paths go from this folder."""
-        self._root = os.path.abspath(root)
+        self._root = absolute(root)
         self.root = encode_key(self._root)
 
     def items(self) -> list[Item]:
         raise SourceError(f"a {self.kind} is listed once, when the run is planned")
 
     def read(self, item: Item) -> bytes:
-        return read_file(os.path.join(self._root, decode_key(item.key if item.path is None else item.path)))
+        return read_file(self._path(item))
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of(list(map(self._path, items)), remote_too=False)
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        return sampled(self, items) if any(is_remote(self._path(item)) for item in items) else None
+
+    def _path(self, item: Item) -> str:
+        path = decode_key(item.key if item.path is None else item.path)
+        return path if is_remote(path) else os.path.join(self._root, path)
 
 
 class ListSource(PathSource):
     """A file that lists one path a line, or separated by NUL bytes where it has any (`find -print0`)."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("list", str(path.parent))
-        self._file = path
+    def __init__(self, file: str) -> None:
+        super().__init__("list", os.path.dirname(file))
+        self._file = file
 
     def items(self) -> list[Item]:
-        items = [Item(encode_key(os.fsdecode(name))) for name in lines_of(self._file)]
+        with open_file(self._file) as file:
+            items = [Item(encode_key(os.fsdecode(name))) for name in lines_of(file.read(), self._file)]
         if not items:
-            raise SourceError(f"source {str(self._file)!r} lists no path")
+            raise SourceError(f"source {self._file!r} lists no path")
         return items
 
 
-def lines_of(file: Path) -> list[bytes]:
-    """The lines of a file that are not empty, or what lies between NUL bytes where it has any; without a BOM."""
-    data = file.read_bytes()
+def lines_of(data: bytes, file: str) -> list[bytes]:
+    """The lines that are not empty, or what lies between NUL bytes where there are any; without a BOM."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             data = data.decode("utf-16").encode()
         except UnicodeDecodeError as error:
-            raise SourceError(f"{str(file)!r} begins as UTF-16, but is none: {error}") from None
+            raise SourceError(f"{file!r} begins as UTF-16, but is none: {error}") from None
     data = data.removeprefix(codecs.BOM_UTF8)
     lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     return [line for line in lines if line.strip()]

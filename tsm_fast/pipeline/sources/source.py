@@ -16,7 +16,8 @@ class Item(NamedTuple):
     key: str  # as `keys.encode_key` writes it
     path: str | None = None  # likewise; None where the key says it
     offset: int = 0  # of the bytes in a tar file, or the number of the item in a dataset
-    size: int = 0  # of the bytes in a tar file; -1 for a sparse member, whose offset is that of its headers
+    # Of the bytes in a tar file or behind a URL; -1 for a sparse member, whose offset is that of its headers.
+    size: int = 0
 
 
 class LeftOut:
@@ -33,6 +34,13 @@ class LeftOut:
 
     def __str__(self) -> str:
         return ", ".join(f"{n:,} {kind} (such as {self._first[kind]!r})" for kind, n in sorted(self.counts.items()))
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is replaced; None where there is none, or none that can be looked at."""
+
+    bytes: int | None
+    mark: int | None  # the time of the last change in ns, or a number made of what a remote store says (ETag)
 
 
 class Source(Protocol):
@@ -53,6 +61,14 @@ class Source(Protocol):
     def read(self, item: Item) -> Any:
         """The bytes of an image file, or for a dataset what it holds: a picture, an array, a tensor, ..."""
         ...
+
+    def stamps(self, items: Sequence[Item]) -> list[Stamp] | None:
+        """Of the file that holds each item; None where there are no files."""
+        return None
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        """A text that tells the content from another of the same keys; None where the stamps do."""
+        return None
 
 
 class SourceError(ValueError):

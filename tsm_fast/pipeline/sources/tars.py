@@ -6,11 +6,15 @@ import os
 import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from ...pictures.decode import ImageError
+from .hashes import sampled
 from .keys import decode_key, encode_key
-from .picture_files import EXTENSIONS, MAX_BYTES
-from .source import Item, LeftOut, Source, SourceError
+from .picture_files import EXTENSIONS, absolute, check_size, open_file, read_part
+from .remote import is_remote
+from .source import Item, LeftOut, Source, SourceError, Stamp
+from .stamps import stamps_of
 
 SPARSE = -1  # in place of the size of a sparse member, whose offset is that of its headers
 
@@ -22,10 +26,13 @@ class TarSource(Source):
 
     def __init__(self, files: Sequence[str]) -> None:
         """`files`: tar files of one folder; or that folder alone, for reading."""
-        only_folder = len(files) == 1 and os.path.isdir(files[0])
-        folders = {os.path.dirname(os.path.abspath(file)) for file in files}
-        self._folder = os.path.abspath(files[0]) if only_folder else os.path.commonpath(folders)
-        self._files = () if only_folder else tuple(files)
+        only_folder = len(files) == 1 and (
+            not files[0].lower().endswith(".tar") if is_remote(files[0]) else os.path.isdir(files[0])
+        )
+        self._files = () if only_folder else tuple(map(absolute, files))
+        parts = [posixpath.dirname(file).split("/") for file in self._files]
+        shared = takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+        self._folder = absolute(files[0]) if only_folder else "/".join(names[0] for names in shared) or "/"
         self.root = encode_key(self._folder)
         self.left_out = LeftOut()
 
@@ -43,20 +50,22 @@ class TarSource(Source):
         file = os.path.join(self._folder, decode_key(item.path or ""))
         if item.size == SPARSE:
             return _read_sparse(file, item.offset)
-        _check_size(item.size)
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.pread(descriptor, item.size, item.offset)
-        finally:
-            os.close(descriptor)
+        data = read_part(file, item.offset, item.size)
         if len(data) != item.size:
             raise ImageError("truncated", f"the tar file ends after {len(data)} of its {item.size} bytes")
         return data
 
+    def stamps(self, items: Sequence[Item]) -> list[Stamp]:
+        return stamps_of([os.path.join(self._folder, decode_key(item.path or "")) for item in items])
+
+    def digest(self, items: Sequence[Item]) -> str | None:
+        nothing_known = is_remote(self._folder) and any(stamp.mark is None for stamp in self.stamps(items))
+        return sampled(self, items) if nothing_known else None
+
     def _members(self, file: str) -> list[Item]:
-        name = os.path.relpath(os.path.abspath(file), self._folder)
+        name = file.removeprefix(self._folder).lstrip("/")
         try:
-            with tarfile.open(file, "r:", errors="surrogateescape") as tar:
+            with open_file(file) as raw, tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape") as tar:
                 return list(self._pictures(name, tar))
         except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: a broken map of a sparse member
             raise SourceError(f"source {file!r} is no whole tar file: {error}") from None
@@ -100,20 +109,15 @@ def _name(member: tarfile.TarInfo) -> str:
 
 def _read_sparse(file: str, offset: int) -> bytes:
     """A member whose blocks of zeros are not in the tar file, by its headers."""
-    with open(file, "rb") as raw:
+    with open_file(file) as raw:
         raw.seek(offset)
         try:
             with tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape") as tar:
                 member = tar.next()
                 content = tar.extractfile(member) if member is not None else None
                 if member is not None and content is not None:
-                    _check_size(member.size)
+                    check_size(member.size)
                     return content.read()
         except (tarfile.TarError, EOFError, ValueError):
             pass
     raise ImageError("truncated", "it is sparse, and the tar file ends within it")
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ImageError("too_large", f"{size} bytes are more than {MAX_BYTES}")

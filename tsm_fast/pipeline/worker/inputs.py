@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models.preprocessing import Preprocess
+from ...pictures.content import Content, content
 from ...pictures.decode import ImageError, Picture, from_value, unreadable
 from .threads import Room
 
@@ -33,6 +34,7 @@ class Slot(NamedTuple):
     height: int | None
     width: int | None
     flags: int
+    content: Content
     seconds: float
 
 
@@ -49,10 +51,15 @@ class Inputs:
         """What `fetch` gives (bytes of a file, a picture, pixels or a tensor) as input, or its problem."""
         started = time.perf_counter()
         made = problem = height = width = None
-        flags = 0
+        flags, what = 0, Content(None, None)
         try:
+            value = _fetched(fetch)
+            if isinstance(value, bytes | bytearray):
+                what = content(value)
             with self.room.shared() as take:
-                found = from_value(_fetched(fetch), self.max_pixels, take)
+                found = from_value(value, self.max_pixels, take)
+                if not isinstance(value, bytes | bytearray):
+                    what = content(value)
                 if isinstance(found, Picture):
                     height, width, flags = found.image.height, found.image.width, found.flags
                     found = self._prepared(found)
@@ -61,7 +68,7 @@ class Inputs:
             made = found
         except ImageError as error:
             problem = Problem(error.kind, one_line(str(error)))
-        return Slot(made, problem, height, width, flags, time.perf_counter() - started)
+        return Slot(made, problem, height, width, flags, what, time.perf_counter() - started)
 
     def batch(self, slots: Sequence[Slot]) -> Tensor:  # [B, C, H, W]
         """The inputs of images, blank for those with a problem: the last bits of the others depend on the size."""

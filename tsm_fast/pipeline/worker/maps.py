@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...extractor import SaliencyExtractor
 from ...saliency import METHODS
+from ...steps.backend import Precision
 from ..files.run import STAGES
-from ..settings import Settings
 from .inputs import Problem, one_line
 
 CPU_BATCH = 16  # images at once through a network on the CPU: larger batches take more memory and are no faster
@@ -35,7 +35,8 @@ class Mapper:
 
     extractor: SaliencyExtractor
     columns: Sequence[tuple[str, str]]  # method and layer
-    settings: Settings
+    options: Mapping[str, Mapping[str, Any]]  # of each method
+    precision: Precision
     device: torch.device
     backend: str | None
     # The images that go through the network at once: for the caches, or for the memory of the device once that was too
@@ -120,9 +121,9 @@ class Mapper:
                 values,
                 nan="propagate",
                 normalize=False,
-                precision=self.settings.precision,
+                precision=self.precision,
                 backend=self.backend,
-                **self.settings.options(method),
+                **self.options[method],
             )
             made.maps[column] = maps.to("cpu", torch.float32).numpy()
             for item in np.flatnonzero(~np.isfinite(made.maps[column]).all(axis=(1, 2))).tolist():

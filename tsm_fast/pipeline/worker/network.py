@@ -8,14 +8,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from ... import models
 from ...extractor import SaliencyExtractor
-from ...models import weights
+from ...models import answers, weights
+from ...steps.backend import Precision
 from ..errors import FingerprintError
-from ..files.run import Run
+from ..files.record import RunFile
+from ..files.run import Command, Run
 from ..settings import Resources
 from ..sources.open import reopen
 from ..sources.source import Item, Source
@@ -38,43 +41,48 @@ class Network:
         return self.inputs.read(lambda: self.source.read(item))
 
 
-_networks: dict[tuple[str, str, str, str | None], Network] = {}
+_networks: dict[tuple[str, str, str, str | None, Command], Network] = {}
 _networks_guard = threading.Lock()
 
 
-def network(run: Run, device: torch.device, resources: Resources, source: Source | None) -> Network:
-    """The model of a run on a device; the last one is kept for the next shard."""
-    key = (str(run.out), run.fingerprint, str(device), resources.backend)
+def network(run: Run, command: Command, device: torch.device, resources: Resources, source: Source | None) -> Network:
+    """The model that the command names, on a device; the last one is kept for the next shard."""
+    key = (str(run.out), run.fingerprint, str(device), resources.backend, command)
     with _networks_guard:
         if key not in _networks:
             _networks.clear()
-            _networks[key] = _load(run, device, resources, source)
+            _networks[key] = _load(run.file, command, device, resources, source)
         return _networks[key]
 
 
-def _load(run: Run, device: torch.device, resources: Resources, source: Source | None) -> Network:
-    settings, file = run.settings, run.file
+def _load(
+    file: RunFile, command: Command, device: torch.device, resources: Resources, source: Source | None
+) -> Network:
+    settings, record = command.settings, file.record
     model = models.load(
         settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
     )
-    if weights.digest(model.module) != file.model_sha256:
+    if weights.digest(model.module) != record.model.sha256:
         raise FingerprintError(
             f"model {settings.model} has other weights or layers here than when the run was planned; a factory must "
             "give the same weights at every call"
         )
+    shape = record.preprocessing["input"]
+    extractor = SaliencyExtractor(model.module, list(record.layers))
+    if file.evidence is not None:
+        there = file.evidence.answers
+        here = answers.of(model, answers.fixed_features(extractor, shape), picture=answers.PREPROCESSING in there)
+        if (text := answers.difference(settings.model, there, here)) is not None:
+            raise FingerprintError(text)
     return Network(
         model,
-        source or reopen(file.source_kind, file.source_root),
-        Inputs(
-            model.preprocess,
-            tuple(file.preprocessing["input"]),
-            settings.max_pixels,
-            Room(resources.decode_threads * DECODED),
-        ),
+        source or reopen(command.kind, command.root),
+        Inputs(model.preprocess, tuple(shape), record.max_pixels, Room(resources.decode_threads * DECODED)),
         Mapper(
-            extractor=SaliencyExtractor(model.module.to(device), list(file.layers)),
-            columns=[(column.method, column.layer) for column in run.columns],
-            settings=settings,
+            extractor=SaliencyExtractor(model.module.to(device), list(record.layers)),
+            columns=[(column.method, column.layer) for column in record.columns],
+            options={method: record.options(method) for method in record.methods},
+            precision=cast(Precision, record.precision),
             device=device,
             backend=resources.backend,
             largest=CPU_BATCH if device.type == "cpu" else None,

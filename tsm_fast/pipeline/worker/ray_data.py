@@ -69,10 +69,11 @@ class SaliencyStage:
         shape = loaded.preprocess(Image.new("RGB", (640, 480))).shape
         extractor.features(torch.zeros(1, *shape, device=where))  # chooses the layer
         columns = [(method, layer) for method in methods for layer in extractor.layers]
+        chosen = {method: settings.options(method) for method in methods}
         largest = CPU_BATCH if where.type == "cpu" else None
         self._column = column
         self._inputs = Inputs(loaded.preprocess, shape, settings.max_pixels)
-        self._mapper = Mapper(extractor, columns, settings, where, backend, largest)
+        self._mapper = Mapper(extractor, columns, chosen, settings.precision, where, backend, largest)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         with quiet_decoders():

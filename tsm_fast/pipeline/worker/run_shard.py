@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,12 @@ import pyarrow.parquet as pq
 import torch
 
 from ..._version import versions
+from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.run import FORMAT, PACKAGES, STAGES, Marker, Run, ShardSpec
+from ..files.record import FORMAT
+from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec
 from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
 from ..sources.source import Source
@@ -32,7 +35,7 @@ from .threads import Ahead, Behind
 WRITES_BEHIND = 2  # micro-batches of maps that wait for the writing thread
 AHEAD_BYTES = 256 << 20  # of inputs that wait for the network
 NAMED = 5  # error rows that an event names
-BLANK = Slot(None, None, None, None, 0, 0.0)
+BLANK = Slot(None, None, None, None, 0, Content(None, None), 0.0)
 NOTHING: Mapping[int, Problem] = {}
 
 
@@ -91,6 +94,7 @@ def run_shard(
         Stopped: `stop` was set.
         ShardFailed: it took longer than `resources.shard_timeout`, or the model failed.
         FingerprintError: the folder holds another run, or the model here is another one.
+        ValueError: the run was only opened, or is of an older version of the format.
         OutOfSpace: the disk is full.
         OSError: the folder cannot be written to.
     """
@@ -98,6 +102,8 @@ def run_shard(
     run = Run.open(spec.out)
     if run.fingerprint != spec.fingerprint:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
+    if spec.command is None:
+        raise ValueError(f"the run in {spec.out} was opened for reading: `prepare` takes it up again")
     present = run.marker(spec.index)
     if present is not None and not run.is_whole(present):
         present = None
@@ -107,7 +113,8 @@ def run_shard(
     for left in (path, marked):  # by a worker that was killed
         publish.clean(left.parent, left.name)
     with torch_state(resources) as device, quiet_decoders():
-        shard = _Shard(run, spec, network(run, device, resources, source), resources, tell, alive, stop, poison)
+        net = network(run, spec.command, device, resources, source)
+        shard = _Shard(run, spec, net, resources, tell, alive, stop, poison)
         marker = shard.publish(path) if present is None else shard.repair(path, present, retry)
     publish.publish_json(marked, marker.to_json())
     return marker
@@ -134,7 +141,8 @@ def find_poison(
     run, resources = Run.open(spec.out), resources or Resources()
     items = plan_file.read(run.out, spec.index)
     with torch_state(resources) as device, quiet_decoders():
-        net = network(run, device, resources, source)
+        assert spec.command is not None
+        net = network(run, spec.command, device, resources, source)
         alive(At(spec.index, ()))
         net.mapper.poison(torch.zeros(1, *net.inputs.shape))
         for row in rows:
@@ -169,7 +177,7 @@ class _Shard:
         self._listener, self._alive, self._stop, self._poison = tell, alive, stop, poison
         self._items = plan_file.read(run.out, spec.index)
         self._started = time.monotonic()
-        self._batch = resources.batch_size or run.settings.batch_size
+        self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._told = dict(self._seconds)
         self._at = At(spec.index, ())
@@ -202,7 +210,7 @@ class _Shard:
     def _writing(self, path: Path) -> Iterator[ShardWriter]:
         """A writer whose file becomes the shard at the end of the block, and then `_marker` is there."""
         about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
-        about["columns"] = [column.to_json() for column in self._run.columns]
+        about["columns"] = [asdict(column) for column in self._run.columns]
         with publish.publishing(path) as file:
             hashing = publish.HashingFile(file)
             carried = plan_file.carried(self._run.out, self._spec.index)
@@ -323,6 +331,8 @@ class _Shard:
             error=message,
             height=[slot.height for slot in slots.values()],
             width=[slot.width for slot in slots.values()],
+            bytes=[slot.content.bytes for slot in slots.values()],
+            sha256=[slot.content.sha256 for slot in slots.values()],
             flags=flags,
             maps=maps,
         )
