@@ -317,7 +317,6 @@ def test_shards_of_their_own_size(tmp_path: Path) -> None:
     assert (alone["shard_size"], alone["shards"], alone["workers"]) == (48, 1, 1)
     done = tsm_fast(*command, "--limit", 6, "--workers", 0, "--json")
     assert (done.exit_code, json.loads(done.stdout)["shards"]) == (0, 1)
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    assert settings["shard_size"] == 16
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["record"]["shard_size"] == 16
     again = tsm_fast(*command, "--limit", 6, "--workers", 3, "--json")
     assert (again.exit_code, json.loads(again.stdout)["computed"]) == (0, 0)
