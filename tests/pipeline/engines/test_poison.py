@@ -19,7 +19,7 @@ from tsm_fast.pipeline.files.shards import shard_path
 from ..processes import Watch, children, hashes, leftovers
 
 # A dataset of tensors and a network; POISON="9:abort 12:hang" says what happens where, in the network or (capitals) in
-# the dataset. A picture carries its number in its first pixel, in place of noise that moves no map by much.
+# the dataset. A picture carries its number in its first pixel, which no other input has.
 MODULE = """
 import ctypes, os, signal, time
 import torch
@@ -57,7 +57,7 @@ class Images:
         if what.isupper():
             act(what.lower())
         image = torch.randn(3, 24, 24)
-        image[0, 0, 0] = number + 1
+        image[0, 0, 0] = number + 1000
         return image
 
 class Net(torch.nn.Module):
@@ -68,7 +68,7 @@ class Net(torch.nn.Module):
 
     def forward(self, images):
         for number in images[:, 0, 0, 0].tolist():
-            act(poison().get(f"{number - 1:.0f}", ""))
+            act(poison().get(f"{number - 1000:.0f}", ""))
         return self.conv(images)
 
 def images():
@@ -195,7 +195,7 @@ def test_a_worker_killed_from_outside_is_no_fault_of_a_picture(tmp_path: Path, m
 def test_a_network_that_always_dies_fails_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with a blank image: no picture is to blame."""
     monkeypatch.setattr("tsm_fast.pipeline.engines.tries.RETRIES", 1)
-    monkeypatch.setenv("POISON", "-1:abort")
+    monkeypatch.setenv("POISON", "-1000:abort")
     run_ = prepare(
         Settings("poisonous:images", model="poisonous:net", layers=("conv",), methods=("eigencam",), limit=4),
         tmp_path / "out",
