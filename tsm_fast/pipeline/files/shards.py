@@ -13,8 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...pictures.decode import FLAGS
-
 FORMAT_VERSION = 2
 ROW_GROUP = 256
 OK = "ok"  # the status of a row without an error
@@ -128,7 +126,7 @@ class ShardWriter:
         self._waiting: list[Rows] = []
         self._count = self._written = 0
         self.errors: Counter[str] = Counter()  # rows by kind, of what is written
-        self.flags: Counter[str] = Counter()  # and by flag
+        self.flags: Counter[int] = Counter()  # and by their flags
 
     def add(self, rows: Rows) -> None:
         """Append rows."""
@@ -182,8 +180,7 @@ class ShardWriter:
         self._written += len(table)
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
         self.errors.update(kind for kind in table["status"].to_pylist() if kind != OK)
-        flags = table["flags"].to_numpy()
-        self.flags.update({name: int(((flags & bit) > 0).sum()) for name, bit in FLAGS.items() if (flags & bit).any()})
+        self.flags.update(table["flags"].to_pylist())
 
 
 def encode(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -227,13 +227,14 @@ class _Shard:
             except BaseException:
                 hashing.abandon()
                 raise
+        flags = {name: sum(n for bits, n in writer.flags.items() if bits & bit) for name, bit in FLAGS.items()}
         rows, errors = self._spec.stop - self._spec.start, dict(sorted(writer.errors.items()))
         self._marker = Marker(
             shard=self._spec.index,
             rows=rows,
             ok=rows - sum(errors.values()),
             errors=errors,
-            flags=dict(sorted(writer.flags.items())),
+            flags={name: count for name, count in sorted(flags.items()) if count},
             sha256=hashing.sha256.hexdigest(),
             bytes=hashing.tell(),
             seconds={name: round(s, 6) for name, s in self._seconds.items()}
