@@ -20,6 +20,8 @@ from ..pipeline.processes import (
     tsm_fast,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_from_nothing_to_the_maps_and_again(tmp_path: Path) -> None:
     needs_photos()

@@ -13,6 +13,8 @@ import pytest
 
 from .counting import BACKENDS, FEWEST, Counting
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CODES = [
     (3, 2, pytest.ExitCode.OK, pytest.ExitCode.OK),

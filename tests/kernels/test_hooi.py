@@ -12,6 +12,8 @@ from tsm_fast.steps import reference
 from ..helpers import largest_is_positive, low_rank, orthonormality, randn, tensors
 from ..steps.definitions import check, decompose
 
+pytestmark = pytest.mark.slow
+
 DEFAULTS = {"n_iter_max": 100, "tol": 1e-4, "sign": "u"}
 ON_CHIP = {
     "low rank": ((12, 4, 4), (3, 2, 2), 1e-2),

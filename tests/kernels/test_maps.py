@@ -18,6 +18,8 @@ from tsm_fast.steps import reference
 
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, generator, pines, randn, views
 
+pytestmark = pytest.mark.slow
+
 FEATURES = {
     "more channels than positions": feature_maps(2, 40, 2, 4),
     "signed": feature_maps(2, 40, 3, 2, relu=False),

@@ -18,6 +18,8 @@ from tsm_fast.steps.cusolver import library_eigenpairs
 
 from ..helpers import beyond_the_protocol, largest_is_positive, orthonormality, projector, randn, spectrum, views
 
+pytestmark = pytest.mark.slow
+
 # float32: sums of up to 64 products before float64 takes them over, 1e-7 each at random; float64 likewise.
 ERROR = {torch.float32: 6e-7, torch.float64: 1e-14}
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast/kernels": ROOT / "kernels"}
 COMPILERS = ("c++", "g++", "clang++", "cc", "gcc", "clang")

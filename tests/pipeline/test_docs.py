@@ -27,6 +27,8 @@ from tsm_fast.pipeline.results.check import status, verify
 
 from .small_run import finished
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["finished"]  # a fixture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

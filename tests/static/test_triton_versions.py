@@ -16,7 +16,7 @@ from tsm_fast.steps import choice
 
 from ..needs import needs
 
-pytestmark = needs("triton", extra="gpu")
+pytestmark = [pytest.mark.slow, needs("triton", extra="gpu")]
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = "{}.{}.0".format(*choice._OLDEST_TRITON)

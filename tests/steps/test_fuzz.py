@@ -14,7 +14,10 @@ from tsm_fast.steps.choice import load
 
 from ..helpers import NATIVE
 
-pytestmark = pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not NATIVE, reason="needs the compiled backend, which this install was built without"),
+]
 
 ROOT = Path(__file__).parents[2]
 CALLS = 250

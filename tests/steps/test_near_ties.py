@@ -12,7 +12,7 @@ import tsm_fast
 
 from ..helpers import MAP_ERROR, SIGN_TIE, randn
 
-pytestmark = pytest.mark.long("triton")
+pytestmark = [pytest.mark.slow, pytest.mark.long("triton")]
 
 GAPS = [1e-1, 1e-3, 1e-4, 1e-5, 1e-7]
 # Both sides of 48 and 64 positions, of 64 and 256 channels, by position and by channel.

@@ -15,7 +15,7 @@ from ..helpers import DOUBLE_ERROR, MAP_ERROR
 from ..needs import NETWORK, PHOTOS, needs
 from .definitions import check, decompose, definition, normalized
 
-pytestmark = [needs(*NETWORK, *PHOTOS), pytest.mark.long("triton")]
+pytestmark = [pytest.mark.slow, needs(*NETWORK, *PHOTOS), pytest.mark.long("triton")]
 
 LAYERS = {
     "last": "",  # 1280 x 7 x 7 after ReLU6

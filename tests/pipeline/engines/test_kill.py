@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ..processes import LIMIT, ROOT, needs_photos
+
+pytestmark = pytest.mark.slow
 
 KILLS = 3
 

@@ -18,6 +18,8 @@ from tsm_fast.pipeline.files.shards import shard_path
 
 from ..processes import Watch, children, hashes, leftovers
 
+pytestmark = pytest.mark.slow
+
 # A dataset of tensors and a network; POISON="9:abort 12:hang" says what happens where, in the network or (capitals) in
 # the dataset. A picture carries its number in its first pixel, which no other input has.
 MODULE = """

@@ -14,6 +14,8 @@ from tsm_fast.pipeline.engines.run import ready, run
 
 from ..processes import SHARDS, arguments, end, expected, hashes, leftovers, needs_photos, photos, start
 
+pytestmark = pytest.mark.slow
+
 SLURM_ARRAY = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_STEP": "1"}
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from ..processes import SHARDS, arguments, end, expected, hashes, leftovers, markers, needs_photos, start, wait_for
 
+pytestmark = pytest.mark.slow
+
 STORE = 80 * 2**20  # bytes of the object store of a node, the least that Ray takes
 
 

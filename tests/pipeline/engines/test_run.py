@@ -35,6 +35,8 @@ from ..processes import (
     plan,
 )
 
+pytestmark = pytest.mark.slow
+
 # Networks that misbehave at some image, told by a file in the working folder of the test. The network is tiny and
 # real photos go through it.
 NETWORKS = """

@@ -32,6 +32,8 @@ from ..processes import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("signum", "workers", "to_all"),

@@ -21,6 +21,8 @@ from tsm_fast.pipeline.files.record import seal
 from ..processes import tsm_fast
 from ..small_run import extract, write_few
 
+pytestmark = pytest.mark.slow
+
 EDITS = 200
 SPITE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 7, 10**15, 10**40, 1.5, -0.0, "", "x", "trap:make", "../..", "/", "\0", "0" * 64),

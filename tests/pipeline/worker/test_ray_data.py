@@ -18,6 +18,8 @@ from tsm_fast.pipeline.worker.ray_data import SaliencyStage
 
 from ..processes import LIMIT, ROOT, SHARD, needs_photos, photos, plan
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_batch_gets_the_maps_of_a_run(tmp_path: Path) -> None:
     needs_photos()
