@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("tests.steps.definitions")
 sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
 
 
-FEW = 3  # cases of a test, evenly spaced
+FEW = 2  # cases of a test, evenly spaced
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,7 +19,7 @@ from tsm_fast.saliency import METHODS
 
 from .needs import NETWORK, PHOTOS, needs
 
-pytestmark = needs(*NETWORK, *PHOTOS, "cmap", "jinja2", "tensorly")
+pytestmark = [pytest.mark.slow, needs(*NETWORK, *PHOTOS, "cmap", "jinja2", "tensorly")]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 import tsm_fast
 from tsm_fast import cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(tsm_fast.__file__).parents[1]
 COMMAND = [sys.executable, "-m", "tsm_fast"]
 

@@ -20,7 +20,10 @@ from benchmarks.gpu_rows import Case, Process, Record, case_of, measured
 from .emulation.load import emulated
 from .on_gpu import ON_GPU, OnGpu, elsewhere
 
-pytestmark = pytest.mark.skipif(ON_GPU, reason="the benchmark itself runs on a GPU, by `make gpu-bench`")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ON_GPU, reason="the benchmark itself runs on a GPU, by `make gpu-bench`"),
+]
 
 
 @pytest.fixture

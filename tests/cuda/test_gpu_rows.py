@@ -17,6 +17,8 @@ from benchmarks.gpu_rows import Case, Lost, Process, Record, Row, case_of, measu
 
 from ..helpers import ended
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -20,7 +20,7 @@ from tsm_fast.models.preprocessing import CentralCrop
 from tsm_fast.models.weights import digest, load_weights
 from tsm_fast.pipeline import Settings, prepare, run_shard
 
-pytestmark = pytest.mark.usefixtures("no_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_network")]
 
 Photos = dict[str, Image.Image]
 NETWORK = """

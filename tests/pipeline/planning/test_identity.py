@@ -28,7 +28,7 @@ from tsm_fast.pipeline.sources.datasets import DatasetSource
 from ...needs import PHOTOS, needs
 from ..processes import tsm_fast
 
-pytestmark = needs(*PHOTOS)
+pytestmark = [pytest.mark.slow, needs(*PHOTOS)]
 
 Photos = dict[str, Image.Image]
 SIZE = (64, 64)

@@ -28,7 +28,7 @@ from tsm_fast.pipeline.sources.source import SourceError
 
 from ...needs import NETWORK, needs
 
-pytestmark = needs(*NETWORK)
+pytestmark = [pytest.mark.slow, needs(*NETWORK)]
 
 Photos = dict[str, Image.Image]
 

@@ -18,6 +18,8 @@ from tsm_fast.pipeline.results.check import Verification, status, verify
 
 from ..small_run import BROKEN, CROPS, SHARD_SIZE, STRANGE, changeable, extract, finished, partial, settings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["changeable", "finished", "partial"]  # fixtures
 
 ROWS = CROPS + len(STRANGE) + len(BROKEN) + 3

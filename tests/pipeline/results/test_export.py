@@ -18,6 +18,8 @@ from tsm_fast.pipeline.results.export import export
 
 from ..small_run import BROKEN, HOSTILE, SHARD_SIZE, changeable, finished, partial
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["changeable", "finished", "partial"]  # fixtures
 
 COLUMNS = {"tsm/features": "tsm-features", "mtsm/features": "mtsm-features"}

@@ -35,6 +35,8 @@ from ..small_run import (
     partial,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["changeable", "finished", "partial"]  # fixtures
 
 COLUMNS = [f"{method}/features" for method in METHODS]

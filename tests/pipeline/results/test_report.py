@@ -22,6 +22,8 @@ from tsm_fast.pipeline.results.report import concentration, measure, write_repor
 
 from ..small_run import BROKEN, HOSTILE, SHARD_SIZE, changeable, finished, partial
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["changeable", "finished", "partial"]  # fixtures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

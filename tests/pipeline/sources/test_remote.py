@@ -22,6 +22,8 @@ from tsm_fast.pipeline.sources.source import Item, Source, SourceError, listing
 from ...needs import NETWORK, needs
 from ..processes import tsm_fast
 
+pytestmark = pytest.mark.slow
+
 FILES = ("upright/cat.jpg", "upright/coins.jpg", "mirrored/png/cat.png", "upright/notes.txt", ".hidden.png")
 STRANGE = "a b#c?d%20::e.png"
 

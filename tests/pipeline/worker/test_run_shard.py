@@ -34,7 +34,7 @@ from tsm_fast.pipeline.worker import run_shard as worker
 
 from ...needs import NETWORK, needs
 
-pytestmark = needs(*NETWORK)
+pytestmark = [pytest.mark.slow, needs(*NETWORK)]
 
 Photos = dict[str, Image.Image]
 SIZE = (96, 96)
