@@ -51,7 +51,7 @@ def tsm(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
 def eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
     """Centred, the sign that makes the entry of largest magnitude positive, negative part cut off."""
     maps = _leading(_centered(x).flatten(2), eigh)
-    return _most_positive(maps).clamp(min=0).unflatten(1, x.shape[2:])
+    return most_positive(maps).clamp(min=0).unflatten(1, x.shape[2:])
 
 
 def multivec_eigencam(x: Tensor, eigh: Eigh = torch.linalg.eigh) -> Tensor:
@@ -105,7 +105,7 @@ def _leading(f: Tensor, eigh: Eigh) -> Tensor:  # [B, C, S] -> [B, S]
     return (vectors[:, None, :, -1] @ f)[:, 0]
 
 
-def _most_positive(maps: Tensor) -> Tensor:
+def most_positive(maps: Tensor) -> Tensor:
     """Of either sign that with the larger maximum: maps [B, S]."""
     low, high = torch.aminmax(maps, dim=1, keepdim=True)
     return torch.where(-low > high, -maps, maps)
@@ -124,7 +124,7 @@ def gradcam_eigencam_on_device(x: Tensor) -> Tensor:
         f = f - f.mean(0)
         _, _, vh = torch.linalg.svd(f, full_matrices=True)
         maps.append(f @ vh[0])
-    return _most_positive(torch.stack(maps)).clamp(min=0).unflatten(1, x.shape[2:])
+    return most_positive(torch.stack(maps)).clamp(min=0).unflatten(1, x.shape[2:])
 
 
 def gradcam_eigencam(x: np.ndarray) -> np.ndarray:  # -> [B, H, W] in 0..1

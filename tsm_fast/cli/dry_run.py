@@ -12,7 +12,7 @@ from typing import Any
 from ..pipeline import Marker, Resources, Run, Settings, prepare, run_shard
 from ..pipeline.engines.progress import Reporter, shares
 from ..pipeline.engines.ranks import place, share
-from ..pipeline.engines.run import MOST_WORKERS, devices
+from ..pipeline.engines.run import all_devices, devices
 from ..pipeline.planning import draft
 from ..pipeline.planning.compare import compare
 from ..pipeline.planning.prepare import readable, with_shard_size
@@ -26,8 +26,7 @@ def dry_run(
 ) -> dict[str, Any]:
     """What a run would do; nothing is written into `out`."""
     where = place() if engine == "rank" else None
-    own = devices(resources.device, workers, MOST_WORKERS, where)
-    names = own * (where.world if where else 1)
+    names = all_devices(resources, workers, where)
     planned = draft.make(with_shard_size(settings, readable(out)), devices=names, say=progress.say)
     file = planned.file
     run = _present(out, planned, progress)
@@ -40,13 +39,13 @@ def dry_run(
     progress.say("timing a few batches")
     device = devices(resources.device, 1, 1)[0]
     timed, seconds = _timed(settings, replace(resources, device=device))
-    parallel = 1 if engine == "ray" else min(len(own), max(len(bounds), 1))
+    parallel = 1 if engine == "ray" else len(devices(resources.device, workers, len(bounds), where))
     rate = timed.rows / seconds
     return {
         "source": settings.source,
         "out": str(out),
         "images": n,
-        "left_out": dict(planned.left_out.counts),
+        "left_out": dict(planned.source.left_out.counts),
         "shards": file.record.shards,
         "shard_size": file.record.shard_size,
         "shards_done": len(done),

@@ -19,6 +19,7 @@ from ..pipeline.engines.run import Outcome, ready
 from ..pipeline.engines.run import run as run_engine
 from ..pipeline.engines.signals import Interrupted, Signals
 from ..pipeline.files.record import NAME
+from ..pipeline.files.run import given
 from ..pipeline.results.report import write_report
 from ..pipeline.settings import BATCH_SIZE
 from ..pipeline.sources.open import reopen
@@ -158,10 +159,11 @@ def _extract(
         outcome = run_engine(
             run, engine, workers, resources, retry_errors=retry_errors, progress=progress, signals=signals
         )
-        if report and run.command and _worth_a_report(run, engine, outcome):
+        if report and _worth_a_report(run, engine, outcome):
             progress.say("writing report.html")
             try:
-                write_report(run.out, source=reopen(run.command.kind, run.command.root))
+                command = given(run.command, run.out)
+                write_report(run.out, source=reopen(command.kind, command.root))
             except OSError as error:
                 complain(f"report.html is not written: {error}")
     return run, outcome

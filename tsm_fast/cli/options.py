@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,25 +42,24 @@ def _share(text: str) -> float:
     return value
 
 
-def _kind(name: str | None) -> str | None:
-    if name is not None and name not in (ALL, *ERRORS):
-        raise typer.BadParameter(f"must be one of {', '.join((ALL, *ERRORS))}, got {name!r}")
-    return name
+KINDS = (ALL, *ERRORS)
 
 
-def _engine(name: str) -> str:
-    if name not in ENGINES:
-        raise typer.BadParameter(f"must be one of {', '.join(ENGINES)}, got {name!r}")
-    return name
+def _one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:
+    def check(name: str | None) -> str | None:
+        if name is not None and name not in names:
+            raise typer.BadParameter(f"must be one of {', '.join(names)}, got {name!r}")
+        return name
+
+    return check
 
 
 class RetryErrorsCommand(TyperCommand):
     """A command whose option --retry-errors may stand without a kind, which means all."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        kinds = (ALL, *ERRORS)
         for place in [number for number, word in enumerate(args) if word == "--retry-errors"]:
-            if args[place + 1 : place + 2] == [] or args[place + 1] not in kinds:
+            if args[place + 1 : place + 2] == [] or args[place + 1] not in KINDS:
                 args[place] = f"--retry-errors={ALL}"
         return super().parse_args(ctx, args)
 
@@ -127,7 +127,10 @@ ShardSize = Annotated[
 ]
 BatchSize = Annotated[int, _work(min=1, help="Images in a forward pass.")]
 Engine = Annotated[
-    str, _work(callback=_engine, help="local; rank (one of several processes of torchrun, SLURM or Kubernetes); ray.")
+    str,
+    _work(
+        callback=_one_of(ENGINES), help="local; rank (one of several processes of torchrun, SLURM or Kubernetes); ray."
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -160,7 +163,7 @@ RetryErrors = Annotated[
     _running(
         "--retry-errors",
         metavar="[KIND]",
-        callback=_kind,
+        callback=_one_of(KINDS),
         help="Compute error rows again, those of KIND or all, and no others of the shards that are done.",
     ),
 ]

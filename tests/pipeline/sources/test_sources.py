@@ -29,7 +29,7 @@ Photos = dict[str, Image.Image]
 
 
 def keys(source: Source, limit: int | None = None) -> list[str]:
-    return [item.key for item in listing(source, limit)]
+    return [item.key for item in listing(source)[:limit]]
 
 
 def bytes_of(image: Image.Image, kind: str = "PNG") -> bytes:

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from ...steps import checks
-from ..files.run import Marker, Run
+from ..files.record import NAME
+from ..files.run import Marker, Run, given
 from ..files.shards import ALL, ERRORS, OK, shard_path
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
@@ -97,8 +98,7 @@ def run(
         ModuleNotFoundError: engine "ray" without Ray.
     """
     checks.choice("engine", engine, ENGINES)
-    if run.command is None:
-        raise ValueError(f"the run in {run.out} was opened for reading: `prepare` takes it up again")
+    given(run.command, run.out)
     if retry_errors is not None:
         checks.choice("retry_errors", retry_errors, (ALL, *ERRORS))
     resources, progress = resources or Resources(), progress or Quiet()
@@ -141,11 +141,11 @@ def ready(
     where = place() if engine == "rank" else None
     if where is not None and where.rank > 0:
         end = time.monotonic() + PLAN_WAIT
-        while not (Path(out) / "run.json").exists() and time.monotonic() < end:
+        while not (Path(out) / NAME).exists() and time.monotonic() < end:
             time.sleep(0.5)
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
-    names = devices((resources or Resources()).device, workers, MOST_WORKERS, where) * (where.world if where else 1)
+    names = all_devices(resources or Resources(), workers, where)
     return prepare(settings, out, resources=resources, resume=resume, devices=names, say=say)
 
 
@@ -198,6 +198,11 @@ def devices(device: str, workers: int | None, most: int, where: Place | None = N
         names = [names[where.local % gpus]]
     count = (_cores() if names == ["cpu"] else len(names)) if workers is None else max(workers, 1)
     return [names[number % len(names)] for number in range(max(1, min(count, most)))]
+
+
+def all_devices(resources: Resources, workers: int | None, where: Place | None) -> list[str]:
+    """The device of each worker of a run, however many shards it has: of all ranks, which are taken to be alike."""
+    return devices(resources.device, workers, MOST_WORKERS, where) * (where.world if where else 1)
 
 
 def _cores() -> int:

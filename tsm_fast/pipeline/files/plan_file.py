@@ -32,6 +32,9 @@ SCHEMA = pa.schema(
 )
 _VERSION_1 = pa.schema(list(SCHEMA)[:5])
 
+AGAIN = "run the same `tsm-fast extract` command again"
+ANEW = f"delete it and {AGAIN}, which writes it anew"
+
 _CARRIED = {b"tsm_fast": b"carried"}  # what the metadata of such a column say
 
 
@@ -118,7 +121,6 @@ def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
 def _open(out: Path) -> Iterator[pq.ParquetFile]:
     """ValueError, with a way out, for what is no plan."""
     path = out / NAME
-    again = "delete it and run the same `tsm-fast extract` command again, which writes it anew"
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             own = pa.schema([field for field in file.schema_arrow if not _is_carried(field)])
@@ -128,7 +130,7 @@ def _open(out: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}; {again}") from None
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}; {ANEW}") from None
 
 
 def _items(table: pa.Table) -> list[Item]:

@@ -21,7 +21,6 @@ PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "timm", "torchvision", "trans
 
 # Seconds of each are in a marker: "read" that of the decoding threads together, "wait" that of the model for images,
 # "write" that of the writing thread. All but "wait" keep a processor busy.
-AGAIN = "run the same `tsm-fast extract` command again"
 STAGES = ("read", "wait", "forward", "decomposition", "write")
 BUSY = tuple(stage for stage in STAGES if stage != "wait")
 
@@ -33,6 +32,13 @@ class Command:
     settings: Settings
     kind: str  # of the source
     root: str  # with which `sources.open.reopen` finds it
+
+
+def given(command: Command | None, out: str | Path) -> Command:
+    """The command of a run that is to be computed; ValueError for one that was only opened."""
+    if command is None:
+        raise ValueError(f"the run in {out} was opened for reading: `prepare` takes it up again")
+    return command
 
 
 @dataclass(frozen=True)

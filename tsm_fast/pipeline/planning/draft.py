@@ -25,7 +25,7 @@ from ..files.shards import MapColumn, schema
 from ..settings import Settings
 from ..sources.columns import renamed
 from ..sources.open import open_source
-from ..sources.source import Item, LeftOut, Source, Stamp, listing
+from ..sources.source import Item, Source, Stamp, listing
 from .select import select
 from .shard_size import shard_size
 
@@ -44,7 +44,6 @@ class Draft:
     file: RunFile  # what run.json will say
     command: Command
     source: Source
-    left_out: LeftOut
     carried: pa.Table | None = None  # other columns of the source, a row for each item
 
 
@@ -120,7 +119,7 @@ def make(
     weights_file = settings.weights and os.path.abspath(settings.weights)
     here = replace(settings, model=model_file, weights=weights_file)  # for workers that run in other folders
     file, command = RunFile(record.fingerprint, record, evidence, about), Command(here, source.kind, source.root)
-    return Draft(items, stamps, file, command, source, source.left_out, carried)
+    return Draft(items, stamps, file, command, source, carried)
 
 
 def _is_file(model: str) -> bool:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from ...pictures.decode import FLAGS
 from ...readable import counted, some
 from ..files import plan_file
+from ..files.plan_file import AGAIN, ANEW
 from ..files.publish import sha256
-from ..files.run import AGAIN, BUSY, Marker, Run, ShardSpec
+from ..files.run import BUSY, Marker, Run, ShardSpec
 from ..files.shards import OK, marker_path, schema, shard_path
 from ..sources.hashes import hashes
 from ..sources.open import open_source
@@ -245,17 +246,16 @@ class _Pictures:
 
 def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
     """The planned keys, and what is wrong with the plan."""
-    again = f"delete it and {AGAIN}, which writes it anew"
     try:
         keys, found = plan_file.keys(run.out), plan_file.digests(run.out)
     except (OSError, ValueError) as error:
-        return None, [Finding(plan_file.NAME, f"cannot be read: {error}", again)]
+        return None, [Finding(plan_file.NAME, f"cannot be read: {error}", ANEW)]
     if len(keys) != run.n_items:
-        return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", again)]
+        return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", ANEW)]
     if len(keys.unique()) != len(keys):
-        return keys, [Finding(plan_file.NAME, "lists a key twice", again)]
+        return keys, [Finding(plan_file.NAME, "lists a key twice", ANEW)]
     if not plan_file.belongs(found, run.file):
-        return keys, [Finding(plan_file.NAME, "is not that of the run: its hashes are not those in run.json", again)]
+        return keys, [Finding(plan_file.NAME, "is not that of the run: its hashes are not those in run.json", ANEW)]
     return keys, []
 
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from ..errors import Unfinished
 from ..files import plan_file
-from ..files.run import AGAIN, Run
+from ..files.plan_file import AGAIN
+from ..files.run import Run
 from ..files.shards import ROW_GROUP, MapColumn, decode, shard_path
 from ..sources.keys import encode_key
 

@@ -75,8 +75,8 @@ class SourceError(ValueError):
     """A source that does not exist, holds no picture, or holds one key twice."""
 
 
-def listing(source: Source, limit: int | None = None) -> list[Item]:
-    """The items sorted by key, the first `limit` of them; SourceError for none, or for a key that repeats."""
+def listing(source: Source) -> list[Item]:
+    """The items sorted by key; SourceError for none, or for a key that repeats."""
     items = sorted(source.items())
     for first, second in pairwise(items):
         if first.key == second.key:
@@ -85,4 +85,4 @@ def listing(source: Source, limit: int | None = None) -> list[Item]:
                 + (f" ({first.path!r} and {second.path!r})" if first.path != second.path else "")
                 + "; a column 'key' of a manifest can tell them apart" * (source.kind in ("list", "manifest"))
             )
-    return items[:limit]
+    return items

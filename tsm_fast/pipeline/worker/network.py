@@ -74,12 +74,13 @@ def _load(
         here = answers.of(model, answers.fixed_features(extractor, shape), picture=answers.PREPROCESSING in there)
         if (text := answers.difference(settings.model, there, here)) is not None:
             raise FingerprintError(text)
+    model.module.to(device)
     return Network(
         model,
         source or reopen(command.kind, command.root),
         Inputs(model.preprocess, tuple(shape), record.max_pixels, Room(resources.decode_threads * DECODED)),
         Mapper(
-            extractor=SaliencyExtractor(model.module.to(device), list(record.layers)),
+            extractor=extractor,
             columns=[(column.method, column.layer) for column in record.columns],
             options={method: record.options(method) for method in record.methods},
             precision=cast(Precision, record.precision),

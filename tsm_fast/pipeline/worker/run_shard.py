@@ -23,7 +23,7 @@ from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
 from ..files.record import FORMAT
-from ..files.run import PACKAGES, STAGES, Command, Marker, Run, ShardSpec
+from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
 from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, shard_path
 from ..settings import Resources
 from ..sources.source import Source
@@ -102,7 +102,7 @@ def run_shard(
     run = Run.open(spec.out)
     if run.fingerprint != spec.fingerprint:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
-    command = _command(spec)
+    command = given(spec.command, spec.out)
     present = run.marker(spec.index)
     if present is not None and not run.is_whole(present):
         present = None
@@ -140,7 +140,7 @@ def find_poison(
     run, resources = Run.open(spec.out), resources or Resources()
     items = plan_file.read(run.out, spec.index)
     with torch_state(resources) as device, quiet_decoders():
-        net = network(run, _command(spec), device, resources, source)
+        net = network(run, given(spec.command, spec.out), device, resources, source)
         alive(At(spec.index, ()))
         net.mapper.poison(torch.zeros(1, *net.inputs.shape))
         for row in rows:
@@ -155,12 +155,6 @@ def find_poison(
             if found:
                 return row, found[0]
     return None
-
-
-def _command(spec: ShardSpec) -> Command:
-    if spec.command is None:
-        raise ValueError(f"the run in {spec.out} was opened for reading: `prepare` takes it up again")
-    return spec.command
 
 
 class _Shard:
