@@ -14,7 +14,6 @@ from unittest.mock import patch
 import tsm_fast
 
 BUILT = Path(os.environ.get("TSM_FAST_EMULATION", Path(tsm_fast.__file__).parents[1] / "build" / "dev" / "emulation"))
-WRAPPER = Path(tsm_fast.__file__).with_name("steps") / "cuda.py"
 
 
 @cache
@@ -27,12 +26,18 @@ def emulated() -> ModuleType:
     path = next((p for s in importlib.machinery.EXTENSION_SUFFIXES for p in BUILT.glob(f"cuda_emulation{s}")), None)
     if path is None:
         raise FileNotFoundError(f"the emulation of the CUDA kernels is not built in {BUILT}: run `make build`")
-    compiled = load_module("cuda_emulation", path)
-    with patch.dict(sys.modules, {"tsm_fast._cuda": compiled}), patch.object(tsm_fast, "_cuda", compiled, create=True):
-        return load_module("tsm_fast.steps.cuda_emulated", WRAPPER)
+    return over(load_module("cuda_emulation", path), "cuda", "emulated")
+
+
+def over(compiled: ModuleType, step: str, name: str) -> ModuleType:
+    """`tsm_fast.steps.<step>` once more, over another compiled module than its own."""
+    own, wrapper = f"_{step}", Path(tsm_fast.__file__).with_name("steps") / f"{step}.py"
+    with patch.dict(sys.modules, {f"tsm_fast.{own}": compiled}), patch.object(tsm_fast, own, compiled, create=True):
+        return load_module(f"tsm_fast.steps.{step}_{name}", wrapper)
 
 
 def load_module(name: str, path: Path) -> ModuleType:
+    """The module in a file, under a name of its own."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -31,9 +31,7 @@ def maps(shape: str, count: int, method: str) -> tuple[Tensor, Tensor]:
     if method == "tsm":
         maps = (s[:, :1] * vh[:, 0]).abs()
     elif method == "eigencam":
-        maps = s[:, :1] * vh[:, 0]
-        low, high = torch.aminmax(maps, dim=1, keepdim=True)
-        maps = torch.where(-low > high, -maps, maps).clamp(min=0)
+        maps = peers.most_positive(s[:, :1] * vh[:, 0]).clamp(min=0)
     else:
         low, high = torch.aminmax(u, dim=1)
         clear = ((high + low).abs() > 1e-5).all(1)

@@ -12,6 +12,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # TensorLy decomposes small 
 import pytest
 import torch
 
+from .sampling import keep, spaced
+
 pytest.register_assert_rewrite("tests.steps.definitions")
 # Transformers looks for a package of this name, and would find the folder of ours, which is tsm_fast.kernels.
 sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
@@ -33,9 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("slow") is None:
             families[item.nodeid.partition("[")[0]].append(item)
     for family in families.values():
-        kept.update(family[:: -(-len(family) // FEW)])
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+        kept.update(spaced(family, FEW))
+    keep(config, items, kept.__contains__)
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
@@ -45,8 +46,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture
 def fresh_memory_is_nan() -> Iterator[None]:
+    """Or the largest integer."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     assert torch.rand(2).new_empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch, fresh_memory_is_nan: None) -> None:
+    """Triton's kernels run in its interpreter (`kernels.interpreter`)."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")

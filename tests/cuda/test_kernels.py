@@ -41,22 +41,13 @@ def kernels(cuda: ModuleType) -> list[str]:
     return [name for name, _, _ in cuda._cuda.launches()]
 
 
-@pytest.fixture
-def poisoned():
-    """New tensors hold NaN, or the largest integer."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).isnan()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def test_the_steps_are_those_of_the_protocol(cuda):
     assert beyond_the_protocol(cuda) == {}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("call", CALLS)
-def test_nothing_is_left_unwritten(cuda, poisoned, shape, call):
+def test_nothing_is_left_unwritten(cuda, fresh_memory_is_nan, shape, call):
     method, rank, options = CALLS[call]
     x = feature_maps(3, *shape, relu=False)
     x[1] = 0
@@ -69,7 +60,7 @@ def test_nothing_is_left_unwritten(cuda, poisoned, shape, call):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("n", [1, 15, 32, 33, 49, 56, 57, 63, 64, 65, 130])
-def test_gram_of_any_type_and_size(cuda, poisoned, dtype, n):
+def test_gram_of_any_type_and_size(cuda, fresh_memory_is_nan, dtype, n):
     x = randn(2, 37, n).to(dtype)
     for view in (x, x.mT.contiguous().mT, torch.cat([x[:, :1], x], 1)[:, 1:]):
         gram = cuda.mode_gram(view, 1, precision="float64")
@@ -78,7 +69,7 @@ def test_gram_of_any_type_and_size(cuda, poisoned, dtype, n):
 
 @pytest.mark.parametrize("rank", [(5, 3, 3), (12, 4, 5), (1, 1, 1)], ids=str)
 @pytest.mark.parametrize("shape", [(40, 4, 5), (4, 40, 5), (9, 8, 7), (24, 5, 5)], ids=str)
-def test_hooi_leaves_nothing_unwritten(cuda, poisoned, shape, rank):
+def test_hooi_leaves_nothing_unwritten(cuda, fresh_memory_is_nan, shape, rank):
     rank = tuple(min(r, n) for r, n in zip(rank, shape, strict=True))
     x = randn(2, *shape)
     result = cuda.hooi(x, rank, n_iter_max=20, tol=1e-4, sign="u")
@@ -120,7 +111,9 @@ def test_a_proved_pair_needs_one_read(cuda):
 @pytest.mark.parametrize("shape", [(5, 1), (64, 9), (65, 49), (150, 64), (200, 70)], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-def test_signs_of_ties_are_those_of_the_first_entry(cuda, monkeypatch, poisoned, shape, transposed, columns, dtype):
+def test_signs_of_ties_are_those_of_the_first_entry(
+    cuda, monkeypatch, fresh_memory_is_nan, shape, transposed, columns, dtype
+):
     """Small integers: products are exact, and most columns have several entries of largest magnitude."""
     draw = generator()
     x = torch.randint(-1, 2, (2, *shape), generator=draw).to(dtype)
@@ -185,7 +178,7 @@ SHARED = [40 * 1024, 99 * 1024, 227 * 1024]
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_leading_pairs_of_long_rows(cuda, monkeypatch, poisoned, shape, dtype, center):
+def test_leading_pairs_of_long_rows(cuda, monkeypatch, fresh_memory_is_nan, shape, dtype, center):
     c, n = shape
     x = (randn(2, c, 3) * torch.tensor([3.0, 1.0, 0.1]) @ randn(2, 3, n, seed=1)).to(dtype)
     x[0].abs_()

@@ -20,6 +20,7 @@ from ..cuda.counting import Counting, mark
 from ..cuda.on_gpu import ON_GPU, elsewhere, stand_in
 from ..helpers import BACKENDS
 from ..kernels.interpreter import INTERPRETED
+from ..sampling import keep, spaced
 from .levels import at_level, other_levels
 
 GPU = ["cuda", "triton"]
@@ -49,8 +50,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name = request.param
     mark(request, name)
     if name == "triton" and not ON_GPU:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        request.getfixturevalue("fresh_memory_is_nan")
+        request.getfixturevalue("interpreted")
     if name in LEVELS:
         stand_in("cpu", module := at_level(LEVELS[name]), monkeypatch)
         return cast(Backend, module)
@@ -58,18 +58,17 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    families, left_out = defaultdict(list), set[int]()
+    families, left_out = defaultdict(list), set[pytest.Item]()
     for item in items:
         if item.path.parent != config.rootpath / "tests" / "steps" or not isinstance(item, pytest.Function):
             continue
         name = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
         if ON_GPU:
-            left_out |= {id(item)} if name is None else set()
+            left_out |= {item} if name is None else set()
         elif name in MOST and any(name in (mark.args or GPU) for mark in item.iter_markers("long")):
-            left_out.add(id(item))
+            left_out.add(item)
         elif name in MOST:
             families[name, item.path, item.originalname].append(item)
     for (name, *_), family in families.items():
-        left_out |= {id(item) for i, item in enumerate(family) if i % -(-len(family) // MOST[name])}
-    config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
-    items[:] = [item for item in items if id(item) not in left_out]
+        left_out |= {*family} - {*spaced(family, MOST[name])}
+    keep(config, items, lambda item: item not in left_out)
