@@ -60,6 +60,16 @@ def test_no_field_of_text_changes(values: list[Any]) -> None:
             assert ("" if made is None else str(made)) == (text.title() if isinstance(made, bool) else text)
 
 
+@pytest.mark.parametrize("text", ["0.12345678901234567890123", "1e400", "1e-400", "-123456789012345.678"])
+def test_numbers_that_float64_does_not_hold_stay_text(text: str) -> None:
+    assert from_text([text, "0.5"]).to_pylist() == [text, "0.5"]
+
+
+def test_numbers_that_float64_holds_are_numbers() -> None:
+    given = ["0.5", "-0.0", "1e-300", "12345678901234.5", "0e0", "inf", "nan"]
+    assert from_text(given).to_pylist()[:-1] == [float(text) for text in given][:-1]
+
+
 words = st.text(st.characters(codec="utf-8"))
 json_values = st.recursive(
     st.one_of(st.none(), st.integers(), st.floats(allow_nan=False), st.booleans(), words),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow as pa
 from .source import LeftOut
 
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
-_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d*)?([eE][+-]?\d{1,3})?|-?inf|nan", re.IGNORECASE)
+_NUMBER = re.compile(r"-?(?P<digits>(?:0|[1-9]\d{0,14})(?:\.\d*)?)(?:e[+-]?\d{1,3})?|-?inf|nan", re.IGNORECASE)
 _TRUTH = {"true": True, "false": False}
 
 
@@ -26,11 +27,20 @@ def from_text(values: Sequence[str]) -> pa.Array:
         return pa.nulls(len(values), pa.string())
     if all(map(_INTEGER.fullmatch, given)):
         return pa.array([int(value) if value else None for value in values], pa.int64())
-    if all(map(_NUMBER.fullmatch, given)):
+    if all(map(_is_number, given)):
         return pa.array([float(value) if value else None for value in values], pa.float64())
     if all(value.lower() in _TRUTH for value in given):
         return pa.array([_TRUTH[value.lower()] if value else None for value in values])
     return pa.array([valid(value) if value else None for value in values], pa.string())
+
+
+def _is_number(text: str) -> bool:
+    """Whether float64 holds what a text says: its digits, and its magnitude."""
+    found = _NUMBER.fullmatch(text)
+    if found is None or found["digits"] is None:  # the latter for inf and nan
+        return found is not None
+    digits = found["digits"].replace(".", "").lstrip("0")
+    return len(digits) <= 17 and isfinite(float(text)) and (float(text) != 0 or not digits.strip("0"))
 
 
 def from_values(values: Sequence[Any]) -> pa.Array:
