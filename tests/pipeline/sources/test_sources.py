@@ -272,6 +272,29 @@ def test_tars(tmp_path: Path, photos: Photos) -> None:
     assert len(keys(open_source(str(tmp_path / "part-001.tar")))) == 2
 
 
+def test_tars_that_end_early_or_are_damaged(tmp_path: Path, photos: Photos) -> None:
+    """tarfile takes a header that is none, and the end of the file, for the end of the archive."""
+    write_tars(tmp_path, photos)
+    path = tmp_path / "part-000.tar"
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        headers = [member.offset for member in tar][1:]
+    assert headers
+    for at in headers:
+        for broken in (data[:at], data[:at] + b"x" + data[at + 1 :], data[: at + 100]):
+            path.write_bytes(broken)
+            with pytest.raises(SourceError, match=r"part-000\.tar' is no whole tar file"):
+                keys(open_source(str(path)))
+
+
+def test_sizes_that_no_file_has(tmp_path: Path) -> None:
+    about = tarfile.TarInfo("a.png")
+    about.size = 2**62
+    (tmp_path / "big.tar").write_bytes(about.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(SourceError, match=r"big\.tar' is no whole tar file"):
+        keys(open_source(str(tmp_path / "big.tar")))
+
+
 def test_links_and_other_kinds_in_tars(tmp_path: Path, photos: Photos) -> None:
     """Hard links are pictures; what else is no regular file is counted."""
     data = bytes_of(photos["cat"])

@@ -7,6 +7,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
+from typing import IO
 
 from ...pictures.decode import ImageError
 from .hashes import sampled
@@ -66,8 +67,13 @@ class TarSource(Source):
         name = file.removeprefix(self._folder).lstrip("/")
         try:
             with open_file(file) as raw, tarfile.open(fileobj=raw, mode="r:", errors="surrogateescape") as tar:
-                return list(self._pictures(name, tar))
-        except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: a broken map of a sparse member
+                found = list(self._pictures(name, tar))
+                _check_end(raw, tar.offset)
+                return found
+        # ValueError: a broken map of a sparse member; OSError without a name: a place that no file has.
+        except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
             raise SourceError(f"source {file!r} is no whole tar file: {error}") from None
 
     def _pictures(self, file: str, tar: tarfile.TarFile) -> Iterator[Item]:
@@ -87,6 +93,16 @@ class TarSource(Source):
                 self.left_out.add(kind, key)
             else:
                 yield Item(key, encode_key(file), *places[name])
+
+
+def _check_end(raw: IO[bytes], offset: int) -> None:
+    """tarfile stops at a header that is none, and at the end of a file that was cut, as at the end of the archive."""
+    raw.seek(offset)
+    block = raw.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise EOFError("it ends without the blocks of zeros that end one")
+    if any(block):
+        raise tarfile.ReadError(f"there is no member at byte {offset}")
 
 
 def _left_out(member: tarfile.TarInfo, name: str, *, there: bool) -> str:
