@@ -115,6 +115,28 @@ def test_the_classes_of_a_dataset(folder: Path, tmp_path: Path) -> None:
         DatasetSource(pictures, columns={"label": [1]})
 
 
+@pytest.mark.parametrize("kind", ["coco", "jsonl", "dataset"])
+def test_lists_can_be_taken_up_and_verified(kind: str, folder: Path, tmp_path: Path) -> None:
+    """Parquet calls what is in a list by another name than Arrow does."""
+    there = sorted((folder / "upright").glob("*.jpg"))[:4]
+    own = None
+    file = tmp_path / ("all.json" if kind == "coco" else "all.jsonl")
+    if kind == "dataset":
+        own = DatasetSource([path.read_bytes() for path in there], columns={"tags": [["a"], [], ["b", "c"], ["d"]]})
+    elif kind == "coco":
+        images = [{"id": number, "file_name": str(path)} for number, path in enumerate(there)]
+        seen = [{"image_id": number, "category_id": 7} for number in range(2)]
+        file.write_text(json.dumps({"images": images, "annotations": seen, "categories": [{"id": 7, "name": "cat"}]}))
+    else:
+        file.write_text("".join(json.dumps({"path": str(path), "sizes": [[1, 2], [3]]}) + "\n" for path in there))
+    settings = Settings(str(file), size=(64, 64), shard_size=2)
+    run_shard(prepare(settings, tmp_path / "out", source=own).shards[0], source=own)
+    again = prepare(settings, tmp_path / "out", source=own)
+    for spec in again.pending():
+        run_shard(spec, source=own)
+    assert verify(tmp_path / "out").problems == ()
+
+
 def test_a_folder_carries_nothing(folder: Path, tmp_path: Path) -> None:
     run = computed(folder, tmp_path / "out", limit=2)
     assert SaliencyDataset(run.out).carried().num_columns == 0

@@ -39,9 +39,9 @@ _CARRIED = {b"tsm_fast": b"carried"}  # what the metadata of such a column say
 
 
 class Digests(NamedTuple):
-    """What a plan holds: its rows, the hashes of the listing and of the stamps of the files, and what is carried."""
+    """What a plan holds: rows, the hashes of the listing and of the stamps of the files, and what is carried."""
 
-    rows: int
+    rows: list[int]  # of each row group
     listing: str
     stamps: str
     carried: dict[str, Any] | None
@@ -89,12 +89,12 @@ def stamps(out: Path) -> list[Stamp]:
 
 def digests(out: Path) -> Digests:
     """The hashes of the plan in a folder."""
-    listing, files, rows = hashlib.sha256(), hashlib.sha256(), 0
+    listing, files, rows = hashlib.sha256(), hashlib.sha256(), list[int]()
     with _open(out) as file:
         stamped = _STAMP[0] in file.schema_arrow.names
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=_ITEM + _STAMP * stamped)
-            rows += table.num_rows
+            rows.append(table.num_rows)
             _update(listing, _items(table.select(_ITEM)))
             if stamped:
                 _update(files, zip(*(table[name].to_pylist() for name in _STAMP), strict=True))
@@ -104,8 +104,9 @@ def digests(out: Path) -> Digests:
 
 def belongs(found: Digests, file: RunFile) -> bool:
     """Whether a plan is the one that a run.json tells of."""
-    source, evidence = file.record.source, file.evidence
-    planned = source.items, source.listing, None if source.carried is None else asdict(source.carried)
+    source, evidence, size = file.record.source, file.evidence, file.record.shard_size
+    rows = [min(size, source.items - start) for start in range(0, source.items, size)]
+    planned = rows, source.listing, None if source.carried is None else asdict(source.carried)
     stamps = None if evidence is None else evidence.stamps
     return (found.rows, found.listing, found.carried) == planned and stamps in (None, found.stamps)
 
@@ -165,7 +166,17 @@ def record(carried: pa.Table) -> dict[str, Any]:
         values = column if pa.types.is_nested(column.type) else column.cast(pa.string())
         for value in values.to_pylist():
             sha.update(repr(value).encode() + b"\0")
-    return {"columns": {field.name: str(field.type) for field in carried.schema}, "sha256": sha.hexdigest()}
+    return {"columns": {field.name: str(_stored(field.type)) for field in carried.schema}, "sha256": sha.hexdigest()}
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """A type as Parquet gives it back: what is in a list is called "element" there."""
+    if not pa.types.is_nested(kind):
+        return kind
+    inner = kind.value_field.with_type(_stored(kind.value_type)).with_name("element")
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inner, kind.list_size)
+    return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
 
 
 def _update(sha: hashlib._Hash, rows: Iterable[tuple[str | int | None, ...]]) -> None:
