@@ -18,7 +18,7 @@ from ..pipeline.results import check
 from ..pipeline.results import export as exports
 from ..pipeline.sources.open import open_source
 from .common import complain, errors, table
-from .options import AsJson, Pictures, RunFolder, parse_size
+from .options import AsJson, Pictures, Root, RunFolder, parse_size
 
 
 def status(out: RunFolder, as_json: AsJson = False) -> None:
@@ -50,13 +50,13 @@ def status(out: RunFolder, as_json: AsJson = False) -> None:
         complain(f"{path} belongs to no finished shard: of a run that is under way, or was killed")
 
 
-def verify(out: RunFolder, source: Pictures = None, as_json: AsJson = False) -> None:
+def verify(out: RunFolder, source: Pictures = None, root: Root = None, as_json: AsJson = False) -> None:
     """Read every shard again: sizes, hashes, and each planned key once, in order; with SOURCE also the pictures.
 
     Exit codes: 0 every shard is there and right, 1 not.
     """
     with errors(), _bar("verifying", "shards") as progress:
-        found = check.verify(out, progress, source=source)
+        found = check.verify(out, progress, source=None if source is None else open_source(source, root))
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -76,12 +76,12 @@ def verify(out: RunFolder, source: Pictures = None, as_json: AsJson = False) -> 
         raise typer.Exit(1)
 
 
-def report(out: RunFolder, source: Pictures = None) -> None:
+def report(out: RunFolder, source: Pictures = None, root: Root = None) -> None:
     """Write report.html into the folder of a run: one page that works offline."""
     from ..pipeline.results.report import write_report
 
     with errors():
-        path = write_report(out, source=None if source is None else open_source(source))
+        path = write_report(out, source=None if source is None else open_source(source, root))
     Console(highlight=False).print(f"wrote {path}", markup=False, soft_wrap=True)
 
 

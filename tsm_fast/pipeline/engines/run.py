@@ -11,14 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from ...steps import checks
 from ..files.record import NAME
 from ..files.run import Marker, Run, given
-from ..files.shards import ALL, ERRORS, OK, shard_path
+from ..files.shards import ALL, ERRORS, OK, read_columns
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
 from ..worker.run_shard import NAMED, Bad, has_errors
@@ -219,8 +217,8 @@ def first_bad(run: Run, done: Mapping[int, Marker]) -> list[Bad]:
     """The first error rows of finished shards."""
     found: list[Bad] = []
     for index in sorted(index for index, marker in done.items() if marker.errors):
-        table = pq.read_table(shard_path(run.out, index), columns=["key", "status", "error"])
-        found += [Bad(*row.values()) for row in table.filter(pc.field("status") != OK).to_pylist()]
+        rows = zip(*read_columns(run.out, index, ["key", "status", "error"]), strict=True)
+        found += [Bad(*row) for row in rows if row[1] != OK]
         if len(found) >= NAMED:
             break
     return found[:NAMED]

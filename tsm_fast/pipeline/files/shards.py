@@ -69,6 +69,23 @@ def marker_path(out: str | Path, index: int) -> Path:
     return Path(out) / "markers" / f"{index:06d}.json"
 
 
+def read_columns(out: str | Path, index: int, names: Sequence[str]) -> list[list[Any]]:
+    """Columns of a finished shard; OSError, with a way out, for one that is damaged."""
+    path = shard_path(out, index)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(list(names))
+            return [table[name].to_pylist() for name in names]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise damaged(path, out, error) from error
+
+
+def damaged(path: Path, out: str | Path, error: Exception) -> OSError:
+    return OSError(f"{path} is damaged ({error}): `tsm-fast verify {out}` tells how to repair it")
+
+
 ABOUT = pa.schema(
     [
         pa.field("index", pa.int64(), nullable=False),

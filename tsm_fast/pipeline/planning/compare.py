@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ...models import answers
 from ...readable import counted, some
 from ..errors import FingerprintError
 from ..files import plan_file
 from ..files.run import Run
-from ..files.shards import OK, shard_path
+from ..files.shards import OK, read_columns
 from ..sources.hashes import hashes
 from .draft import Draft
 
@@ -45,9 +43,10 @@ def compare(run: Run, planned: Draft, say: Callable[[str], None]) -> None:
         if there.evidence.stamps != here.evidence.stamps:
             _compare_pictures(run, planned, say)
     elif there.evidence.stamps != here.evidence.stamps:
+        delete = "" if run.done() else f", or delete {run.out / 'run.json'}, for nothing is computed yet"
         raise FingerprintError(
-            f"{run.out} holds a run whose planning was interrupted, and pictures were replaced since: name another "
-            f"folder, or delete {run.out / 'run.json'}, for nothing is computed yet"
+            f"{run.out} holds a run without its plan.parquet, and pictures were replaced since: name another folder"
+            f"{delete}"
         )
     if there.about.root != here.about.root:
         say(f"the source has moved: it was {there.about.root}, and has equal content in {here.about.root}")
@@ -100,8 +99,7 @@ def _hashes(run: Run, rows: Sequence[int]) -> dict[int, str]:
             by_shard.setdefault(row // size, []).append(row)
     found = {}
     for shard, own in by_shard.items():
-        table = pq.read_table(shard_path(run.out, shard), columns=["status", "sha256"])
-        status, sha = table["status"].to_pylist(), table["sha256"].to_pylist()
+        status, sha = read_columns(run.out, shard, ["status", "sha256"])
         found |= {row: sha[row % size] for row in own if status[row % size] == OK}
     return found
 

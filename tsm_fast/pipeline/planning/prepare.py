@@ -58,6 +58,7 @@ def prepare(
     present = readable(folder)
     planned = draft.make(with_shard_size(settings, present), source=source, devices=devices, say=say)
     if present is None:
+        _check_empty(folder)
         _check_space(folder, planned.file.about.estimated_bytes)
         _make_folders(folder)
         present = _claim(folder, planned.file)
@@ -89,6 +90,16 @@ def with_shard_size(settings: Settings, present: RunFile | None) -> Settings:
     if settings.shard_size is not None or present is None:
         return settings
     return replace(settings, shard_size=present.record.shard_size)
+
+
+def _check_empty(folder: Path) -> None:
+    """Nothing tells of which pictures and of which model shards without a run.json are."""
+    if (
+        any((folder / "markers").glob("*.json")) and not (folder / NAME).exists()
+    ):  # in this order: runs write that first
+        raise FingerprintError(
+            f"{folder} has shards of a run, but not its run.json: put that back, or name another folder"
+        )
 
 
 def _claim(folder: Path, file: RunFile) -> RunFile:

@@ -19,7 +19,7 @@ from ..files import plan_file
 from ..files.plan_file import AGAIN, ANEW
 from ..files.publish import sha256
 from ..files.run import BUSY, Marker, Run, ShardSpec
-from ..files.shards import OK, marker_path, schema, shard_path
+from ..files.shards import OK, marker_path, read_columns, schema, shard_path
 from ..sources.hashes import hashes
 from ..sources.open import open_source
 from ..sources.source import Item, Source
@@ -196,8 +196,7 @@ def verify(
             problems.append(found)
         else:
             checked, rows = checked + 1, rows + spec.stop - spec.start
-            if pictures is not None and (found := pictures.compare(spec)) is not None:
-                problems.append(found)
+            problems += [] if pictures is None else pictures.compare(spec)
         if progress is not None:
             progress(number + 1, len(run.shards))
     return Verification(
@@ -226,22 +225,26 @@ class _Pictures:
         self._source = open_source(source) if isinstance(source, str) else source
         self._items: dict[str, Item] = {item.key: item for item in self._source.items()}
 
-    def compare(self, spec: ShardSpec) -> Finding | None:
+    def compare(self, spec: ShardSpec) -> Iterator[Finding]:
         """The pictures of a shard that are other ones now. A row without a hash had no picture that could be read."""
-        path = shard_path(self._run.out, spec.index)
-        table = pq.read_table(path, columns=["key", "sha256"])
-        known = [(key, sha) for key, sha in zip(*(c.to_pylist() for c in table.columns), strict=True) if sha]
-        present = hashes(self._source, (self._items.get(key) for key, _ in known))
-        other = [key for (key, sha), now in zip(known, present, strict=True) if sha != now]
+        shard = str(shard_path("", spec.index))
+        rows = zip(*read_columns(self._run.out, spec.index, ["key", "sha256"]), strict=True)
+        known = [(key, sha) for key, sha in rows if sha]
+        present = list(hashes(self._source, (self._items.get(key) for key, _ in known)))
         self.compared += len(known)
-        if not other:
-            return None
-        was = "was replaced since it was" if len(other) == 1 else "were replaced since they were"
-        return Finding(
-            str(path.relative_to(self._run.out)),
-            f"{counted(len(other), 'picture')} {was} computed: {some(other)}",
-            "put back what was computed, or start a run in another folder",
-        )
+        if other := [key for (key, sha), now in zip(known, present, strict=True) if now not in (None, sha)]:
+            was = "was replaced since it was" if len(other) == 1 else "were replaced since they were"
+            yield Finding(
+                shard,
+                f"{counted(len(other), 'picture')} {was} computed: {some(other)}",
+                "put back what was computed, or start a run in another folder",
+            )
+        if gone := [key for (key, _), now in zip(known, present, strict=True) if now is None]:
+            yield Finding(
+                shard,
+                f"{counted(len(gone), 'picture')} cannot be read there: {some(gone)}",
+                "name the source where they are, with --root for a list or manifest whose paths go from another folder",
+            )
 
 
 def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:

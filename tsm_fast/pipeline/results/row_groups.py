@@ -19,7 +19,7 @@ from ..errors import Unfinished
 from ..files import plan_file
 from ..files.plan_file import AGAIN
 from ..files.run import Run
-from ..files.shards import ROW_GROUP, MapColumn, decode, shard_path
+from ..files.shards import ROW_GROUP, MapColumn, damaged, decode, shard_path
 from ..sources.keys import encode_key
 
 MISSING = "missing"  # the status of a row whose shard is not finished
@@ -141,9 +141,7 @@ class Store:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
-            raise OSError(
-                f"{path} is damaged ({error}): `tsm-fast verify {self.out}` tells how to repair it"
-            ) from error
+            raise damaged(path, self.out, error) from error
         known = {name: table[name].to_pylist() for name in about}
         for name, empty in (("error", ""), *EMPTY):
             values = known.get(name, [None] * table.num_rows)

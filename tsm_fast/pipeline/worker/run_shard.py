@@ -24,7 +24,7 @@ from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
 from ..files.record import FORMAT
 from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
-from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, shard_path
+from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, read_columns, shard_path
 from ..settings import Resources
 from ..sources.source import Source
 from .inputs import Problem, Slot
@@ -174,6 +174,8 @@ class _Shard:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
         self._listener, self._alive, self._stop, self._poison = tell, alive, stop, poison
         self._items = plan_file.read(run.out, spec.index)
+        if len(self._items) != spec.stop - spec.start:
+            raise FingerprintError(f"{run.out / plan_file.NAME} is not the plan of this run: {plan_file.ANEW}")
         self._started = time.monotonic()
         self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -189,7 +191,7 @@ class _Shard:
 
     def repair(self, path: Path, present: Marker, retry: str | None) -> Marker:
         """Compute the error rows of a shard that is there again, and write it with the others as they are."""
-        status = pq.read_table(path, columns=["status"])["status"].to_pylist()
+        (status,) = read_columns(self._run.out, self._spec.index, ["status"])
         wanted = [row for row, kind in enumerate(status) if kind != OK and retry in (ALL, kind)]
         self._seconds.update({name: present.seconds.get(name, 0.0) for name in STAGES})
         self._told = dict(self._seconds)
