@@ -15,7 +15,7 @@ from ..pipeline.engines.ranks import place, share
 from ..pipeline.engines.run import all_devices, devices
 from ..pipeline.planning import draft
 from ..pipeline.planning.compare import compare
-from ..pipeline.planning.prepare import readable, with_shard_size
+from ..pipeline.planning.prepare import as_planned, readable
 from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
@@ -27,7 +27,7 @@ def dry_run(
     """What a run would do; nothing is written into `out`."""
     where = place() if engine == "rank" else None
     names = all_devices(resources, workers, where)
-    planned = draft.make(with_shard_size(settings, readable(out)), devices=names, say=progress.say)
+    planned = draft.make(as_planned(settings, readable(out)), devices=names, say=progress.say)
     file = planned.file
     run = _present(out, planned, progress)
     done = {} if run is None else run.done()

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 
+from ...models import Model
 from ...steps import checks
 from ..files.record import NAME
 from ..files.run import Marker, Run, given
 from ..files.shards import ALL, ERRORS, OK, read_columns
 from ..planning.prepare import prepare
 from ..settings import Resources, Settings
+from ..sources.source import Source
 from ..worker.run_shard import NAMED, Bad, has_errors
 from .lanes import Halt, Lanes, drive
 from .messages import Task
@@ -130,6 +132,8 @@ def ready(
     resources: Resources | None = None,
     *,
     resume: bool = True,
+    source: Source | None = None,
+    model: Model | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """`prepare`, for one of several ranks: rank 0 writes the plan, the others wait a minute for it.
@@ -144,7 +148,9 @@ def ready(
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
     names = all_devices(resources or Resources(), workers, where)
-    return prepare(settings, out, resources=resources, resume=resume, devices=names, say=say)
+    return prepare(
+        settings, out, resources=resources, resume=resume, source=source, model=model, devices=names, say=say
+    )
 
 
 @contextmanager
@@ -179,7 +185,7 @@ def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, mos
 
     names = devices(resources.device, workers, most, where)
     if workers == 0:
-        return ThreadLane(names[0], resources, run.source)
+        return ThreadLane(names[0], resources, run.source, run.model)
     return ProcessLanes(names, resources, run.source)
 
 

@@ -91,14 +91,15 @@ class Marker:
 class Run:
     """A planned run; `Run.open(out)` makes it again from the folder alone, for reading.
 
-    `prepare` adds the `command`, without which nothing is computed. `source` is there only where `prepare` was given
-    one that lives in this program (a dataset from Python): then it has to be passed on to `run_shard`.
+    `prepare` adds the `command`, without which nothing is computed. `source` and `model` are there only where `prepare`
+    was given some that live in this program (a dataset from Python): then they have to be passed on to `run_shard`.
     """
 
     out: Path
     file: RunFile
     command: Command | None = None
     source: Source | None = None
+    model: Any = None  # a `models.Model`, which readers of a run do not load
 
     @classmethod
     def open(cls, out: str | Path) -> Run:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ...models import Model
 from ..errors import FingerprintError, OutOfSpace
 from ..files import plan_file, publish
 from ..files.record import NAME, RunFile
@@ -25,6 +26,7 @@ def prepare(
     resources: Resources | None = None,
     resume: bool = True,
     source: Source | None = None,
+    model: Model | None = None,
     devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
@@ -41,6 +43,7 @@ def prepare(
         resources: for the device of the check that the disk has room.
         resume: False refuses a folder that holds a run.
         source: images from this program (a `sources.datasets.DatasetSource`), in place of what `settings.source` names.
+        model: a model from this program, in place of what `settings.model` names; it is taken to stay as it is.
         devices: of all workers, on which the size of shards depends where `settings` leaves it open.
         say: told what is done next.
 
@@ -56,15 +59,17 @@ def prepare(
     if not resume and (folder / NAME).exists():
         raise FileExistsError(errno.EEXIST, "holds a run already: name another folder, or resume it", str(folder))
     present = readable(folder)
-    planned = draft.make(with_shard_size(settings, present), source=source, devices=devices, say=say)
+    planned = draft.make(as_planned(settings, present), source=source, model=model, devices=devices, say=say)
     if present is None:
         _check_empty(folder)
         _check_space(folder, planned.file.about.estimated_bytes)
         _make_folders(folder)
         present = _claim(folder, planned.file)
-        if settings.shard_size is None and present.record.shard_size != planned.file.record.shard_size:
-            return prepare(settings, out, source=source, devices=devices, say=say)  # another process was faster
-    run = Run(folder, present, planned.command, source)
+        if as_planned(settings, present) != as_planned(settings, planned.file):
+            return prepare(
+                settings, out, source=source, model=model, devices=devices, say=say
+            )  # another process was faster
+    run = Run(folder, present, planned.command, source, model)
     compare(run, planned, say)
     _make_folders(folder)
     if not (folder / plan_file.NAME).exists():
@@ -85,11 +90,13 @@ def readable(folder: Path) -> RunFile | None:
     return file
 
 
-def with_shard_size(settings: Settings, present: RunFile | None) -> Settings:
-    """Settings with the shard size of the run that is there, where they leave it open."""
-    if settings.shard_size is not None or present is None:
+def as_planned(settings: Settings, present: RunFile | None) -> Settings:
+    """Settings with what was chosen for the run that is there, where they leave it open."""
+    if present is None:
         return settings
-    return replace(settings, shard_size=present.record.shard_size)
+    record = present.record
+    chosen = {"shard_size": record.shard_size, "channels_last": record.forward.channels_last}
+    return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
 
 
 def _check_empty(folder: Path) -> None:
