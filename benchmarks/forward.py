@@ -53,7 +53,7 @@ class ResNet50(nn.Module):
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"lite0": lambda: models.load("lite0").module, "ResNet-50": ResNet50}
-LAYERS = {"lite0": "features", "ResNet-50": "network.encoder"}
+LAYERS = {"lite0": "features", "ResNet-50": "network.encoder.stages.3"}
 
 
 def seconds(call: Callable[[], object]) -> float:
