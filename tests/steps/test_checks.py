@@ -50,8 +50,9 @@ VALUE_ERRORS = {
     "sign must be one of 'u', 'v', got 'absmax'": lambda: tsm_fast.mtsm(X, sign="absmax"),
     "sign must be one of 'u', 'v', got None": lambda: tsm_fast.tucker(X, sign=None),  # type: ignore[arg-type]
     "sign must be one of 'u', 'v', got array(['u', 'v'], dtype='<U1')": lambda: tsm_fast.mtsm(
-        X, sign=np.array(["u", "v"])
-    ),  # type: ignore[arg-type]
+        X,
+        sign=np.array(["u", "v"]),  # type: ignore[arg-type]
+    ),
     "combine must be one of 'signed', 'absolute', got ['signed']": lambda: tsm_fast.mtsm(X, combine=["signed"]),  # type: ignore[arg-type]
     "combine must be one of 'signed', 'absolute', got 'sum'": lambda: tsm_fast.multivec_eigencam(X, combine="sum"),
     "nan must be one of 'raise', 'zero', 'propagate', got 'drop'": lambda: tsm_fast.tsm(X, nan="drop"),
