@@ -190,7 +190,7 @@ def test_what_a_result_says_of_itself(backend):
     x = randn(3, 20, 6, 5).requires_grad_(backend.name == "reference")
     result = tsm_fast.tucker(x, (4, 3, 3), n_iter_max=2, tol=0, backend=backend.name)
     said = re.fullmatch(
-        r"TuckerResult\(3 items of rank \(4, 3, 3\), error ([\d.]+)(?: to ([\d.]+))?, 0 of 3 converged in at most 2 sweeps\)",
+        r"TuckerResult\(3 items of rank \(4, 3, 3\), error ([\d.]+)(?: to ([\d.]+))?, 0 of 3 converged .* 2 sweeps\)",
         repr(result),
     )
     assert said
