@@ -36,8 +36,8 @@ class SaliencyExtractor:
         rank: None (full) or the Tucker rank of "tsm" and "mtsm".
         reshape_transform: takes a layer's output and returns `[B, C, H, W]`, for tokens, `[B, H, W, C]` or dicts.
             A tuple or list comes in as its first tensor.
-        **options: the other options of the method: `center`, `combine`, `sign`, `nan`, `normalize`, `precision`,
-            `backend`.
+        **options: the other options of the method: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
+            `precision`, `backend`.
 
     Calling it with `inputs` runs the model as far as the last wanted layer: a tensor is the only argument, a tuple or
     list are the positional arguments, a mapping the keyword arguments (a list of images as one argument is
