@@ -23,7 +23,7 @@ FLOORS = (
     ("decomposition",),
     ("saliency",),
     ("extractor",),
-    ("models", "pictures"),
+    ("integrations", "models", "pictures"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),
