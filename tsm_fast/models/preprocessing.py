@@ -28,14 +28,19 @@ class CentralCrop:
     fraction: float = 0.875  # of the largest central rectangle of this aspect
     interpolation: str = "bicubic"
 
+    def region(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """That part of a picture of this size: left, top, right, bottom in pixels."""
+        h, w = self.size
+        scale = min(height / h, width / w) * self.fraction
+        own_h = min(max(round(h * scale), 1), height)
+        own_w = min(max(round(w * scale), 1), width)
+        left, top = (width - own_w) // 2, (height - own_h) // 2
+        return left, top, left + own_w, top + own_h
+
     def picture(self, image: Image.Image) -> Image.Image:
         """That part of a picture in RGB, `size` pixels large."""
         h, w = self.size
-        scale = min(image.height / h, image.width / w) * self.fraction
-        height = min(max(round(h * scale), 1), image.height)
-        width = min(max(round(w * scale), 1), image.width)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        box = (left, top, left + width, top + height)
+        box = self.region(image.width, image.height)
         return image.convert("RGB").resize((w, h), Image.Resampling(RESAMPLING[self.interpolation]), box=box)
 
     def __call__(self, image: Image.Image) -> Tensor:  # -> [3, h, w] float32
