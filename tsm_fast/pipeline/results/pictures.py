@@ -15,7 +15,7 @@ from ..files import plan_file
 from ..files.run import Run
 from ..sources.keys import decode_key
 from ..sources.open import FILES, reopen
-from ..sources.remote import is_remote
+from ..sources.schemes import is_remote
 from ..sources.source import Source
 
 # What `region=` may name where the record of a preprocessing does not tell the part.
