@@ -15,6 +15,7 @@ import torch
 
 from ...models import Model
 from ...steps import checks
+from ..files import urls
 from ..files.record import NAME
 from ..files.run import Marker, Run, given
 from ..files.shards import ALL, ERRORS, OK, read_columns
@@ -143,7 +144,7 @@ def ready(
     where = place() if engine == "rank" else None
     if where is not None and where.rank > 0:
         end = time.monotonic() + PLAN_WAIT
-        while not (Path(out) / NAME).exists() and time.monotonic() < end:
+        while not (urls.folder(out) / NAME).exists() and time.monotonic() < end:
             time.sleep(0.5)
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
@@ -157,9 +158,14 @@ def ready(
 def held(out: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder for one run, or for the ranks of one, as long as this process lives; the folder gets no file.
 
+    Behind a URL there are no locks: several runs there compute shards twice, and put the same bytes.
+
     Raises:
         RuntimeError: another run holds it.
     """
+    if urls.url(out) is not None:
+        yield
+        return
     folder = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..sources.source import Item, Stamp
-from . import publish
+from . import publish, urls
 from .record import RunFile
 
 NAME = "plan.parquet"
@@ -123,7 +123,7 @@ def _open(out: Path) -> Iterator[pq.ParquetFile]:
     """ValueError, with a way out, for what is no plan."""
     path = out / NAME
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with urls.parquet(path) as file:
             own = pa.schema([field for field in file.schema_arrow if not _is_carried(field)])
             if own not in (SCHEMA, _VERSION_1):
                 raise ValueError(f"its columns must be {', '.join(SCHEMA.names)}, got {file.schema_arrow}")

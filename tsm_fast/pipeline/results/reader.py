@@ -56,7 +56,7 @@ class SaliencyDataset(Dataset[MapRow]):
     some 16 MB of maps. Which shards are finished is looked up once, when the dataset is made.
 
     Args:
-        path: the output folder of the run.
+        path: the output folder of the run, or its URL (s3://, gs://, hf://, ...).
         columns: which maps to read: a column such as "mtsm/features", a glob ("mtsm/*"), or a list of these; None for
             all. The attribute `columns` tells what was found.
         size: None for the maps as stored, or `(h, w)` to resize them to, bilinear (`align_corners=False`).
@@ -102,7 +102,7 @@ class SaliencyDataset(Dataset[MapRow]):
         self.size = checks.size(size)
         self.normalize = normalize
         self.missing = missing
-        self._store = Store(Path(path), columns)
+        self._store = Store(path, columns)
         self._rows: range | np.ndarray = (
             self._store.finished_rows() if missing == "skip" else range(self._store.n_items)
         )

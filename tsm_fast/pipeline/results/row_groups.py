@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import Unfinished
 from ..files import plan_file
 from ..files.plan_file import AGAIN
 from ..files.run import Run
 from ..files.shards import ROW_GROUP, MapColumn, damaged, decode, shard_path
+from ..files.urls import parquet
 from ..sources.keys import encode_key
 
 MISSING = "missing"  # the status of a row whose shard is not finished
@@ -51,7 +51,7 @@ class Block(NamedTuple):
 class Store:
     """Reads some map columns of a run. Which of its shards are finished is looked up once."""
 
-    def __init__(self, path: Path, columns: str | Sequence[str] | None = None) -> None:
+    def __init__(self, path: str | Path, columns: str | Sequence[str] | None = None) -> None:
         run = Run.open(path)
         self.out = run.out
         self.n_items = run.n_items
@@ -134,7 +134,7 @@ class Store:
     def _read(self, shard: int, group: int) -> Block:
         path = shard_path(self.out, shard)
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            with parquet(path) as file:
                 stored = [name for c in self.columns.values() for name in (c.name, c.scale) if name is not None]
                 about = [name for name in About._fields if name in file.schema_arrow.names]  # version 1 has fewer
                 table = file.read_row_group(group, [*about, *stored], use_threads=False)
