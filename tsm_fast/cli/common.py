@@ -16,7 +16,7 @@ from rich.table import Table
 from ..pipeline.errors import Unfinished
 
 # Arguments of the package in its error texts that are options of the commands: overwrite=True is --overwrite.
-_ARGUMENT = re.compile(r"\b(filter|keys|missing|overwrite|root|shard_timeout|to|trust_model_code)=('[^']*'|[\w.]+)")
+_ARGUMENT = re.compile(r"\b(add|filter|keys|missing|overwrite|root|shard_timeout|to|trust_model_code)=('[^']*'|[\w.]+)")
 
 
 def table(

@@ -101,7 +101,7 @@ def run(
         checks.choice("retry_errors", retry_errors, (ALL, *ERRORS))
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
-    shards = run.shards if where is None else share(run.shards, where)
+    shards = [spec for spec in (run.shards if where is None else share(run.shards, where)) if spec.command is not None]
     with ExitStack() as stack:
         stack.enter_context(held(run.out, shared=where is not None))
         signals = signals or stack.enter_context(Signals())
@@ -130,6 +130,7 @@ def ready(
     resources: Resources | None = None,
     *,
     resume: bool = True,
+    add: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """`prepare`, for one of several ranks: rank 0 writes the plan, the others wait a minute for it.
@@ -144,7 +145,7 @@ def ready(
     if where is not None:
         say(f"rank {where.rank} of {where.world} (from {where.source})")
     names = all_devices(resources or Resources(), workers, where)
-    return prepare(settings, out, resources=resources, resume=resume, devices=names, say=say)
+    return prepare(settings, out, resources=resources, resume=resume, add=add, devices=names, say=say)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ...pictures.page import Table, data_uri, render
 from ...readable import digits, size
 from ...saliency import METHODS
 from ..files import plan_file, typed
+from ..files.parts import Part
 from ..files.publish import publish_bytes
 from ..files.run import BUSY, Run
 from ..files.shards import OK
@@ -160,7 +162,8 @@ def _tables(about: Status) -> list[Table]:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     record, about = run.record, run.file.about
-    facts = [("source", f"{about.source} ({about.root})"), ("model", about.model), ("weights", about.weights)]
+    places = [f"{part.named} ({part.root}): {part.source.items:,} images" for part in run.parts]
+    facts = [("source", "; ".join(places)), ("model", about.model), ("weights", about.weights)]
     facts += [("layer", f"{_list(record.layers)}: {about.reason}")]
     names = ("methods", "precision", "dtype", "shard_size", "batch_size", "preprocessing", "images")
     facts += [(name, _plain(getattr(record, name))) for name in names]
@@ -236,17 +239,18 @@ def _heat(values: np.ndarray) -> Image.Image:
 def _opener(run: Run, source: Source | None) -> Show:
     """A function from a row to the part of its picture that the network saw."""
     crop = _crop(run.record.preprocessing)
-    if source is None:
-        root = run.file.about.root
-        if run.record.source.kind not in FILES or is_remote(root):  # no file names code to run, or places to ask
-            return lambda _item: None
-        source = reopen(run.record.source.kind, root)
+    given = [source is not None and (not run.added or part.root == source.root) for part in run.parts]
+    sources = [source if known else _recorded(part) for known, part in zip(given, run.parts, strict=True)]
+    starts = [spec.start for spec in run.shards]
 
     def show(item: MapRow) -> Image.Image | None:
-        shard, row = divmod(item.index, run.record.shard_size)
+        spec = run.shards[bisect_right(starts, item.index) - 1]
+        known = sources[spec.part]
+        if known is None:
+            return None
         try:
-            planned = plan_file.read(run.out, shard)[row]
-            picture = from_value(source.read(planned), run.record.max_pixels)
+            planned = plan_file.read(run.out, spec.group, spec.part)[item.index - spec.start]
+            picture = from_value(known.read(planned), run.record.max_pixels)
         except (ImageError, OSError, ValueError, IndexError):
             return None
         if not isinstance(picture, Picture):
@@ -254,6 +258,11 @@ def _opener(run: Run, source: Source | None) -> Show:
         return crop.picture(picture.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
     return show
+
+
+def _recorded(part: Part) -> Source | None:
+    """The source of a part as its record names it; None where it names code to run, or a place to ask."""
+    return reopen(part.source.kind, part.root) if part.source.kind in FILES and not is_remote(part.root) else None
 
 
 def _crop(preprocessing: dict[str, Any]) -> CentralCrop:

@@ -47,7 +47,7 @@ _networks_guard = threading.Lock()
 
 def network(run: Run, command: Command, device: torch.device, resources: Resources, source: Source | None) -> Network:
     """The model that the command names, on a device; the last one is kept for the next shard."""
-    key = (str(run.out), run.fingerprint, str(device), resources.backend, command)
+    key = (str(run.out), run.file.fingerprint, str(device), resources.backend, command)
     with _networks_guard:
         if key not in _networks:
             _networks.clear()

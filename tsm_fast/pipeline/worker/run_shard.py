@@ -100,7 +100,7 @@ def run_shard(
     """
     resources = resources or Resources()
     run = Run.open(spec.out)
-    if run.fingerprint != spec.fingerprint:
+    if [known.fingerprint for known in run.shards[spec.index : spec.index + 1]] != [spec.fingerprint]:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
     command = given(spec.command, spec.out)
     present = run.marker(spec.index)
@@ -138,7 +138,7 @@ def find_poison(
     Where one of them ends this process or hangs, `alive` was told which; a blank image comes before them, as no row.
     """
     run, resources = Run.open(spec.out), resources or Resources()
-    items = plan_file.read(run.out, spec.index)
+    items = plan_file.read(run.out, spec.group, spec.part)
     with torch_state(resources) as device, quiet_decoders():
         net = network(run, given(spec.command, spec.out), device, resources, source)
         alive(At(spec.index, ()))
@@ -173,9 +173,10 @@ class _Shard:
     ) -> None:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
         self._listener, self._alive, self._stop, self._poison = tell, alive, stop, poison
-        self._items = plan_file.read(run.out, spec.index)
+        self._items = plan_file.read(run.out, spec.group, spec.part)
         if len(self._items) != spec.stop - spec.start:
-            raise FingerprintError(f"{run.out / plan_file.NAME} is not the plan of this run: {plan_file.ANEW}")
+            path = plan_file.path(run.out, spec.part)
+            raise FingerprintError(f"{path} is not the plan of this run: {plan_file.anew(spec.part)}")
         self._started = time.monotonic()
         self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -213,7 +214,7 @@ class _Shard:
         about["columns"] = [asdict(column) for column in self._run.columns]
         with publish.publishing(path) as file:
             hashing = publish.HashingFile(file)
-            carried = plan_file.carried(self._run.out, self._spec.index)
+            carried = plan_file.carried(self._run.out, self._spec.part, self._spec.group)
             writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
             try:
                 yield writer
