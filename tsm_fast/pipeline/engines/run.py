@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ...steps import checks
+from ..files.hold import held
 from ..files.record import NAME
 from ..files.run import Marker, Run, given
 from ..files.shards import ALL, ERRORS, OK, read_columns
@@ -146,29 +145,6 @@ def ready(
         say(f"rank {where.rank} of {where.world} (from {where.source})")
     names = all_devices(resources or Resources(), workers, where)
     return prepare(settings, out, resources=resources, resume=resume, add=add, devices=names, say=say)
-
-
-@contextmanager
-def held(out: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder for one run, or for the ranks of one, as long as this process lives; the folder gets no file.
-
-    Raises:
-        RuntimeError: another run holds it.
-    """
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(folder)
-            raise RuntimeError(
-                f"another run is working in {out}: wait for it, stop it, or choose another folder "
-                "(several processes share a folder with --engine rank)"
-            ) from None
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None) -> Lanes:

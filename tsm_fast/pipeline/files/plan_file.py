@@ -143,6 +143,12 @@ def keys(out: Path, part: int = 0) -> pa.Array:
         return file.read(["key"])["key"].combine_chunks()
 
 
+def table(out: Path, part: int = 0) -> pa.Table:
+    """All of a plan."""
+    with _open(out, part) as file:
+        return file.read()
+
+
 def places(keys: pa.Array, among: pa.Array) -> pa.Array:
     """The number of each key among others; null where it is not there."""
     return pc.call_function("index_in", [keys], pc.SetLookupOptions(value_set=among))

@@ -8,7 +8,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +21,9 @@ from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.record import FORMAT
 from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
 from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, read_columns, shard_path
+from ..files.writing import writing
 from ..settings import Resources
 from ..sources.source import Source
 from .inputs import Problem, Slot
@@ -210,20 +209,11 @@ class _Shard:
     @contextmanager
     def _writing(self, path: Path) -> Iterator[ShardWriter]:
         """A writer whose file becomes the shard at the end of the block, and then `_marker` is there."""
-        about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
-        about["columns"] = [asdict(column) for column in self._run.columns]
-        with publish.publishing(path) as file:
-            hashing = publish.HashingFile(file)
-            carried = plan_file.carried(self._run.out, self._spec.part, self._spec.group)
-            writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
-            try:
-                yield writer
-                started = time.perf_counter()
-                writer.close()
-                self._seconds["write"] += time.perf_counter() - started
-            except BaseException:
-                hashing.abandon()
-                raise
+        with writing(self._run, self._spec, path) as (writer, hashing):
+            yield writer
+            started = time.perf_counter()
+            writer.close()
+            self._seconds["write"] += time.perf_counter() - started
         flags = {name: sum(n for bits, n in writer.flags.items() if bits & bit) for name, bit in FLAGS.items()}
         rows, errors = self._spec.stop - self._spec.start, dict(sorted(writer.errors.items()))
         self._marker = Marker(
