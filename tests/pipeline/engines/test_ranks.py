@@ -92,7 +92,6 @@ def test_ranks_late_and_twice_give_the_same_shards(tmp_path: Path) -> None:
 
 def test_a_rank_writes_the_plan_where_rank_0_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_photos()
-    monkeypatch.setattr("tsm_fast.pipeline.engines.run.PLAN_WAIT", 0.1)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     run_ = ready(Settings(str(photos()), shard_size=4, limit=8), tmp_path, "rank")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from pathlib import Path
 import torch
 
 from ...steps import checks
-from ..files.hold import held
-from ..files.record import NAME
+from ..files import plan_file
+from ..files.hold import held, turn
+from ..files.publish import make_folder
 from ..files.run import Marker, Run, given
 from ..files.shards import ALL, ERRORS, OK, read_columns
-from ..planning.prepare import prepare
+from ..planning.follow import follow
+from ..planning.prepare import prepare, readable
 from ..settings import Resources, Settings
 from ..worker.run_shard import NAMED, Bad, has_errors
 from .lanes import Halt, Lanes, drive
@@ -27,7 +28,6 @@ from .signals import Signals
 from .tally import Tally
 
 ENGINES = ("local", "rank", "ray")
-PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write the plan
 MOST_WORKERS = 1024  # on one machine
 WORKER_BYTES = 1 << 30  # of memory that a worker may need, for the number chosen where none is named
 
@@ -132,19 +132,30 @@ def ready(
     add: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
-    """`prepare`, for one of several ranks: rank 0 writes the plan, the others wait a minute for it.
+    """`prepare`; of several ranks the first one lists the pictures, while the others wait for it and then `follow`.
 
-    A rank that waited in vain writes the plan itself, so that none depends on another that may start much later.
+    Where a plan is there already, rank 0 compares it with a new listing.
     """
-    where = place() if engine == "rank" else None
-    if where is not None and where.rank > 0:
-        end = time.monotonic() + PLAN_WAIT
-        while not (Path(out) / NAME).exists() and time.monotonic() < end:
-            time.sleep(0.5)
-    if where is not None:
-        say(f"rank {where.rank} of {where.world} (from {where.source})")
+    where, folder = place() if engine == "rank" else None, Path(out)
     names = all_devices(resources or Resources(), workers, where)
-    return prepare(settings, out, resources=resources, resume=resume, add=add, devices=names, say=say)
+
+    def plan() -> Run:
+        return prepare(settings, out, resources=resources, resume=resume, add=add, devices=names, say=say)
+
+    if where is None:
+        return plan()
+    say(f"rank {where.rank} of {where.world} (from {where.source})")
+    make_folder(folder)
+    with turn(folder) as waited:
+        if (where.rank == 0 and not waited) or not _goes_on(folder, add):
+            return plan()
+    return follow(settings, folder, lambda shards: share(shards, where), say) or plan()
+
+
+def _goes_on(out: Path, add: bool) -> bool:
+    """Whether a run is planned in a folder, and with `add` has shards to compute: those that were added last."""
+    run = readable(out)
+    return run is not None and plan_file.path(out).is_file() and not (add and not run.pending())
 
 
 def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None) -> Lanes:

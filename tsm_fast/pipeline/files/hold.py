@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .publish import NO_LOCKS
+
+TURN = ".plan.000000000000.tmp"  # which `publish.clean` removes where its process was killed
+WAIT = 0.2  # seconds between looks
 
 
 @contextmanager
@@ -31,3 +37,38 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+@contextmanager
+def turn(out: Path) -> Iterator[bool]:
+    """One process at a time, of those that see the folder `out`: whether this one had to wait for another.
+
+    The kernel ends the turn of a process that is killed. Where the file system has no locks nobody waits.
+    """
+    waited, path = False, out / TURN
+    while (file := _taken(path)) is None:
+        waited = True
+        time.sleep(WAIT)
+    try:
+        yield waited
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(file)
+
+
+def _taken(path: Path) -> int | None:
+    """The open file, locked; None where another process has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:  # else it was removed by its last process before it was locked here
+            return file
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return file
+        if not isinstance(error, BlockingIOError):
+            os.close(file)
+            raise
+    os.close(file)
+    return None

@@ -154,10 +154,10 @@ def places(keys: pa.Array, among: pa.Array) -> pa.Array:
     return pc.call_function("index_in", [keys], pc.SetLookupOptions(value_set=among))
 
 
-def stamps(out: Path, part: int = 0) -> list[Stamp]:
-    """The sizes and times of all files when the part was planned."""
+def stamps(out: Path, part: int, rows: Sequence[int]) -> list[Stamp]:
+    """The sizes and times of the files of some rows of a part when it was planned."""
     with _open(out, part) as file:
-        table = file.read(_STAMP)
+        table = file.read(_STAMP).take(pa.array(rows, pa.int64()))
     return [Stamp(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 

@@ -15,7 +15,7 @@ from ...readable import counted, some
 from ..errors import FingerprintError
 from ..files import plan_file
 from ..files.differences import differences
-from ..files.run import Run
+from ..files.run import Run, ShardSpec
 from ..files.shards import OK, read_columns
 from ..sources.hashes import hashes
 from ..sources.source import Item
@@ -32,8 +32,18 @@ class Match(NamedTuple):
     new: list[int]  # the numbers of its items that the run does not have
 
 
-def compare(run: Run, planned: Draft, say: Callable[[str], None], *, add: bool = False) -> Match:
+def compare(
+    run: Run,
+    planned: Draft,
+    say: Callable[[str], None],
+    *,
+    add: bool = False,
+    share: Mapping[int, Sequence[ShardSpec]] | None = None,
+) -> Match:
     """Check that the run in a folder is the planned one, and say where its source has moved.
+
+    With `share` nothing is listed: it has the parts of the run that the source is taken to have, and of each the shards
+    whose pictures are looked at.
 
     With `add` the listing may have more pictures than the run, or others; those with the keys of the run must be the
     same pictures. A run to which some were added goes on with any of its sources.
@@ -44,7 +54,7 @@ def compare(run: Run, planned: Draft, say: Callable[[str], None], *, add: bool =
     there, here = run.file, planned.file
     assert there.evidence is not None
     assert here.evidence is not None
-    apart = add or bool(run.added)  # from the listing
+    apart = add or bool(run.added)  # what is listed now is not what the record lists
     if apart:
         record = replace(here.record, source=there.record.source, shard_size=there.record.shard_size)
         planned = replace(planned, file=replace(here, fingerprint=record.fingerprint, record=record))
@@ -66,6 +76,10 @@ def compare(run: Run, planned: Draft, say: Callable[[str], None], *, add: bool =
             )
         return Match(frozenset({0}), [])
     _check_plans(run)
+    if share is not None:
+        for number, specs in share.items():
+            _compare_share(run, number, specs, planned, say)
+        return Match(frozenset(share), [])
     if apart:
         return _match(run, replace(planned, file=here), say, add)
     if there.evidence.stamps != here.evidence.stamps:
@@ -73,6 +87,32 @@ def compare(run: Run, planned: Draft, say: Callable[[str], None], *, add: bool =
         _compare_pictures(run, 0, rows, planned, rows, None, say)
     _say_moved(run, 0, planned, say)
     return Match(frozenset({0}), [])
+
+
+def _compare_share(
+    run: Run, number: int, specs: Sequence[ShardSpec], planned: Draft, say: Callable[[str], None]
+) -> None:
+    """Look at the pictures of some shards of a part, where they are files."""
+    part = run.parts[number]
+    if part.stamps is None:
+        return
+    first = specs[0].start - specs[0].group * part.shard_size if specs else 0
+    rows = [row - first for spec in specs for row in range(spec.start, spec.stop)]
+    items = [item for spec in specs for item in plan_file.read(run.out, spec.group, number)]
+    here = replace(planned, items=items, stamps=planned.source.stamps(items))
+    there = plan_file.stamps(run.out, number, rows)
+    gone = [
+        item.key
+        for item, old, new in zip(items, there, here.stamps or (), strict=True)
+        if new.bytes is None and old.bytes is not None
+    ]
+    if gone:
+        raise FingerprintError(
+            f"{run.out} was planned with {counted(len(gone), 'picture')} that {_were(gone)} not found in "
+            f"{planned.file.about.root}: {some(gone)}. Put back what is missing, or name the source where they are"
+        )
+    _compare_pictures(run, number, rows, here, range(len(rows)), None, say)
+    _say_moved(run, number, planned, say)
 
 
 def _check_plans(run: Run) -> None:
@@ -191,7 +231,7 @@ def _compare_pictures(
     that has moved it must have the same size, and the others must tell that the source is the same one.
     """
     part, now = run.parts[number], planned.stamps
-    stamps = plan_file.stamps(run.out, number)
+    stamps = dict(zip(rows, plan_file.stamps(run.out, number, rows), strict=True))
     pairs = [
         (row, item)
         for row, item in zip(rows, numbers, strict=True)
