@@ -104,7 +104,8 @@ class Store:
     @cached_property
     def keys(self) -> pa.Array:
         """The keys of all planned rows, in order."""
-        return pa.concat_arrays([self._keys_of(plan) for plan in self._plans])
+        keys = [self._keys_of(plan) for plan in self._plans]
+        return pa.concat_arrays(keys) if len(keys) > 1 else keys[0]
 
     def _keys_of(self, plan: Plan) -> pa.Array:
         keys = plan_file.keys(plan.out, plan.part)
