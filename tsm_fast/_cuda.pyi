@@ -2,7 +2,6 @@ from collections.abc import Sequence
 
 _Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, shape with the batch, strides in elements
 
-device_type: str
 small: int
 largest: int
 dtypes: dict[str, int]

@@ -12,10 +12,8 @@
 // The tests' build that runs the kernels on a CPU has another name and takes CPU tensors.
 #ifdef TSM_EMULATION
 #define TSM_CUDA_MODULE cuda_emulation
-#define TSM_CUDA_DEVICE "cpu"
 #else
 #define TSM_CUDA_MODULE _cuda
-#define TSM_CUDA_DEVICE "cuda"
 #endif
 
 namespace py = pybind11;
@@ -44,7 +42,6 @@ HooiPlan plan_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& 
 
 PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
     m.doc() = "Compiled CUDA steps of tsm_fast; tsm_fast.steps.cuda wraps them.";
-    m.attr("device_type") = TSM_CUDA_DEVICE;
     export_codes(m);
     m.attr("small") = kSmall;
     m.attr("largest") = kLargest;

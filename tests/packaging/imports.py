@@ -22,6 +22,7 @@ FLOORS = (
     ("modes",),
     ("decomposition",),
     ("saliency",),
+    ("variants",),
     ("extractor",),
     ("models", "pictures"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),

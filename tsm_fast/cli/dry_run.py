@@ -17,7 +17,7 @@ from ..pipeline.engines.run import all_devices, devices
 from ..pipeline.planning import draft
 from ..pipeline.planning.compare import compare
 from ..pipeline.planning.grow import plan_part
-from ..pipeline.planning.prepare import check_added, readable, with_shard_size
+from ..pipeline.planning.prepare import as_planned, check_added, readable
 from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
@@ -35,7 +35,7 @@ def dry_run(
     """What a run would do; nothing is written into `out`."""
     where = place() if engine == "rank" else None
     names = all_devices(resources, workers, where)
-    planned = draft.make(with_shard_size(settings, readable(out)), devices=names, say=progress.say)
+    planned = draft.make(as_planned(settings, readable(out)), devices=names, say=progress.say)
     file = planned.file
     run = _present(out, planned, add, names, settings.shard_size, progress)
     specs = run.shards if where is None else share(run.shards, where)

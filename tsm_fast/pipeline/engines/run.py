@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ...models import Model
 from ...steps import checks
 from ..files import plan_file
 from ..files.hold import held, turn
@@ -19,6 +20,7 @@ from ..files.shards import ALL, ERRORS, OK, read_columns
 from ..planning.follow import follow
 from ..planning.prepare import prepare, readable
 from ..settings import Resources, Settings
+from ..sources.source import Source
 from ..worker.run_shard import NAMED, Bad, has_errors
 from .lanes import Halt, Lanes, drive
 from .messages import Task
@@ -130,6 +132,8 @@ def ready(
     *,
     resume: bool = True,
     add: bool = False,
+    source: Source | None = None,
+    model: Model | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """`prepare`; of several ranks the first one lists the pictures, while the others wait for it and then `follow`.
@@ -140,7 +144,17 @@ def ready(
     names = all_devices(resources or Resources(), workers, where)
 
     def plan() -> Run:
-        return prepare(settings, out, resources=resources, resume=resume, add=add, devices=names, say=say)
+        return prepare(
+            settings,
+            out,
+            resources=resources,
+            resume=resume,
+            add=add,
+            source=source,
+            model=model,
+            devices=names,
+            say=say,
+        )
 
     if where is None:
         return plan()
@@ -149,7 +163,8 @@ def ready(
     with turn(folder) as waited:
         if (where.rank == 0 and not waited) or not _goes_on(folder, add):
             return plan()
-    return follow(settings, folder, lambda shards: share(shards, where), say) or plan()
+    found = None if source is not None else follow(settings, folder, lambda specs: share(specs, where), model, say)
+    return found or plan()
 
 
 def _goes_on(out: Path, add: bool) -> bool:
@@ -167,7 +182,7 @@ def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, mos
 
     names = devices(resources.device, workers, most, where)
     if workers == 0:
-        return ThreadLane(names[0], resources, run.source)
+        return ThreadLane(names[0], resources, run.source, run.model)
     return ProcessLanes(names, resources, run.source)
 
 

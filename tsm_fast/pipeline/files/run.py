@@ -100,14 +100,15 @@ class Run:
     """A planned run; `Run.open(out)` makes it again from the folder alone, for reading.
 
     `prepare` adds the `command`, without which nothing is computed, and `mine`, the parts whose pictures it has.
-    `source` is there only where `prepare` was given one that lives in this program (a dataset from Python): then it has
-    to be passed on to `run_shard`.
+    `source` and `model` are there only where `prepare` was given some that live in this program (a dataset from
+    Python): then they have to be passed on to `run_shard`.
     """
 
     out: Path
     file: RunFile
     command: Command | None = None
     source: Source | None = None
+    model: Any = None  # a `models.Model`, which readers of a run do not load
     added: tuple[Part, ...] = ()
     mine: frozenset[int] = frozenset({0})
 

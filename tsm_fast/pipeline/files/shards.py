@@ -27,7 +27,7 @@ _FLOAT16_TOP = 14  # the largest value of a float16 map lies in 2^14..2^15
 
 @dataclass(frozen=True)
 class MapColumn:
-    """One column of maps, named "method/layer".
+    """One column of maps, named "method/layer"; the method as it was asked for, perhaps with options.
 
     `shape` is (h, w); `dtype` that of the stored numbers. float16 and uint8 maps have a float32 column `scale`
     ("method/layer:scale"): the map is `stored * scale`, NaN for an error row.

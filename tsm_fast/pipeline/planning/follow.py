@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ...models import Model
 from ..files import plan_file
 from ..files.run import Run, ShardSpec
 from ..settings import Settings
@@ -13,13 +14,14 @@ from ..sources.open import open_source
 from ..sources.source import Item, Source
 from . import draft
 from .compare import compare
-from .prepare import readable, with_shard_size
+from .prepare import as_planned, readable
 
 
 def follow(
     settings: Settings,
     out: str | Path,
     share: Callable[[Sequence[ShardSpec]], Sequence[ShardSpec]],
+    model: Model | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run | None:
     """The planned run in a folder for a process that computes a share of its shards; None where it has to list.
@@ -38,11 +40,13 @@ def follow(
     parts = _parts(run, source)
     if parts is None:
         return None
-    settings = with_shard_size(settings, run) if not run.added else replace(settings, shard_size=run.record.shard_size)
-    planned = draft.make(settings, source=source, say=say, listed=(run.record.source, _ends(run, parts[0])))
+    settings = as_planned(replace(settings, shard_size=None) if run.added else settings, run)
+    planned = draft.make(
+        settings, source=source, model=model, say=say, listed=(run.record.source, _ends(run, parts[0]))
+    )
     specs = share(run.shards)
     compare(run, planned, say, share={part: [spec for spec in specs if spec.part == part] for part in parts})
-    return replace(run, command=planned.command, mine=frozenset(parts))
+    return replace(run, command=planned.command, model=model, mine=frozenset(parts))
 
 
 def _parts(run: Run, source: Source) -> list[int] | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ...models import Model
 from ...readable import counted
 from ..errors import FingerprintError, OutOfSpace
 from ..files import plan_file, publish
@@ -28,6 +29,7 @@ def prepare(
     resume: bool = True,
     add: bool = False,
     source: Source | None = None,
+    model: Model | None = None,
     devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
@@ -46,6 +48,7 @@ def prepare(
         add: take pictures that the run in the folder does not have into it, as new shards; those with keys that it has
             must be the same pictures. Where there are none, the run goes on.
         source: images from this program (a `sources.datasets.DatasetSource`), in place of what `settings.source` names.
+        model: a model from this program, in place of what `settings.model` names; it is taken to stay as it is.
         devices: of all workers, on which the size of shards depends where `settings` leaves it open.
         say: told what is done next.
 
@@ -64,15 +67,17 @@ def prepare(
     present = readable(folder)
     if present is None:
         check_added(folder, add)
-    planned = draft.make(with_shard_size(settings, present), source=source, devices=devices, say=say)
+    planned = draft.make(as_planned(settings, present), source=source, model=model, devices=devices, say=say)
     if present is None:
         _check_empty(folder)
         _check_space(folder, planned.file.about.estimated_bytes)
         _make_folders(folder)
         present = Run(folder, _claim(folder, planned.file))
-        if settings.shard_size is None and present.record.shard_size != planned.file.record.shard_size:
-            return prepare(settings, out, source=source, devices=devices, say=say)  # another process was faster
-    run = replace(present, command=planned.command, source=source)
+        if as_planned(settings, present) != as_planned(settings, Run(folder, planned.file)):
+            return prepare(
+                settings, out, source=source, model=model, devices=devices, say=say
+            )  # another process was faster
+    run = replace(present, command=planned.command, source=source, model=model)
     found = compare(run, planned, say, add=add)
     run = replace(run, mine=found.mine)
     _make_folders(folder)
@@ -85,7 +90,7 @@ def prepare(
             part, table = plan_part(run, planned, found.new, settings.shard_size, devices)
             plan_file.add(folder, len(run.parts), part, table)
         except FileExistsError:  # another process was faster
-            return prepare(settings, out, add=add, source=source, devices=devices, say=say)
+            return prepare(settings, out, add=add, source=source, model=model, devices=devices, say=say)
         run = replace(run, added=(*run.added, part), mine=run.mine | {len(run.parts)})
     elif run.added:
         _check_shard_size(run, settings.shard_size)
@@ -112,11 +117,13 @@ def check_added(folder: Path, add: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, "holds no run to add pictures to", str(folder))
 
 
-def with_shard_size(settings: Settings, present: Run | None) -> Settings:
-    """Settings with the shard size of the run that is there, where they leave it open."""
-    if settings.shard_size is not None or present is None:
+def as_planned(settings: Settings, present: Run | None) -> Settings:
+    """Settings with what was chosen for the run that is there, where they leave it open."""
+    if present is None:
         return settings
-    return replace(settings, shard_size=present.record.shard_size)
+    record = present.record
+    chosen = {"shard_size": record.shard_size, "channels_last": record.forward.channels_last}
+    return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
 
 
 def _check_shard_size(run: Run, size: int | None) -> None:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ...models.preprocessing import CentralCrop
+from ...models.preprocessing import KINDS, Resize
 from ...pictures.decode import FLAGS, ImageError, Picture, from_value
 from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
 from ...readable import digits, size
-from ...saliency import METHODS
+from ...variants import variant
 from ..files import plan_file, typed
 from ..files.parts import Part
 from ..files.publish import publish_bytes
@@ -87,7 +87,7 @@ def page(run: Run, pictures: int, source: Source | None = None) -> str:
         ],
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
-    subtitle = f"{about.model}, {_list(about.layers)}: {_list([METHODS[name].title for name in about.methods])}"
+    subtitle = f"{about.model}, {_list(about.layers)}: {_list([variant(name).title for name in about.methods])}"
     title = f"Saliency maps of {about.source}"
     return render("tsm_fast.pipeline.results", "run.html", title, subtitle, _tables(about), _facts(run), values)
 
@@ -265,17 +265,18 @@ def _recorded(part: Part) -> Source | None:
     return reopen(part.source.kind, part.root) if part.source.kind in FILES and not is_remote(part.root) else None
 
 
-def _crop(preprocessing: dict[str, Any]) -> CentralCrop:
-    """The central part of a picture that the preprocessing takes: exact where it is ours or timm's, else all of it."""
+def _crop(preprocessing: dict[str, Any]) -> Resize:
+    """The part of a picture that the preprocessing takes: exact where it is ours or timm's, else the central square."""
     kind = preprocessing.get("kind")
-    if kind == "central crop":
+    if kind in KINDS.values():
         size = typed.made(tuple[int, int], preprocessing.get("size"), "preprocessing.size")
-        return CentralCrop(size, fraction=typed.made(float, preprocessing.get("fraction"), "preprocessing.fraction"))
+        fraction = typed.made(float, preprocessing.get("fraction", 1.0), "preprocessing.fraction")
+        return Resize(size, fraction=fraction, fit=next(fit for fit in KINDS if KINDS[fit] == kind))
     if kind == "timm":
         _, *size = typed.made(tuple[int, int, int], preprocessing.get("input_size"), "preprocessing.input_size")
         fraction = typed.made(float, preprocessing.get("crop_pct"), "preprocessing.crop_pct")
-        return CentralCrop((size[0], size[1]), fraction=fraction)
-    return CentralCrop((SIDE, SIDE), fraction=1.0)
+        return Resize((size[0], size[1]), fraction=fraction)
+    return Resize((SIDE, SIDE), fraction=1.0)
 
 
 def _flag_counts(flags: np.ndarray) -> list[tuple[str, int]]:
@@ -314,7 +315,7 @@ def _title(dataset: SaliencyDataset, column: str) -> str:
     """The method of a column, and the layer where the run has several."""
     method, _, layer = column.partition("/")
     several = len({name.partition("/")[2] for name in dataset.columns}) > 1
-    return METHODS[method].title + (f" {layer}" if several else "")
+    return variant(method).title + (f" {layer}" if several else "")
 
 
 def _list(names: Sequence[str]) -> str:

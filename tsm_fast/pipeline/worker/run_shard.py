@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..._version import versions
+from ...models import Model
 from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
@@ -71,6 +72,7 @@ def run_shard(
     alive: Callable[[At], None] | None = None,
     stop: threading.Event | None = None,
     source: Source | None = None,
+    model: Model | None = None,
     poison: Mapping[int, Problem] = NOTHING,
     retry: str | None = None,
 ) -> Marker:
@@ -85,7 +87,7 @@ def run_shard(
         tell: told after every micro-batch.
         alive: told before it, and when images were read.
         stop: once set, the shard is given up.
-        source: needed where `prepare` was given one.
+        source, model: needed where `prepare` was given them.
         poison: rows that are not to be computed, and their problems; only those the network raises for are read.
         retry: "all" or a kind of error: of a shard that is there, such error rows are computed again and no others.
 
@@ -111,7 +113,7 @@ def run_shard(
     for left in (path, marked):  # by a worker that was killed
         publish.clean(left.parent, left.name)
     with torch_state(resources) as device, quiet_decoders():
-        found = network(run, command, device, resources, source)
+        found = network(run, command, device, resources, source, model)
         shard = _Shard(run, spec, found, resources, tell, alive, stop, poison)
         marker = shard.publish(path) if present is None else shard.repair(path, present, retry)
     publish.publish_json(marked, marker.to_json())
@@ -131,6 +133,7 @@ def find_poison(
     alive: Callable[[At], None],
     stop: threading.Event | None = None,
     source: Source | None = None,
+    model: Model | None = None,
 ) -> tuple[int, Problem] | None:
     """The first of some rows of a shard that cannot be read or computed in memory; each is read and computed alone.
 
@@ -139,7 +142,7 @@ def find_poison(
     run, resources = Run.open(spec.out), resources or Resources()
     items = plan_file.read(run.out, spec.group, spec.part)
     with torch_state(resources) as device, quiet_decoders():
-        net = network(run, given(spec.command, spec.out), device, resources, source)
+        net = network(run, given(spec.command, spec.out), device, resources, source, model)
         alive(At(spec.index, ()))
         net.mapper.poison(torch.zeros(1, *net.inputs.shape))
         for row in rows:
