@@ -8,6 +8,7 @@ import random
 import shutil
 import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tsm_fast.pipeline.sources.datasets import DatasetSource
 from ...needs import PHOTOS, needs
 from ..growing import MODEL, command, compute, files, net, settings, write
 from ..processes import end, hashes, leftovers, markers, start, tsm_fast, wait_for
+from ..results.test_edits import SPITE, places
 
 pytestmark = [pytest.mark.slow, needs(*PHOTOS)]
 
@@ -478,6 +480,45 @@ def test_rows_of_an_added_plan_that_were_edited(net: Path, tmp_path: Path) -> No
     plan.unlink()
     with pytest.raises(ValueError, match=r"plan-000001\.parquet is gone, and later parts of the run are there"):
         Run.open(out)
+
+
+def test_random_edits_of_a_part(net: Path, tmp_path: Path) -> None:
+    """Each is refused, or found by `verify`, or of what nothing is computed from."""
+    out = compute(write(tmp_path / "a", "abcdef"), tmp_path / "out").out
+    run = compute(write(tmp_path / "b", "xyz"), out, add=True)
+    plan, ends = out / "plan-000001.parquet", Counter[str]()
+    table = pq.read_table(plan)
+    for seed in range(150):
+        draw = random.Random(seed)
+        values = json.loads(table.schema.metadata[b"tsm_fast part"])
+        way = draw.choice(list(places(values)))
+        above = values
+        for key in way[:-1]:
+            above = above[key]
+        if draw.random() < 0.2:
+            del above[way[-1]]
+        else:
+            above[way[-1]] = draw.choice(SPITE)
+        if draw.random() < 0.7:
+            values["sha256"] = digest({name: value for name, value in values.items() if name != "sha256"})
+        pq.write_table(table.replace_schema_metadata({b"tsm_fast part": json.dumps(values).encode()}), plan)
+        try:
+            found = Run.open(out)
+        except ValueError:
+            ends["refused"] += 1
+            continue
+        status(out)
+        assert found.shards == Run.open(out).shards
+        assert [(spec.start, spec.fingerprint) for spec in found.shards] == [
+            (spec.start, spec.fingerprint) for spec in run.shards
+        ]
+        if not verify(out).ok:
+            ends["found"] += 1
+        else:
+            assert way[0] in ("named", "root", "estimated_bytes", "stamps", "sha256"), (seed, way)
+            ends["harmless"] += 1
+    assert ends["refused"] > 100
+    assert ends["harmless"] < 40
 
 
 def test_what_a_part_says(net: Path, tmp_path: Path) -> None:

@@ -156,8 +156,8 @@ def _match(run: Run, planned: Draft, say: Callable[[str], None], add: bool) -> M
         _check_whole(run, planned, whole, mine, new, len(whole) < len(some_of))
     for number, rows, numbers, places in some_of:
         _compare_columns(run, number, rows, planned, numbers)
-        # A dataset whose content is that of a part was compared when that part was planned.
-        if planned.stamps is not None or not mine:
+        # A part of a dataset with this content is of these pictures; where nothing is new its others are not computed.
+        if planned.stamps is not None or (number not in mine and (new or not mine)):
             _compare_pictures(run, number, rows, planned, numbers, places, say)
     for number in sorted(mine):
         _say_moved(run, number, planned, say)
