@@ -139,10 +139,10 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
         "wide"_a, "stream"_a, release);
     m.def(
         "sign_single",
-        [](const Array& x, bool center, int sign, uintptr_t maps, bool wide, uintptr_t stream) {
-            sign_single(batch_of(x), center, static_cast<Sign>(sign), output(maps, wide), at<void>(stream));
+        [](const Array& x, bool center, int sign, bool relu, uintptr_t maps, bool wide, uintptr_t stream) {
+            sign_single(batch_of(x), center, static_cast<Sign>(sign), relu, output(maps, wide), at<void>(stream));
         },
-        "x"_a, named, "center"_a, "sign"_a, "maps"_a, "wide"_a, "stream"_a, release);
+        "x"_a, named, "center"_a, "sign"_a, "relu"_a, "maps"_a, "wide"_a, "stream"_a, release);
     m.def(
         "combine_positions",
         [](uintptr_t values, uintptr_t vectors, uintptr_t signs, int64_t batch, int64_t positions, int n, int how,

@@ -24,7 +24,7 @@ FLOORS = (
     ("saliency",),
     ("variants",),
     ("extractor",),
-    ("models", "pictures"),
+    ("integrations", "models", "pictures"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),

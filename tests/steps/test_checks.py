@@ -102,6 +102,7 @@ TYPE_ERRORS = {
     "tol must be a number, got 'small'": lambda: tsm_fast.tucker(X, tol="small"),  # type: ignore[arg-type]
     "size must be None or (h, w), got 7": lambda: tsm_fast.tsm(X, size=7),  # type: ignore[arg-type]
     "size must be an integer, got 7.0": lambda: tsm_fast.tsm(X, size=(7.0, 7)),  # type: ignore[arg-type]
+    "relu must be True or False, got None": lambda: tsm_fast.tsm(X, relu=None),  # type: ignore[arg-type]
     "center must be True or False, got 1": lambda: tsm_fast.eigencam(X, center=1),  # type: ignore[arg-type]
     "normalize must be True or False, got None": lambda: tsm_fast.tsm(X, normalize=None),  # type: ignore[arg-type]
     "transpose must be True or False, got 'T'": lambda: tsm_fast.mode_dot(X, X, 0, "T"),  # type: ignore[arg-type]
