@@ -162,7 +162,7 @@ def _match(run: Run, planned: Draft, say: Callable[[str], None], add: bool) -> M
     for number in sorted(mine):
         _say_moved(run, number, planned, say)
     if new:
-        _check_ready(run, planned, mine, bool(known.any()))
+        _check_ready(run, planned, mine, planned.items[new[0]].key)
     return Match(frozenset(mine), new)
 
 
@@ -186,8 +186,8 @@ def _check_whole(run: Run, planned: Draft, whole: set[int], mine: set[int], new:
         )
 
 
-def _check_ready(run: Run, planned: Draft, mine: Collection[int], common: bool) -> None:
-    """That pictures may be added: nobody else has to finish the run before, and numbers are no new keys."""
+def _check_ready(run: Run, planned: Draft, mine: Collection[int], new: str) -> None:
+    """That pictures may be added: nobody else has to finish the run before, and `new`, one of them, is a new key."""
     others = [spec for spec in run.pending() if spec.part not in mine]
     if others:
         part = run.parts[others[0].part]
@@ -196,8 +196,9 @@ def _check_ready(run: Run, planned: Draft, mine: Collection[int], common: bool) 
             "first, by a command with that source, then add others"
         )
     about, source = planned.file.about, planned.file.record.source
-    again = any((part.source.kind, part.root) == (source.kind, about.root) for part in run.parts)
-    if again and planned.stamps is None and not common:
+    same = [n for n, part in enumerate(run.parts) if (part.source.kind, part.root) == (source.kind, about.root)]
+    known = [plan_file.keys(run.out, number)[0].as_py() for number in same if planned.stamps is None]
+    if new.isdecimal() and any(key.isdecimal() and len(key) != len(new) for key in known):
         raise FingerprintError(
             f"{run.out} has the pictures of {about.source} under other keys: numbers have other widths now, so give "
             "the dataset keys of its own, or name another folder"
@@ -231,14 +232,14 @@ def _compare_pictures(
     that has moved it must have the same size, and the others must tell that the source is the same one.
     """
     part, now = run.parts[number], planned.stamps
-    stamps = dict(zip(rows, plan_file.stamps(run.out, number, rows), strict=True))
+    stamps = plan_file.stamps(run.out, number, rows)
     pairs = [
-        (row, item)
-        for row, item in zip(rows, numbers, strict=True)
-        if now is None or stamps[row] != now[item] or (places is not None and places[row] != planned.items[item])
+        (row, item, stamp)
+        for row, item, stamp in zip(rows, numbers, stamps, strict=True)
+        if now is None or stamp != now[item] or (places is not None and places[row] != planned.items[item])
     ]
-    known = _hashes(run, number, [row for row, _ in pairs])
-    computed = [(row, item) for row, item in pairs if row in known]
+    known = _hashes(run, number, [row for row, _, _ in pairs])
+    computed = [(row, item) for row, item, _ in pairs if row in known]
     if computed:
         count = counted(len(computed), "picture")
         say(f"comparing {count} {CHANGED if now is not None else 'of a dataset'} with the hashes in their rows")
@@ -252,12 +253,12 @@ def _compare_pictures(
             f"{names}. Put {'it' if len(replaced) == 1 else 'them'} back, or name another folder; `tsm-fast verify "
             f"{run.out} SOURCE` compares all"
         )
-    rest = [(row, item) for row, item in pairs if row not in known]
+    rest = [(item, stamp) for row, item, stamp in pairs if row not in known]
     if now is None or not rest:
         return
     if part.root != planned.file.about.root:
-        other = [item for row, item in rest if stamps[row].bytes != now[item].bytes]
-        other = other or ([] if computed else [item for _, item in rest])
+        other = [item for item, stamp in rest if stamp.bytes != now[item].bytes]
+        other = other or ([] if computed else [item for item, _ in rest])
         if other:
             raise FingerprintError(
                 f"{run.out} holds a run of other pictures: the source was {part.root} then, and of those in "
@@ -265,7 +266,7 @@ def _compare_pictures(
                 f"{some([planned.items[other[0]].key])}, and no map to compare with. Name another folder"
             )
     else:
-        keys = some([planned.items[item].key for _, item in rest])
+        keys = some([planned.items[item].key for item, _ in rest])
         say(f"{counted(len(rest), 'picture')} without a map {_were(rest)} replaced since the run was planned: {keys}")
 
 
