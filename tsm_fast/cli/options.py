@@ -196,6 +196,14 @@ MaxErrors = Annotated[
         help="Share of images that may fail, as 0.01 or 1%; the run stops as soon as there are more.",
     ),
 ]
+Add = Annotated[
+    bool,
+    _running(
+        "--add",
+        help="Take the pictures of SOURCE that the run in OUT does not have into it, as new shards. Those that it has "
+        "must be unchanged.",
+    ),
+]
 Resume = Annotated[bool, _running(help="Go on with the run in OUT; --no-resume refuses one.")]
 RetryErrors = Annotated[
     str | None,

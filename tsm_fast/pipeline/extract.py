@@ -32,6 +32,7 @@ def extract(
     model: str | nn.Module = "lite0",
     preprocess: Callable[[Any], Any] | None = None,
     maps: str | Sequence[str] = ("mtsm",),
+    add: bool = False,
     workers: int = 0,
     resources: Resources | None = None,
     retry_errors: str | None = None,
@@ -53,6 +54,8 @@ def extract(
         preprocess: of such a module: a function from an RGB picture to `[C, H, W]`. None is the usual central crop of
             224 x 224 pixels, normalised for ImageNet, or what `size` and `fit` say.
         maps: "eigencam", "tsm", "multivec_eigencam", "mtsm", with options as in "mtsm:combine=absolute,rank=16x4x4".
+        add: take the pictures that the run in `out` does not have into it, as new shards; those that it has must be
+            unchanged.
         workers: processes beside this one, for a model with a name; they import the main module again, so a script
             calls this below `if __name__ == "__main__":`. 0 computes in this process.
         resources: how it is computed. By default with all threads that PyTorch has in this process, and one in each
@@ -97,7 +100,7 @@ def extract(
     how = resources or Resources(torch_threads=None if not workers else 1)
     with reporter() if progress else nullcontext(Quiet()) as telling, Signals() as signals, keeping_memory(not workers):
         try:
-            run = ready(wanted, out, "local", workers, how, source=source, model=own, say=telling.say)
+            run = ready(wanted, out, "local", workers, how, add=add, source=source, model=own, say=telling.say)
             outcome = run_engine(
                 run, "local", workers, how, retry_errors=retry_errors, progress=telling, signals=signals
             )

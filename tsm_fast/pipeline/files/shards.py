@@ -176,6 +176,12 @@ class ShardWriter:
         old = pa.Table.from_arrays(group.select(rows.column_names).columns, schema=rows.schema)
         self._write(pa.concat_tables([old, own]).take(order))
 
+    def copy(self, group: pa.Table, shift: int) -> None:
+        """Write a row group of a shard of another run, its rows numbered by so many more."""
+        carried = 0 if self._carried is None else self._carried.num_columns
+        own = group.select(self._schema.names[: len(self._schema) - carried])
+        self._write(own.set_column(0, "index", pa.array(group["index"].to_numpy() + shift)))
+
     def table(self, parts: Sequence[Rows]) -> pa.Table:
         """Rows as they are stored, without what is carried along."""
         group = _joined(parts)

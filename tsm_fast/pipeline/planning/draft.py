@@ -21,7 +21,7 @@ from ...pictures.decode import POLICY, from_value
 from ...saliency import METHODS
 from ...variants import variant
 from ..files import plan_file, typed
-from ..files.record import DECIDING, About, Evidence, Record, RunFile
+from ..files.record import DECIDING, About, Evidence, Record, RunFile, SourceRecord
 from ..files.run import PACKAGES, Command
 from ..files.shards import MapColumn, schema
 from ..settings import Settings
@@ -56,14 +56,21 @@ def make(
     model: models.Model | None = None,
     devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] = lambda _: None,
+    listed: tuple[SourceRecord, list[Item]] | None = None,
 ) -> Draft:
-    """Decide everything; raises as `prepare` does."""
-    say("listing the images")
+    """Decide everything; raises as `prepare` does.
+
+    `listed` is what somebody else has planned: the record, and the first, the middle and the last item.
+    """
     source = source or open_source(settings.source, settings.root)
-    items = select(listing(source), settings)
-    if source.left_out.counts:
-        say(f"left out: {source.left_out}")
-    stamps = source.stamps(items)
+    if listed is not None:
+        items, stamps = listed[1], None
+    else:
+        say("listing the images")
+        items = select(listing(source), settings)
+        if source.left_out.counts:
+            say(f"left out: {source.left_out}")
+        stamps = source.stamps(items)
     say(f"loading the model {settings.model}")
     model = model or models.load(settings.model, **settings.loading)
     say("choosing the layers" if not settings.layers else "checking the layers")
@@ -80,7 +87,7 @@ def make(
     columns = [
         _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()
     ]
-    carried = source.carried(items)
+    carried = None if listed is not None else source.carried(items)
     if carried is not None:
         carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
     found = versions(PACKAGES)
@@ -93,7 +100,9 @@ def make(
             "listing": plan_file.digest(items),
             "content": source.digest(items),
             "carried": None if carried is None else plan_file.record(carried),
-        },
+        }
+        if listed is None
+        else {**asdict(listed[0]), "kind": source.kind, "content": source.digest(items)},
         "model": {"name": _name(settings.model), "sha256": weights.digest(model.module)},
         "layers": extractor.layers,
         "preprocessing": preprocessing,

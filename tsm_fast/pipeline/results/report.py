@@ -158,7 +158,8 @@ def _tables(about: Status) -> list[Table]:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     record, about = run.record, run.file.about
-    facts = [("source", f"{about.source} ({about.root})"), ("model", about.model), ("weights", about.weights)]
+    places = [f"{part.named} ({part.root}): {part.source.items:,} images" for part in run.parts]
+    facts = [("source", "; ".join(places)), ("model", about.model), ("weights", about.weights)]
     facts += [("layer", f"{_list(record.layers)}: {about.reason}")]
     names = ("methods", "precision", "dtype", "shard_size", "batch_size", "preprocessing", "images")
     facts += [(name, _plain(getattr(record, name))) for name in names]

@@ -55,7 +55,7 @@ def network(
     model: models.Model | None = None,
 ) -> Network:
     """The model that the command names, or that is given, on a device; the last one is kept for the next shard."""
-    key = (str(run.out), run.fingerprint, str(device), resources.backend, command, id(model))
+    key = (str(run.out), run.file.fingerprint, str(device), resources.backend, command, id(model))
     with _networks_guard:
         if key not in _networks:
             _networks.clear()

@@ -8,7 +8,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +21,10 @@ from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.record import FORMAT
 from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
 from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, read_columns, shard_path
 from ..files.urls import parquet
+from ..files.writing import writing
 from ..settings import Resources
 from ..sources.source import Source
 from .inputs import Problem, Slot
@@ -102,7 +101,7 @@ def run_shard(
     """
     resources = resources or Resources()
     run = Run.open(spec.out)
-    if run.fingerprint != spec.fingerprint:
+    if [known.fingerprint for known in run.shards[spec.index : spec.index + 1]] != [spec.fingerprint]:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
     command = given(spec.command, spec.out)
     present = run.marker(spec.index)
@@ -141,7 +140,7 @@ def find_poison(
     Where one of them ends this process or hangs, `alive` was told which; a blank image comes before them, as no row.
     """
     run, resources = Run.open(spec.out), resources or Resources()
-    items = plan_file.read(run.out, spec.index)
+    items = plan_file.read(run.out, spec.group, spec.part)
     with torch_state(resources) as device, quiet_decoders():
         net = network(run, given(spec.command, spec.out), device, resources, source, model)
         alive(At(spec.index, ()))
@@ -176,9 +175,10 @@ class _Shard:
     ) -> None:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
         self._listener, self._alive, self._stop, self._poison = tell, alive, stop, poison
-        self._items = plan_file.read(run.out, spec.index)
+        self._items = plan_file.read(run.out, spec.group, spec.part)
         if len(self._items) != spec.stop - spec.start:
-            raise FingerprintError(f"{run.out / plan_file.NAME} is not the plan of this run: {plan_file.ANEW}")
+            path = plan_file.path(run.out, spec.part)
+            raise FingerprintError(f"{path} is not the plan of this run: {plan_file.anew(spec.part)}")
         self._started = time.monotonic()
         self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -212,20 +212,11 @@ class _Shard:
     @contextmanager
     def _writing(self, path: Path) -> Iterator[ShardWriter]:
         """A writer whose file becomes the shard at the end of the block, and then `_marker` is there."""
-        about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
-        about["columns"] = [asdict(column) for column in self._run.columns]
-        with publish.publishing(path) as file:
-            hashing = publish.HashingFile(file)
-            carried = plan_file.carried(self._run.out, self._spec.index)
-            writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
-            try:
-                yield writer
-                started = time.perf_counter()
-                writer.close()
-                self._seconds["write"] += time.perf_counter() - started
-            except BaseException:
-                hashing.abandon()
-                raise
+        with writing(self._run, self._spec, path) as (writer, hashing):
+            yield writer
+            started = time.perf_counter()
+            writer.close()
+            self._seconds["write"] += time.perf_counter() - started
         flags = {name: sum(n for bits, n in writer.flags.items() if bits & bit) for name, bit in FLAGS.items()}
         rows, errors = self._spec.stop - self._spec.start, dict(sorted(writer.errors.items()))
         self._marker = Marker(
