@@ -145,7 +145,7 @@ def trial(
 def start_run(source: Path, out: Path, workers: int) -> Any:
     """A process of the command, leading its own group."""
     options = ["--out", out, "--workers", workers, "--shard-size", SHARD, "--batch-size", BATCH]
-    arguments = ["extract", source, *options, "--method", "tsm", "--method", "mtsm"]
+    arguments = ["extract", source, *options, "--map", "tsm", "--map", "mtsm"]
     process = PROCESSES.Process(target=command, args=(list(map(str, arguments)),))
     process.start()
     return process

@@ -25,7 +25,7 @@ def ramp(height: int, width: int) -> Image.Image:
 def test_any_picture_has_its_input(height: int, width: int, h: int, w: int, fit: str, fraction: float) -> None:
     resize = Resize((h, w), fraction=fraction, fit=fit)
     assert resize.picture(Image.new("RGB", (width, height))).size == (w, h)
-    left, top, right, bottom = resize.box(height, width)
+    left, top, right, bottom = resize.region(width, height)
     assert left < right
     assert top < bottom
     if fit == "crop":
@@ -40,7 +40,7 @@ def test_the_box_is_where_the_input_comes_from(fit: str, height: int, width: int
     """Every pixel of the input has the colour that the ramp has at its place in the box."""
     resize = Resize((96, 120), fit=fit, interpolation="bilinear")
     made = np.asarray(resize.picture(ramp(height, width))).astype(float)
-    left, top, right, bottom = resize.box(height, width)
+    left, top, right, bottom = resize.region(width, height)
     x = left + (np.arange(120) + 0.5) / 120 * (right - left) - 0.5
     y = top + (np.arange(96) + 0.5) / 96 * (bottom - top) - 0.5
     inside = ((y > 2) & (y < height - 3))[:, None] & ((x > 2) & (x < width - 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tsm_fast.pictures import drawing
@@ -40,6 +41,42 @@ def test_overlay_is_the_map_over_the_grey_picture() -> None:
     for row, value in ((0, 1.0), (7, 0.0)):
         expected = (1 - drawing.STRENGTH) * grey + drawing.STRENGTH * drawing.colorize(np.array(value)).astype(float)
         np.testing.assert_allclose(pixels[row, 4], expected, atol=1.5)
+
+
+def test_an_overlay_of_a_part_is_there_and_has_a_frame() -> None:
+    image = Image.new("RGB", (100, 60), (200, 200, 200))
+    values = np.zeros((2, 2))
+    values[0, 1] = 1  # above on the right
+    pixels = np.asarray(drawing.overlay(image, values, (20, 10, 60, 50))).astype(int)
+    assert (pixels[:, :20] == 200).all()
+    assert (pixels[:, 60:] == 200).all()
+    assert (pixels[:10] == 200).all()
+    assert (pixels[50:] == 200).all()
+    assert (pixels[10, 20:60] == 255).all()
+    assert (pixels[49, 20:60] == 255).all()
+    assert (pixels[11:49, 21] == 0).all()
+    above, below = pixels[12:16, 54:58].mean((0, 1)), pixels[44:48, 24:28].mean((0, 1))
+    expected = 0.45 * 200 + 0.55 * drawing.colorize(np.array([1.0, 0.0])).astype(float)
+    np.testing.assert_allclose([above, below], expected, atol=1.5)
+
+
+def test_an_overlay_of_more_than_the_picture() -> None:
+    """A map about a picture that was padded: what lies outside is cut off, nothing is moved."""
+    image = Image.new("RGB", (40, 40))
+    values = np.random.default_rng(0).random((8, 8))
+    whole = np.asarray(drawing.overlay(Image.new("RGB", (80, 80)), values)).astype(int)
+    cut = np.asarray(drawing.overlay(image, values, (-20, -20, 60, 60))).astype(int)
+    assert np.abs(cut - whole[20:60, 20:60]).max() <= 2
+    assert drawing.overlay(image, values, (50, 0, 90, 40)) == image
+
+
+def test_other_colours() -> None:
+    image, values = Image.new("RGB", (8, 8)), np.ones((2, 2))
+    for name in ("viridis", "turbo", "matplotlib:viridis"):
+        expected = 0.55 * drawing.palette(name)[255]
+        np.testing.assert_allclose(np.asarray(drawing.overlay(image, values, colormap=name))[0, 0], expected, atol=1)
+    with pytest.raises(ValueError, match=r"colormap must be one of the package cmap, got 'infernoo'; close .* inferno"):
+        drawing.palette("infernoo")
 
 
 def test_contact_sheet_has_a_row_a_photo_and_a_tile_a_map() -> None:

@@ -34,7 +34,7 @@ __all__ = ["finished"]  # a fixture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ("first-dataset", "interrupted", "several-machines", "format")
+PAGES = ("first-dataset", "interrupted", "several-machines", "format", "exports")
 ALL = (*PAGES, "overnight")
 
 

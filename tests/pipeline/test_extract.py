@@ -118,6 +118,19 @@ def test_a_call_goes_on(net: Net, photos: Photos, tmp_path: Path) -> None:
         tsm_fast.extract(pictures, tmp_path / "a", model=net, **options)
 
 
+def test_more_pictures(net: Net, photos: Photos, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": net, "layers": ["body"], "size": (64, 64)}
+    for name in ("cat", "coffee", "rocket"):
+        photos[name].save(tmp_path / f"{name}.png")
+    paths = [tmp_path / f"{name}.png" for name in ("cat", "coffee", "rocket")]
+    one = tsm_fast.extract(paths[:2], tmp_path / "a", **options).numpy()
+    with pytest.raises(FingerprintError, match="add=True"):
+        tsm_fast.extract(paths, tmp_path / "a", **options)
+    more = tsm_fast.extract(paths, tmp_path / "a", add=True, **options)
+    assert more.keys == [str(path) for path in paths]
+    assert np.array_equal(more.numpy()[:2], one)
+
+
 def test_pictures_that_cannot_be_used(net: Net, photos: Photos, tmp_path: Path) -> None:
     pictures = [photos["cat"], b"no picture", np.zeros((30, 40, 3), np.uint8), photos["coffee"]]
     options: dict[str, Any] = {"model": net, "layers": ["body"]}

@@ -14,6 +14,7 @@ from ..pipeline import Marker, Resources, Run, Settings, prepare, run_shard
 from ..pipeline.engines.progress import Reporter, shares
 from ..pipeline.engines.ranks import place, share
 from ..pipeline.engines.run import all_devices, devices
+from ..pipeline.files.urls import url
 from ..pipeline.planning import draft
 from ..pipeline.planning.compare import compare
 from ..pipeline.planning.grow import plan_part
@@ -61,7 +62,7 @@ def dry_run(
         "columns": {column.name: list(column.shape) for column in file.record.columns},
         "bytes": sum(part.estimated_bytes for part in run.parts),
         "bytes_left": file.about.estimated_bytes * left // len(planned.items),
-        "bytes_free": shutil.disk_usage(_existing(out)).free,
+        "bytes_free": None if url(out) is not None else shutil.disk_usage(_existing(out)).free,
         "device": device,
         "images_per_second": rate,
         "workers": parallel,
@@ -75,12 +76,13 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The same for people."""
     done = f", {facts['shards_done']:,} of them done" if facts["shards_done"] else ""
     workers = f", times {facts['workers']} workers" if facts["workers"] > 1 else ""
+    free = "" if facts["bytes_free"] is None else f", {facts['bytes_free'] / 1e9:,.3g} GB free"
     return [
         ("images", f"{facts['images']:,} in {facts['source']}"),
         ("shards", f"{facts['shards']:,} of {facts['shard_size']:,} images{done}, in {facts['out']}"),
         ("layer", f"{', '.join(facts['layers'])}: {facts['layers_reason']}"),
         ("maps", ", ".join(f"{name} {h}x{w}" for name, (h, w) in facts["columns"].items())),
-        ("size", f"{facts['bytes_left'] / 1e6:,.3g} MB to write, {facts['bytes_free'] / 1e9:,.3g} GB free"),
+        ("size", f"{facts['bytes_left'] / 1e6:,.3g} MB to write{free}"),
         ("speed", f"{facts['images_per_second']:.3g} images/s on {facts['device']}{workers}"),
         ("busy time", shares(facts["stages"])),
         ("time", f"about {duration(facts['seconds'])} for {facts['images_left']:,} images"),

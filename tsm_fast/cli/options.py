@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from ..pipeline.engines.run import ENGINES
 from ..pipeline.files.shards import ALL, ERRORS
+from ..pipeline.files.urls import folder
 from ..pipeline.settings import AUTOCAST, FITS
 from .config import read_config
 
@@ -69,7 +70,9 @@ _input, _maps = partial(typer.Option, rich_help_panel=INPUT), partial(typer.Opti
 _work, _running = partial(typer.Option, rich_help_panel=WORK), partial(typer.Option, rich_help_panel=RUNNING)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run of `tsm-fast extract`.")]
+RunFolder = Annotated[
+    Path, typer.Argument(parser=folder, metavar="OUT", help="Folder or URL of a run of `tsm-fast extract`.")
+]
 
 Pictures = Annotated[
     str | None,
@@ -87,7 +90,14 @@ Source = Annotated[
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder for the run. The same command again goes on where it stopped.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=folder,
+        metavar="FOLDER",
+        help="Folder for the run, or its URL (s3://, gs://). The same command again goes on where it stopped.",
+    ),
 ]
 Model = Annotated[
     str,

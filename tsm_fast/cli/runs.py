@@ -17,6 +17,7 @@ from ..pipeline.engines.progress import shares
 from ..pipeline.results import check
 from ..pipeline.results import export as exports
 from ..pipeline.results import merge as merges
+from ..pipeline.results.boxes import THRESHOLD
 from ..pipeline.sources.open import open_source
 from .common import complain, errors, table
 from .options import AsJson, Pictures, Root, RunFolder, parse_size
@@ -89,16 +90,35 @@ def report(out: RunFolder, source: Pictures = None, root: Root = None) -> None:
 def export(
     out: RunFolder,
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder or file to write.")],
-    to: Annotated[str, typer.Option("--to", help=f"{', '.join(exports.WRITERS)}.")],
+    to: Annotated[str, typer.Option("--to", help=f"{', '.join(exports.FORMATS)}.")],
+    source: Pictures = None,
+    root: Root = None,
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="Column or glob, repeatable; all by default.")
     ] = None,
     size: Annotated[Any, typer.Option(parser=parse_size, metavar="HxW", help="Resize the maps, bilinear.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale every map into 0..1.")] = False,
+    colormap: Annotated[
+        str | None, typer.Option(help="Of overlay: a colour map of cmap; inferno by default.", show_default=False)
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Of overlay and coco, where it is not known what the network saw: center or whole."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help=f"Of coco: share of a map's range that is salient; {THRESHOLD} by default.")
+    ] = None,
+    boxes: Annotated[
+        str | None, typer.Option(help="Of coco: largest (connected part of each map; default) or all.")
+    ] = None,
     missing: Annotated[str, typer.Option(help="Rows that are not computed yet: raise, nan or skip.")] = "raise",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DEST.")] = False,
 ) -> None:
-    """The maps of a run in another format."""
+    """The maps of a run as arrays, pictures, overlays over the pictures in SOURCE, or boxes.
+
+    npy, zarr and hdf5 are arrays; png a grey picture of each map; overlay each map in colour over its whole picture,
+    with a frame around what the network saw; coco boxes around what is salient, as COCO JSON.
+    """
     with errors(), _bar("exporting", "rows") as progress:
         written = exports.export(
             out,
@@ -109,7 +129,13 @@ def export(
             normalize=normalize,
             missing=missing,
             overwrite=overwrite,
+            source=None if source is None else open_source(source, root),
+            region=region,
+            colormap=colormap,
+            threshold=threshold,
+            boxes=boxes,
             progress=progress,
+            say=complain,
         )
     Console(highlight=False).print(f"wrote {written}", markup=False, soft_wrap=True)
 

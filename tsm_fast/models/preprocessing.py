@@ -34,15 +34,18 @@ class Resize:
     interpolation: str = "bicubic"
     fit: str = "crop"
 
-    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what becomes the input, in pixels of a picture; beyond it for "pad"."""
+    def region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of this size that becomes the input: left, top, right, bottom in pixels.
+
+        For "pad" it reaches over the picture.
+        """
         if self.fit == "stretch":
             return 0, 0, width, height
         h, w = self.size
         if self.fit == "pad":
-            inner = self._inner(height, width)
-            x, y = width / inner[1], height / inner[0]
-            left, top = -((w - inner[1]) // 2) * x, -((h - inner[0]) // 2) * y
+            tall, wide = self._inner(width, height)
+            x, y = width / wide, height / tall
+            left, top = -((w - wide) // 2) * x, -((h - tall) // 2) * y
             return left, top, left + w * x, top + h * y
         scale = min(height / h, width / w) * self.fraction
         tall, wide = min(max(round(h * scale), 1), height), min(max(round(w * scale), 1), width)
@@ -54,13 +57,13 @@ class Resize:
         h, w = self.size
         method, image = Image.Resampling(RESAMPLING[self.interpolation]), image.convert("RGB")
         if self.fit != "pad":
-            return image.resize((w, h), method, box=self.box(image.height, image.width))
+            return image.resize((w, h), method, box=self.region(*image.size))
         canvas = Image.new("RGB", (w, h), tuple(round(255 * value) for value in self.mean))
-        tall, wide = self._inner(image.height, image.width)
+        tall, wide = self._inner(*image.size)
         canvas.paste(image.resize((wide, tall), method), ((w - wide) // 2, (h - tall) // 2))
         return canvas
 
-    def _inner(self, height: int, width: int) -> tuple[int, int]:
+    def _inner(self, width: int, height: int) -> tuple[int, int]:
         """(h, w) of a whole picture inside of the input."""
         h, w = self.size
         scale = min(h / height, w / width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -26,16 +27,50 @@ class Row(NamedTuple):
     maps: Mapping[str, np.ndarray]  # title -> [h, w] in 0..1
 
 
-def colorize(values: np.ndarray) -> np.ndarray:  # [...] in 0..1 -> [..., 3] uint8
+def colorize(values: np.ndarray, colormap: str = COLORMAP) -> np.ndarray:  # [...] in 0..1 -> [..., 3] uint8
     """The colours of a map; NaN counts as 0."""
     index = np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
-    return _palette()[index]
+    return palette(colormap)[index]
 
 
-def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:  # values [h, w] in 0..1
-    """A map in colour over its picture in grey, so that no colour of the photo reads as saliency."""
-    heat = Image.fromarray(colorize(values)).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.blend(image.convert("L").convert("RGB"), heat, STRENGTH)
+def overlay(
+    image: Image.Image,
+    values: np.ndarray,  # [h, w] in 0..1
+    region: Sequence[float] | None = None,
+    colormap: str = COLORMAP,
+) -> Image.Image:
+    """A map in colour over its picture in grey, so that no colour of the photo reads as saliency.
+
+    `region` is the part of the picture that the map is about, (left, top, right, bottom) in pixels, also beyond its
+    edges; a frame is drawn around it. None for all of the picture.
+    """
+    sheet = image.convert("L").convert("RGB")
+    left, top, right, bottom = (0, 0, *image.size) if region is None else region
+    # The pixels whose centres lie in the region.
+    x0, x1 = (min(max(round(edge), 0), image.width) for edge in (left, right))
+    y0, y1 = (min(max(round(edge), 0), image.height) for edge in (top, bottom))
+    if x0 >= x1 or y0 >= y1:
+        return sheet
+    h, w = values.shape
+    u0, u1 = (min(max((x - left) / (right - left), 0), 1) * w for x in (x0, x1))
+    v0, v1 = (min(max((y - top) / (bottom - top), 0), 1) * h for y in (y0, y1))
+    small = Image.fromarray(values.astype(np.float32))
+    large = small.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=(u0, v0, u1, v1))
+    heat = Image.fromarray(colorize(np.asarray(large), colormap))
+    sheet.paste(Image.blend(sheet.crop((x0, y0, x1, y1)), heat, STRENGTH), (x0, y0))
+    if (x0, y0, x1, y1) != (0, 0, *image.size):
+        _frame(sheet, x0, y0, x1 - 1, y1 - 1)
+    return sheet
+
+
+def _frame(image: Image.Image, left: int, top: int, right: int, bottom: int) -> None:
+    """A white line with a black one inside, at the edge of a box."""
+    thickness = max(1, round(max(image.size) / 400))
+    draw = ImageDraw.Draw(image)
+    for inset, color in ((0, "white"), (thickness, "black")):
+        if left + inset <= right - inset and top + inset <= bottom - inset:
+            box = left + inset, top + inset, right - inset, bottom - inset
+            draw.rectangle(box, outline=color, width=thickness)
 
 
 def contact_sheet(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image:
@@ -80,11 +115,18 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-@lru_cache(maxsize=1)
-def _palette() -> np.ndarray:  # [256, 3] uint8
-    from cmap import Colormap
+@lru_cache
+def palette(colormap: str) -> np.ndarray:  # [256, 3] uint8
+    """The colours of a colour map of the package cmap; ValueError, with close names, for what is none."""
+    from cmap import Catalog, Colormap
 
-    return np.rint(np.asarray(Colormap(COLORMAP).lut(256))[:, :3] * 255).astype(np.uint8)
+    try:
+        colors = Colormap(colormap).lut(256)
+    except ValueError:
+        near = get_close_matches(colormap, list(Catalog()), n=5)
+        hint = f"; close names: {', '.join(near)}" if near else "; viridis, turbo and jet are some"
+        raise ValueError(f"colormap must be one of the package cmap, got {colormap!r}{hint}") from None
+    return np.rint(np.asarray(colors)[:, :3] * 255).astype(np.uint8)
 
 
 @lru_cache

@@ -16,6 +16,7 @@ from tsm_fast import SaliencyDataset
 from tsm_fast.pipeline.results import export as module
 from tsm_fast.pipeline.results.export import export
 
+from ..processes import tsm_fast
 from ..small_run import BROKEN, HOSTILE, SHARD_SIZE, changeable, finished, partial
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,8 @@ def test_png(finished: Path, tmp_path: Path) -> None:
     assert {row["key"] for row in rows if not row["mtsm-features"]} == set(BROKEN)
     names = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
     assert names == {row["mtsm-features"] for row in rows} - {""}
-    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-/.") for name in names)
+    assert {"mtsm-features/crops/0001.jpg.png", "mtsm-features/_img src=x onerror=alert(1)_.png"} <= names
+    assert not any(set(name) & set('<>:"\\|?*\n') for name in names)
     for key in (HOSTILE, "crops/0001.jpg"):
         (row,) = (row for row in rows if row["key"] == key)
         picture = Image.open(out / row["mtsm-features"])
@@ -117,11 +119,43 @@ def test_runs_that_are_not_finished(partial: Path, tmp_path: Path) -> None:
     assert len(rest) == len(whole) - SHARD_SIZE
 
 
+@pytest.mark.parametrize("to", module.FORMATS)
+def test_a_run_of_which_nothing_is_finished(finished: Path, changeable: Path, tmp_path: Path, to: str) -> None:
+    for marker in (changeable / "markers").iterdir():
+        marker.unlink()
+    done = tsm_fast("export", changeable, tmp_path / "dest", "--to", to)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("tsm-fast: rows 0..259 of ")
+    assert "are not computed yet (shard 0; 0 of 3 shards are done): run the same `tsm-fast extract` comm" in done.stderr
+    assert "--missing skip" in done.stderr
+    more = [finished.parent / "pictures"] if to == "overlay" else []
+    done = tsm_fast("export", changeable, tmp_path / "dest", *more, "--to", to, "--missing", "skip")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "dest").exists()
+
+
 def test_wrong_options(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="to must be one of 'npy', 'png', 'zarr', 'hdf5', got 'jpg'"):
+    with pytest.raises(
+        ValueError, match=r"to must be one of 'npy', 'png', 'overlay', 'coco', 'zarr', 'hdf5', got 'jpg'"
+    ):
         export(finished, "jpg", tmp_path / "x")
     with pytest.raises(ValueError, match="columns must be of"):
         export(finished, "npy", tmp_path / "x", columns="nothing")
+    for options, text in (
+        ({"threshold": 0.5}, "threshold is an option of to='coco', got to='npy'"),
+        ({"region": "whole"}, "region is an option of to='overlay' and 'coco', got to='npy'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            export(finished, "npy", tmp_path / "x", **options)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"size is an option of to='npy' and 'png' and 'zarr' and 'hdf5', got to='ov"):
+        export(finished, "overlay", tmp_path / "x", size=(8, 8))
+    with pytest.raises(ValueError, match=r"region must be one of 'center', 'whole', got 'left'"):
+        export(finished, "coco", tmp_path / "x", region="left")
+    with pytest.raises(ValueError, match=r"colormap must be one of the package cmap, got 'jett'"):
+        export(finished, "overlay", tmp_path / "x", colormap="jett")
+    for threshold in (0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"threshold must be a share in 0..1 above 0, got"):
+            export(finished, "coco", tmp_path / "x", threshold=threshold)
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'tsm_fast\[zarr\]'"):
         export(finished, "zarr", tmp_path / "x")

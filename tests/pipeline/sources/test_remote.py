@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -15,14 +14,17 @@ from PIL import Image
 
 from tsm_fast import SaliencyDataset
 from tsm_fast.pictures.decode import ImageError, Picture, from_value, unreadable
-from tsm_fast.pipeline.sources import remote
 from tsm_fast.pipeline.sources.open import open_source, reopen
+from tsm_fast.pipeline.sources.schemes import is_remote
 from tsm_fast.pipeline.sources.source import Item, Source, SourceError, listing
 
 from ...needs import NETWORK, needs
 from ..processes import tsm_fast
+from ..stores import memory_box, s3_box
 
 pytestmark = pytest.mark.slow
+
+__all__ = ["memory_box", "s3_box"]  # fixtures
 
 FILES = ("upright/cat.jpg", "upright/coins.jpg", "mirrored/png/cat.png", "upright/notes.txt", ".hidden.png")
 STRANGE = "a b#c?d%20::e.png"
@@ -50,27 +52,14 @@ def write(url: str, folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def memory(folder: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    yield "memory://box/some", write("memory://box/some", folder)
-    fsspec.filesystem("memory").rm("/box", recursive=True)
+def memory(memory_box: str, folder: Path) -> tuple[str, dict[str, bytes]]:
+    return f"{memory_box}/some", write(f"{memory_box}/some", folder)
 
 
 @pytest.fixture(scope="module")
-def s3(folder: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def s3(s3_box: str, folder: Path) -> tuple[str, dict[str, bytes]]:
     """The same in a bucket."""
-    server = pytest.importorskip("moto.server", reason="needs moto[server] for a local S3")
-    pytest.importorskip("s3fs", reason="needs the extra s3")
-    running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("box")
-        yield "s3://box/some", write("s3://box/some", folder)
-    running.stop()
+    return f"{s3_box}/some", write(f"{s3_box}/some", folder)
 
 
 def read(source: Source) -> dict[str, bytes]:
@@ -176,5 +165,5 @@ def test_a_file_that_is_too_large(memory: tuple[str, dict[str, bytes]]) -> None:
 
 
 def test_what_is_a_url() -> None:
-    assert all(map(remote.is_remote, ("s3://a", "gs://a/b", "hf://datasets/a", "https://x/y.csv")))
-    assert not any(map(remote.is_remote, ("hf:a/b", "a/b", "C:/a", "a:b", "x y://z", "/a://b")))
+    assert all(map(is_remote, ("s3://a", "gs://a/b", "hf://datasets/a", "https://x/y.csv")))
+    assert not any(map(is_remote, ("hf:a/b", "a/b", "C:/a", "a:b", "x y://z", "/a://b")))

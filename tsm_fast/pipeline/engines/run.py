@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from ...models import Model
 from ...steps import checks
-from ..files import plan_file
+from ..files import plan_file, urls
 from ..files.hold import held, turn
 from ..files.publish import make_folder
 from ..files.run import Marker, Run, given
@@ -30,6 +31,7 @@ from .signals import Signals
 from .tally import Tally
 
 ENGINES = ("local", "rank", "ray")
+PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write a plan behind a URL
 MOST_WORKERS = 1024  # on one machine
 WORKER_BYTES = 1 << 30  # of memory that a worker may need, for the number chosen where none is named
 
@@ -140,7 +142,7 @@ def ready(
 
     Where a plan is there already, rank 0 compares it with a new listing.
     """
-    where, folder = place() if engine == "rank" else None, Path(out)
+    where, folder = place() if engine == "rank" else None, urls.folder(out)
     names = all_devices(resources or Resources(), workers, where)
 
     def plan() -> Run:
@@ -160,11 +162,20 @@ def ready(
         return plan()
     say(f"rank {where.rank} of {where.world} (from {where.source})")
     make_folder(folder)
+    if urls.url(folder) is not None and where.rank:  # where nobody has a turn
+        _wait_for_plan(folder)
     with turn(folder) as waited:
         if (where.rank == 0 and not waited) or not _goes_on(folder, add):
             return plan()
     found = None if source is not None else follow(settings, folder, lambda specs: share(specs, where), model, say)
     return found or plan()
+
+
+def _wait_for_plan(out: Path) -> None:
+    """Give rank 0 a minute to write the plan; after that this rank does, and depends on none that starts later."""
+    end = time.monotonic() + PLAN_WAIT
+    while not plan_file.path(out).is_file() and time.monotonic() < end:
+        time.sleep(0.5)
 
 
 def _goes_on(out: Path, add: bool) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from . import urls
 from .publish import NO_LOCKS
 
 TURN = ".plan.000000000000.tmp"  # which `publish.clean` removes where its process was killed
@@ -20,9 +21,14 @@ WAIT = 0.2  # seconds between looks
 def held(out: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder for one run, or for the ranks of one, as long as this process lives; the folder gets no file.
 
+    Behind a URL there are no locks: several runs there compute shards twice, and put the same bytes.
+
     Raises:
         RuntimeError: another run holds it.
     """
+    if urls.url(out) is not None:
+        yield
+        return
     folder = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -43,8 +49,12 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
 def turn(out: Path) -> Iterator[bool]:
     """One process at a time, of those that see the folder `out`: whether this one had to wait for another.
 
-    The kernel ends the turn of a process that is killed. Where the file system has no locks nobody waits.
+    The kernel ends the turn of a process that is killed. Where the file system has no locks, or behind a URL, nobody
+    waits.
     """
+    if urls.url(out) is not None:
+        yield False
+        return
     waited, path = False, out / TURN
     while (file := _taken(path)) is None:
         waited = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..sources.source import Item, Stamp
-from . import parts, publish
+from . import parts, publish, urls
 from .parts import Part
 from .record import RunFile
 
@@ -60,7 +59,7 @@ class Digests(NamedTuple):
 
 def path(out: str | Path, part: int = 0) -> Path:
     """Where the plan of a part of a run is."""
-    return Path(out) / (NAME if part == 0 else f"plan-{part:06d}.parquet")
+    return urls.folder(out) / (NAME if part == 0 else f"plan-{part:06d}.parquet")
 
 
 def anew(part: int) -> str:
@@ -91,7 +90,7 @@ def added(out: Path, file: RunFile) -> tuple[Part, ...]:
     Raises:
         ValueError: one of them is broken, was changed, or is gone while later ones are there.
     """
-    numbers = {int(found[1]) for name in os.listdir(out) if (found := _ADDED.fullmatch(name))}
+    numbers = {int(found[1]) for name in urls.names(out) if (found := _ADDED.fullmatch(name))}
     made = [parts.first(file)]
     for number in range(1, len(numbers) + 1):
         if number not in numbers:
@@ -195,7 +194,7 @@ def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
 def _open(out: Path, part: int) -> Iterator[pq.ParquetFile]:
     """ValueError, with a way out, for what is no plan."""
     try:
-        with pq.ParquetFile(path(out, part), page_checksum_verification=True) as file:
+        with urls.parquet(path(out, part)) as file:
             own = pa.schema([field for field in file.schema_arrow if not _is_carried(field)])
             if own not in (SCHEMA, _VERSION_1):
                 raise ValueError(f"its columns must be {', '.join(SCHEMA.names)}, got {file.schema_arrow}")

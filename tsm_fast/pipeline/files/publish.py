@@ -3,6 +3,8 @@
 A temporary file is locked (flock) by whoever writes it, and the kernel lets go of the lock when that process ends, by
 `kill -9` too: so `clean` removes exactly what nobody writes any more. Two runs in one folder do no harm: they publish
 the same bytes under the same names, each from its own temporary file.
+
+Behind a URL a file is put whole, as stores of objects do; there is no temporary file, no lock and nothing to sync.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, BinaryIO, cast
 
 from ..errors import OutOfSpace
+from .urls import url
 
 SUFFIX = ".tmp"
 _OURS = re.compile(r"\.[0-9a-f]{12}\.tmp$")
@@ -34,11 +38,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def publishing(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, that takes its name at the end of the block, when its bytes are on the disk.
 
-    After an exception in the block nothing is left. `replace=False` raises FileExistsError where the name is taken.
+    Behind a URL it is put there at the end of the block. After an exception in the block nothing is left.
+    `replace=False` raises FileExistsError where the name is taken.
 
     Raises:
         OutOfSpace: the disk is full.
     """
+    if (there := url(path)) is not None:
+        with out_of_space(Path(gettempdir())), TemporaryFile() as file:
+            yield cast(BinaryIO, file)
+            file.seek(0)
+            there.put(file.read(), replace=replace)
+        return
     with out_of_space(path):
         temporary, file = _open_temporary(path)
         try:
@@ -120,6 +131,8 @@ def publish_json(path: Path, value: Any, *, replace: bool = True) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, without what killed writers left in it; OSError where no file can be made there."""
+    if url(folder) is not None:
+        return  # stores of objects have no folders
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
     temporary, file = _open_temporary(folder / "check")
@@ -129,6 +142,8 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make names in a folder last through a power cut."""
+    if url(folder) is not None:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -142,6 +157,8 @@ def sync_folder(folder: Path) -> None:
 def clean(folder: Path, name: str = "") -> int:
     """Remove the temporary files in a folder (of the file `name`, if given) that nobody writes any more: how many."""
     removed = 0
+    if url(folder) is not None:
+        return removed
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(f".{name}") and _OURS.search(entry.name):
@@ -152,7 +169,7 @@ def clean(folder: Path, name: str = "") -> int:
 def sha256(path: Path) -> str:
     """The hash of a file, as a hexadecimal number."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 from ..settings import Settings
 from ..sources.source import Source
-from . import plan_file, publish, typed
+from . import plan_file, publish, typed, urls
 from .parts import Part, first
 from .record import Record, RunFile
 from .shards import MapColumn, marker_path, shard_path
@@ -121,7 +119,7 @@ class Run:
             ValueError: its run.json, or the record of what was added to it, is broken, was changed, or is of an unknown
                 version of the format.
         """
-        folder = Path(out)
+        folder = urls.folder(out)
         file = RunFile.read(folder)
         if file is None:
             raise FileNotFoundError(errno.ENOENT, "holds no run (no run.json)", str(folder))
@@ -167,15 +165,15 @@ class Run:
 
     def done(self, *, check_hash: bool = False) -> dict[int, Marker]:
         """The markers of the shards that are published: the file is there with the marker's size (and hash)."""
-        names = set()
-        with suppress(FileNotFoundError):
-            names.update(os.listdir(self.out / "markers"))
-        found = {}
-        for spec in self.shards:
-            marker = self.marker(spec.index) if marker_path("", spec.index).name in names else None
-            if marker is not None and self.is_whole(marker, check_hash=check_hash):
-                found[spec.index] = marker
-        return found
+        names = urls.names(self.out / "markers")
+        marked = [spec.index for spec in self.shards if marker_path("", spec.index).name in names]
+
+        def whole(index: int) -> Marker | None:
+            marker = self.marker(index)
+            return marker if marker is not None and self.is_whole(marker, check_hash=check_hash) else None
+
+        found = zip(marked, urls.each(self.out, whole, marked), strict=True)
+        return {index: marker for index, marker in found if marker is not None}
 
     def pending(self) -> list[ShardSpec]:
         """The shards that are still to be computed."""

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .urls import folder, parquet
+
 FORMAT_VERSION = 2
 ROW_GROUP = 256
 OK = "ok"  # the status of a row without an error
@@ -61,19 +63,19 @@ _LISTS = len(Rows._fields) - 1
 
 def shard_path(out: str | Path, index: int) -> Path:
     """Where a shard is published."""
-    return Path(out) / "shards" / f"part-{index:06d}.parquet"
+    return folder(out) / "shards" / f"part-{index:06d}.parquet"
 
 
 def marker_path(out: str | Path, index: int) -> Path:
     """Where the marker of a shard is published."""
-    return Path(out) / "markers" / f"{index:06d}.json"
+    return folder(out) / "markers" / f"{index:06d}.json"
 
 
 def read_columns(out: str | Path, index: int, names: Sequence[str]) -> list[list[Any]]:
     """Columns of a finished shard; OSError, with a way out, for one that is damaged."""
     path = shard_path(out, index)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with parquet(path) as file:
             table = file.read(list(names))
             return [table[name].to_pylist() for name in names]
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...models import Model
-from ..files import plan_file
+from ..files import plan_file, urls
 from ..files.run import Run, ShardSpec
 from ..settings import Settings
 from ..sources.open import open_source
@@ -33,7 +33,7 @@ def follow(
     Raises:
         FingerprintError: as `prepare`; or a picture of the share is not there.
     """
-    run = readable(Path(out))
+    run = readable(urls.folder(out))
     if run is None or not plan_file.path(out).is_file():
         return None
     source = open_source(settings.source, settings.root)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...models import Model
 from ...readable import counted
 from ..errors import FingerprintError, OutOfSpace
-from ..files import plan_file, publish
+from ..files import plan_file, publish, urls
 from ..files.record import NAME, RunFile
 from ..files.run import Run
 from ..settings import Resources, Settings
@@ -61,7 +61,7 @@ def prepare(
         OSError: the folder cannot be written to.
         ValueError, ModuleNotFoundError, FileNotFoundError: source, model or layers cannot be used.
     """
-    folder = Path(out)
+    folder = urls.folder(out)
     if not resume and (folder / NAME).exists():
         raise FileExistsError(errno.EEXIST, "holds a run already: name another folder, or resume it", str(folder))
     present = readable(folder)
@@ -141,7 +141,7 @@ def _bytes(planned: draft.Draft, rows: int) -> int:
 def _check_empty(folder: Path) -> None:
     """Nothing tells of which pictures and of which model shards without a run.json are."""
     if (
-        any((folder / "markers").glob("*.json")) and not (folder / NAME).exists()
+        any(name.endswith(".json") for name in urls.names(folder / "markers")) and not (folder / NAME).exists()
     ):  # in this order: runs write that first
         raise FingerprintError(
             f"{folder} has shards of a run, but not its run.json: put that back, or name another folder"
@@ -163,6 +163,8 @@ def _make_folders(folder: Path) -> None:
 
 
 def _check_space(folder: Path, needed: int) -> None:
+    if urls.url(folder) is not None:
+        return
     there = folder
     while not there.exists():
         there = there.absolute().parent

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ...pictures.decode import FLAGS
 from ...readable import counted, some
-from ..files import plan_file
+from ..files import plan_file, urls
 from ..files.plan_file import AGAIN
 from ..files.publish import sha256
 from ..files.run import BUSY, Marker, Run, ShardSpec
@@ -293,13 +293,13 @@ def _homeless(run: Run) -> Iterator[Finding]:
 
 def _check_shard(run: Run, spec: ShardSpec, keys: pa.Array | None) -> Finding | None:
     """The first thing that is wrong with a finished shard."""
-    file = str(shard_path(run.out, spec.index).relative_to(run.out))
+    file = str(shard_path("", spec.index))
     try:
         marker = _read_marker(run, spec)
         path = shard_path(run.out, spec.index)
         _expect("bytes", path.stat().st_size, marker.bytes)
         _expect("SHA-256", sha256(path), marker.sha256)
-        with pq.ParquetFile(path, page_checksum_verification=True) as shard:
+        with urls.parquet(path) as shard:
             _check_rows(run, spec, marker, shard, keys)
     except _Wrong as wrong:
         return Finding(file, str(wrong), _repair(run, spec))
@@ -382,24 +382,22 @@ def _damaged(run: Run, spec: ShardSpec) -> Finding | None:
     """A shard that has a marker and yet does not count as finished."""
     if not marker_path(run.out, spec.index).exists():
         return None
-    file = str(shard_path(run.out, spec.index).relative_to(run.out))
+    file = str(shard_path("", spec.index))
     return Finding(file, "does not agree with its marker", _repair(run, spec))
 
 
 def _repair(run: Run, spec: ShardSpec) -> str:
-    marker = marker_path(run.out, spec.index).relative_to(run.out)
+    marker = marker_path("", spec.index)
     return f"delete {marker} and {AGAIN}: this shard is computed again, the others stay"
 
 
 def _leftovers(run: Run) -> Iterator[Finding]:
     """Files that are no part of the run, or not yet."""
-    for path in sorted(run.out.rglob("*")):
-        name = path.relative_to(run.out).as_posix()
-        if path.is_dir():
-            continue
+    there = dict.fromkeys(urls.below(run.out))
+    for name in there:
         if not KNOWN.fullmatch(name):
             yield Finding(name, "is no file of the run", "a run that is under way may be writing it; else delete it")
-        elif name.startswith("shards/") and not marker_path(run.out, int(path.stem[5:])).exists():
+        elif name.startswith("shards/") and marker_path("", int(name[12:-8])).as_posix() not in there:
             yield Finding(name, "has no marker, so it does not count as finished", f"{AGAIN}: it is written again")
 
 

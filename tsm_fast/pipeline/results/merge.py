@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...readable import counted
 from ..errors import FingerprintError, Unfinished
-from ..files import parts, plan_file, publish
+from ..files import parts, plan_file, publish, urls
 from ..files.hold import held
 from ..files.parts import Part
 from ..files.plan_file import AGAIN
@@ -31,7 +30,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, progress: Callable[[int,
     Interrupted in whatever way, the same call goes on.
 
     Args:
-        paths: folders of finished runs by the same record, of pictures with distinct keys.
+        paths: folders (or URLs) of finished runs by the same record, of pictures with distinct keys.
         out: the folder to write.
         progress: called with the number of shards that are there and of all shards.
 
@@ -42,7 +41,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, progress: Callable[[int,
         FileExistsError: `out` holds another run.
         RuntimeError: another process is working in `out`.
     """
-    runs, folder = [Run.open(path) for path in paths], Path(out)
+    runs, folder = [Run.open(path) for path in paths], urls.folder(out)
     if len(runs) < 2:
         raise ValueError(f"merge needs at least two runs, got {len(runs)}")
     for run in runs:
@@ -66,7 +65,8 @@ def merge(paths: Sequence[str | Path], out: str | Path, progress: Callable[[int,
 def _check_source(run: Run, out: Path) -> None:
     if run.file.evidence is None:
         raise FingerprintError(f"{run.out} has format version {run.file.version}, whose runs are read, but not merged")
-    if out.exists() and out.samefile(run.out):
+    here = urls.url(out) is None and urls.url(run.out) is None
+    if str(out) == str(run.out) or (here and out.exists() and out.samefile(run.out)):
         raise FileExistsError(errno.EEXIST, "is one of the runs: name a new folder for all of them", str(out))
     if pending := len(run.pending()):
         raise Unfinished(f"{run.out} has {counted(pending, 'shard')} to compute: {AGAIN}, then merge")
@@ -76,7 +76,7 @@ def _plan(runs: Sequence[Run], out: Path) -> list[tuple[Run, ShardSpec]]:
     """Publish run.json and the plans, or see that they are there: where each shard comes from."""
     first, made = runs[0], [parts.first(runs[0].file)]
     if RunFile.read(out) is None:
-        if any((out / "markers").glob("*.json")):
+        if any(name.endswith(".json") for name in urls.names(out / "markers")):
             raise FileExistsError(errno.EEXIST, "has shards of another run: name a new folder", str(out))
         publish.publish_bytes(out / NAME, (first.out / NAME).read_bytes(), replace=False)
     if RunFile.read(out) != first.file:
@@ -114,7 +114,7 @@ def _copied(run: Run, there: ShardSpec, merged: Run, here: ShardSpec) -> Marker:
     shift = here.start - there.start
     with (
         writing(merged, here, shard_path(merged.out, here.index)) as (writer, file),
-        pq.ParquetFile(source, page_checksum_verification=True) as shard,
+        urls.parquet(source) as shard,
     ):
         for group in range(shard.num_row_groups):
             writer.copy(shard.read_row_group(group), shift)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import pyarrow as pa
@@ -55,8 +56,8 @@ class SaliencyDataset(Dataset[MapRow]):
     some 16 MB of maps. Which shards are finished is looked up once, when the dataset is made.
 
     Args:
-        path: the output folder of the run, or a list of those of several, which are read as one, in this order: they
-            must be made by the same settings of different pictures.
+        path: the output folder of the run, or its URL (s3://, gs://, hf://, ...); or a list of those of several, which
+            are read as one, in this order: they must be made by the same settings of different pictures.
         columns: which maps to read: a column such as "mtsm/features", a glob ("mtsm/*"), or a list of these; None for
             all. The attribute `columns` tells what was found.
         size: None for the maps as stored, or `(h, w)` to resize them to, bilinear (`align_corners=False`).
@@ -103,10 +104,10 @@ class SaliencyDataset(Dataset[MapRow]):
         self.size = checks.size(size)
         self.normalize = normalize
         self.missing = missing
-        paths = [path] if isinstance(path, str | Path) else list(path)
+        paths = [path] if isinstance(path, str | os.PathLike) else list(cast("Sequence[str | Path]", path))
         if not paths:
             raise ValueError("path must name at least one run, got none")
-        self._store = Store(list(map(Path, paths)), columns)
+        self._store = Store(paths, columns)
         self._rows: range | np.ndarray = (
             self._store.finished_rows() if missing == "skip" else range(self._store.n_items)
         )

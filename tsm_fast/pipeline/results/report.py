@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,21 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ...models.preprocessing import KINDS, Resize
-from ...pictures.decode import FLAGS, ImageError, Picture, from_value
+from ...models.region import region
+from ...pictures.decode import FLAGS, ImageError
 from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
 from ...readable import digits, size
 from ...variants import variant
-from ..files import plan_file, typed
-from ..files.parts import Part
 from ..files.publish import publish_bytes
 from ..files.run import BUSY, Run
 from ..files.shards import OK
-from ..sources.open import FILES, reopen
-from ..sources.remote import is_remote
 from ..sources.source import Source
 from .check import Status, status
+from .pictures import Pictures
 from .reader import MapRow, SaliencyDataset
 
 PART = 1024  # rows in memory at once
@@ -237,46 +233,19 @@ def _heat(values: np.ndarray) -> Image.Image:
 
 
 def _opener(run: Run, source: Source | None) -> Show:
-    """A function from a row to the part of its picture that the network saw."""
-    crop = _crop(run.record.preprocessing)
-    given = [source is not None and (not run.added or part.root == source.root) for part in run.parts]
-    sources = [source if known else _recorded(part) for known, part in zip(given, run.parts, strict=True)]
-    starts = [spec.start for spec in run.shards]
+    """A function from a row to the part of its picture that the network saw; all of it where that is not known."""
+    pictures, record = Pictures(run, source), run.record.preprocessing
 
     def show(item: MapRow) -> Image.Image | None:
-        spec = run.shards[bisect_right(starts, item.index) - 1]
-        known = sources[spec.part]
-        if known is None:
-            return None
         try:
-            planned = plan_file.read(run.out, spec.group, spec.part)[item.index - spec.start]
-            picture = from_value(known.read(planned), run.record.max_pixels)
-        except (ImageError, OSError, ValueError, IndexError):
+            image = pictures.read(item.index, item.sha256)
+        except ImageError:
             return None
-        if not isinstance(picture, Picture):
-            return None
-        return crop.picture(picture.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        left, top, right, bottom = region(record, *image.size) or (0, 0, *image.size)
+        box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+        return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
 
     return show
-
-
-def _recorded(part: Part) -> Source | None:
-    """The source of a part as its record names it; None where it names code to run, or a place to ask."""
-    return reopen(part.source.kind, part.root) if part.source.kind in FILES and not is_remote(part.root) else None
-
-
-def _crop(preprocessing: dict[str, Any]) -> Resize:
-    """The part of a picture that the preprocessing takes: exact where it is ours or timm's, else the central square."""
-    kind = preprocessing.get("kind")
-    if kind in KINDS.values():
-        size = typed.made(tuple[int, int], preprocessing.get("size"), "preprocessing.size")
-        fraction = typed.made(float, preprocessing.get("fraction", 1.0), "preprocessing.fraction")
-        return Resize(size, fraction=fraction, fit=next(fit for fit in KINDS if KINDS[fit] == kind))
-    if kind == "timm":
-        _, *size = typed.made(tuple[int, int, int], preprocessing.get("input_size"), "preprocessing.input_size")
-        fraction = typed.made(float, preprocessing.get("crop_pct"), "preprocessing.crop_pct")
-        return Resize((size[0], size[1]), fraction=fraction)
-    return Resize((SIDE, SIDE), fraction=1.0)
 
 
 def _flag_counts(flags: np.ndarray) -> list[tuple[str, int]]:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import Unfinished
 from ..files import plan_file
 from ..files.plan_file import AGAIN
 from ..files.run import Run
 from ..files.shards import ROW_GROUP, MapColumn, damaged, decode, shard_path
+from ..files.urls import parquet
 from ..sources.keys import encode_key
 from .joined import check_joinable
 
@@ -72,7 +72,7 @@ class Store:
     Rows and shards are numbered through all runs.
     """
 
-    def __init__(self, paths: Sequence[Path], columns: str | Sequence[str] | None = None) -> None:
+    def __init__(self, paths: Sequence[str | Path], columns: str | Sequence[str] | None = None) -> None:
         runs = [Run.open(path) for path in paths]
         if len(runs) > 1:
             check_joinable(runs)
@@ -182,7 +182,7 @@ class Store:
         out = self.outs[home.run]
         path = shard_path(out, home.index)
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            with parquet(path) as file:
                 stored = [name for c in self.columns.values() for name in (c.name, c.scale) if name is not None]
                 about = [name for name in About._fields if name in file.schema_arrow.names]  # version 1 has fewer
                 table = file.read_row_group(group, [*about, *stored], use_threads=False)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .hashes import sampled
 from .keys import decode_key, encode_key
 from .picture_files import absolute, open_file, read_file
-from .remote import is_remote
+from .schemes import is_remote
 from .source import Item, LeftOut, Source, SourceError, Stamp
 from .stamps import stamps_of
 

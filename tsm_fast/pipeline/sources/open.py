@@ -16,7 +16,7 @@ from .lists import ListSource, PathSource
 from .manifests import READERS, ManifestSource, suffix_of
 from .picture_files import EXTENSIONS
 from .remote import glob as remote_glob
-from .remote import is_remote
+from .schemes import is_remote
 from .source import Source, SourceError
 from .tars import TarSource
 

@@ -8,6 +8,7 @@ from typing import IO
 
 from ...pictures.decode import ImageError
 from . import remote
+from .schemes import is_remote
 
 _COMMON = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 EXTENSIONS = tuple(sorted((*_COMMON, ".avif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpf", ".jpx")))
@@ -22,7 +23,7 @@ def check_size(size: int) -> None:
 
 def read_file(path: str) -> bytes:
     """The whole of a regular file, or of a URL; OSError or ImageError where it cannot be read."""
-    if remote.is_remote(path):
+    if is_remote(path):
         return remote.read(path)
     if "\0" in path:
         raise ImageError("missing", "no path has a NUL byte in it")
@@ -37,7 +38,7 @@ def read_file(path: str) -> bytes:
 def read_part(path: str, offset: int, size: int) -> bytes:
     """A part of a file, or of a URL, which is shorter where the file ends."""
     check_size(size)
-    if remote.is_remote(path):
+    if is_remote(path):
         return remote.read(path, offset, offset + size)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -48,9 +49,9 @@ def read_part(path: str, offset: int, size: int) -> bytes:
 
 def open_file(path: str) -> IO[bytes]:
     """A file, or a URL, for reading."""
-    return remote.open_file(path) if remote.is_remote(path) else open(path, "rb")
+    return remote.open_file(path) if is_remote(path) else open(path, "rb")
 
 
 def absolute(path: str) -> str:
     """The path from the root; URLs as they are."""
-    return path if remote.is_remote(path) else os.path.abspath(path)
+    return path if is_remote(path) else os.path.abspath(path)

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 from . import remote
+from .schemes import is_remote
 from .source import Stamp
 
 THREADS, PART = 8, 1024  # that look at files, and how many each takes at once
@@ -35,7 +36,7 @@ def remote_stamp(about: Mapping[str, Any]) -> Stamp:
 
 def _stamp(path: str, remote_too: bool) -> Stamp:
     try:
-        if remote.is_remote(path):
+        if is_remote(path):
             return remote_stamp(remote.about(path)) if remote_too else Stamp(None, None)
         found = os.stat(path)
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from ...pictures.decode import ImageError
 from .hashes import sampled
 from .keys import decode_key, encode_key
 from .picture_files import EXTENSIONS, absolute, check_size, open_file, read_part
-from .remote import is_remote
+from .schemes import is_remote
 from .source import Item, LeftOut, Source, SourceError, Stamp
 from .stamps import stamps_of
 

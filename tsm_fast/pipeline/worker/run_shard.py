@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from ..._version import versions
@@ -24,6 +23,7 @@ from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
 from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
 from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, read_columns, shard_path
+from ..files.urls import parquet
 from ..files.writing import writing
 from ..settings import Resources
 from ..sources.source import Source
@@ -198,7 +198,7 @@ class _Shard:
         wanted = [row for row, kind in enumerate(status) if kind != OK and retry in (ALL, kind)]
         self._seconds.update({name: present.seconds.get(name, 0.0) for name in STAGES})
         self._told = dict(self._seconds)
-        with self._writing(path) as writer, pq.ParquetFile(path, page_checksum_verification=True) as shard:
+        with self._writing(path) as writer, parquet(path) as shard:
             made: list[Rows] = []
             self._compute(wanted, made.append)
             new = writer.table(made)

@@ -1,0 +1,99 @@
+"""The pictures of a run as they are now, and the part of each that the network saw."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+from PIL import Image
+
+from ...models import region
+from ...models.region import Region
+from ...pictures.content import content
+from ...pictures.decode import ImageError, Picture, from_value, unreadable
+from ..files import plan_file
+from ..files.parts import Part
+from ..files.run import Run
+from ..sources.keys import decode_key
+from ..sources.open import FILES, reopen
+from ..sources.schemes import is_remote
+from ..sources.source import Item, Source
+
+# What `region=` may name where the record of a preprocessing does not tell the part.
+REGIONS = {"center": region.central, "whole": region.whole}
+
+
+class Pictures:
+    """Reads the pictures of a run, from any thread.
+
+    Args:
+        run: the run.
+        source: where they are now; None for where they were when the run was planned, if they are files.
+    """
+
+    def __init__(self, run: Run, source: Source | None = None) -> None:
+        self._run = run
+        own = [source is not None and (not run.added or part.root == source.root) for part in run.parts]
+        self._sources = [source if given else _recorded(part) for given, part in zip(own, run.parts, strict=True)]
+        self._starts = [spec.start for spec in run.shards]
+        self._items = lru_cache(maxsize=2)(partial(plan_file.read, run.out))
+
+    @property
+    def roots(self) -> list[str]:
+        """Where they are looked for; none where no source is known."""
+        return list(dict.fromkeys(source.root for source in self._sources if source is not None))
+
+    def read(self, index: int, sha256: str = "") -> Image.Image:
+        """The picture of a row in RGB, upright; `ImageError` where there is none, or another than the hash is of."""
+        part, item = self._item(index)
+        source = self._sources[part]
+        if source is None:
+            raise ImageError("missing", "its source is not known")
+        try:
+            value = source.read(item)
+        except (ImageError, MemoryError):
+            raise
+        except OSError as error:
+            raise unreadable(error) from None
+        except Exception as error:  # a dataset raises anything
+            raise ImageError("unreadable", str(error)) from None
+        if sha256 and content(value).sha256 != sha256:
+            raise ImageError("replaced", "it is another picture than the one that was computed")
+        found = from_value(value, self._run.record.max_pixels)
+        if not isinstance(found, Picture):
+            raise ImageError("item", "the dataset gives a tensor and no picture")
+        return found.image
+
+    def file_name(self, index: int) -> str:
+        """The path of the picture of a row where its source names files, else its key."""
+        part, item = self._item(index)
+        named = item.path if self._run.parts[part].source.kind in ("list", "manifest") else None
+        return decode_key(item.key if named is None else named).encode(errors="replace").decode()
+
+    def _item(self, index: int) -> tuple[int, Item]:
+        """The part of a row, and what its plan says of it."""
+        spec = self._run.shards[bisect_right(self._starts, index) - 1]
+        return spec.part, self._items(spec.group, spec.part)[index - spec.start]
+
+
+def _recorded(part: Part) -> Source | None:
+    """The source of a part as its record names it; None where it names code to run, or a place to ask."""
+    return reopen(part.source.kind, part.root) if part.source.kind in FILES and not is_remote(part.root) else None
+
+
+def seen(run: Run, named: str | None = None) -> Callable[[int, int], Region]:
+    """The part that the network saw of a picture, by its width and height.
+
+    Raises:
+        ValueError: the record of the preprocessing does not tell, and no region is named.
+    """
+    record = run.record.preprocessing
+    if named is not None:
+        return partial(REGIONS[named], record)
+    if region.region(record, 640, 480) is None:
+        raise ValueError(
+            f"{run.out} has a preprocessing of kind {record.get('kind')!r}, which does not tell what part of a picture "
+            "the network saw: name region='center' (the largest central rectangle) or region='whole' (all, stretched)"
+        )
+    return lambda width, height: region.region(record, width, height) or (0, 0, width, height)
