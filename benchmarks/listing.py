@@ -2,6 +2,8 @@
 
     python -m benchmarks.listing --out benchmarks/results/listing.json
 
+writes the result, and its table into docs/overnight.md.
+
 The pictures are empty files in a thousand folders, under names like those of ImageNet, and nothing is computed: what is
 measured is all that depends on their number before the first shard and after the last. Each step is a process of its
 own; its peak is that of the whole process, of which "import" is what the package and PyTorch take alone. "cpu" are the
@@ -33,6 +35,8 @@ from tsm_fast.pipeline import Run, Settings, prepare
 from tsm_fast.pipeline.engines.run import ready
 from tsm_fast.pipeline.files import plan_file
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "overnight.md"  # its numbers stand between the markers
+MARKERS = ("<!-- listing: begin -->\n", "<!-- listing: end -->\n")
 IMAGES, FOLDERS, MORE, SHARD, LOOKUPS, RANKS = 1_280_000, 1_000, 1_000, 4096, 10_000, 8
 
 
@@ -104,6 +108,36 @@ def step(what: str, source: Path, out: Path, images: int) -> dict[str, Any]:
     return found
 
 
+def table(result: dict[str, Any]) -> str:
+    """What was measured, as Markdown."""
+    steps = result["steps"]
+    what = {
+        "plan": "the first start: listed, planned",
+        "take up": "the same command again: listed, compared",
+        "follow": f"one more of {result['ranks']} ranks: the plan and its share compared",
+        "add": f"`--add` with {result['added']:,} new ones: listed, compared, planned",
+        "one shard": "a worker, before a shard",
+    }
+    rows = [f"| {text} | {steps[name]['cpu']:.3g} s | {steps[name]['peak_mb']:,} MB |" for name, text in what.items()]
+    look = steps["look up"]
+    memory = f"{look['peak_mb']} MB, {look['kept_mb']} MB are kept"
+    lines = [
+        f"| {result['images']:,} pictures in a folder | seconds of a core | memory, at most |",
+        "| --- | --- | --- |",
+        *rows,
+        f"| `ds[key]`, the first | {look['first_ms'] / 1e3:.3g} s | {memory} |",
+        f"| each key after it | {look['each_us'] / 1e3:.3g} ms | |",
+        f"| Python with PyTorch and this package, for comparison | | {steps['import']['peak_mb']} MB |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_table(page: str, result: dict[str, Any]) -> str:
+    """A page with the table between its markers."""
+    before, rest = page.split(MARKERS[0])
+    return before + MARKERS[0] + table(result) + MARKERS[1] + rest.split(MARKERS[1])[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=IMAGES)
@@ -127,17 +161,12 @@ def main() -> None:
                 write(source, given.images, given.images + MORE)
             steps[what] = step(what, source, out, given.images)
         size = {path.name: path.stat().st_size for path in sorted(out.glob("plan*.parquet"))}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__}
-    result = {
-        "images": given.images,
-        "added": MORE,
-        "ranks": RANKS,
-        "versions": versions,
-        "bytes": size,
-        "steps": steps,
-    }
-    if given.out is not None:
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "pyarrow": pa.__version__}
+        result = {"images": given.images, "added": MORE, "ranks": RANKS, "versions": versions, "bytes": size}
+        result["steps"] = steps
+        if given.out is not None:
+            given.out.write_text(json.dumps(result, indent=1) + "\n")
+            PAGE.write_text(with_table(PAGE.read_text(), result))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from benchmarks import fashion_mnist as benchmark
+from benchmarks import listing
 from tsm_fast.cli import app
 from tsm_fast.pictures import load_photos
 from tsm_fast.pipeline.results.check import status, verify
@@ -103,6 +104,11 @@ def test_the_arithmetic_is_that_of_the_recorded_run() -> None:
     result, page = json.loads(recorded.read_text()), benchmark.PAGE.read_text()
     assert benchmark.with_arithmetic(page, result) == page
     assert benchmark.table(result) == recorded.with_suffix(".md").read_text()
+
+
+def test_the_costs_of_listings_are_those_recorded() -> None:
+    result, page = json.loads((benchmark.RESULTS / "listing.json").read_text()), listing.PAGE.read_text()
+    assert listing.with_table(page, result) == page
 
 
 def test_what_the_benchmark_makes_of_a_run(finished: Path, tmp_path: Path) -> None:
