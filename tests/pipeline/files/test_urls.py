@@ -114,7 +114,7 @@ def test_the_commands(s3_box: str, pictures: Path, local: Path, tmp_path: Path) 
     done = tsm_fast(*arguments(pictures, url, "--dry-run"))
     assert done.exit_code == 0, done.stderr
     assert "GB free" not in done.stdout
-    assert urls.names(urls.folder(url)) == set()
+    assert urls.sizes(urls.folder(url)) == {}
     code, out, err = end(start(arguments(pictures, url, "--workers", 2)))
     assert code == 0, err
     assert f"4 of 4 shards in {url}" in out
@@ -141,7 +141,7 @@ def test_ranks(s3_box: str, pictures: Path, local: Path) -> None:
 def test_killed_and_taken_up(s3_box: str, pictures: Path, local: Path) -> None:
     url = f"{s3_box}/killed"
     process = start(arguments(pictures, url, "--workers", 1))
-    wait_for(lambda: bool(urls.names(urls.folder(url) / "markers")), process)
+    wait_for(lambda: bool(urls.sizes(urls.folder(url) / "markers")), process)
     os.killpg(process.pid, 9)
     process.communicate()
     left = {name for name in files(url) if name.startswith("shards/")}

@@ -188,11 +188,18 @@ def verify(
     run = Run.open(out)
     keys, problems = _plan_keys(run)
     pictures = None if source is None else _Pictures(run, source)
-    checked, rows, pending = 0, 0, []
-    for number, spec in enumerate(run.shards):
-        if not marker_path(run.out, spec.index).exists():
-            pending.append(spec.index)
-        elif (found := _check_shard(run, spec, keys)) is not None:
+    checked, rows = 0, 0
+    marked = urls.sizes(run.out / "markers")
+    pending = [spec.index for spec in run.shards if marker_path("", spec.index).name not in marked]
+    left = frozenset(pending)
+
+    def look(spec: ShardSpec) -> Finding | None:
+        return None if spec.index in left else _check_shard(run, spec, keys)
+
+    for number, (spec, found) in enumerate(zip(run.shards, urls.each(run.out, look, run.shards), strict=True)):
+        if spec.index in left:
+            pass
+        elif found is not None:
             problems.append(found)
         else:
             checked, rows = checked + 1, rows + spec.stop - spec.start
