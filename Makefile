@@ -28,7 +28,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test check static lint asan fuzz races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test test-integrations check static lint asan fuzz races bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -39,6 +39,9 @@ demo: build  ## saliency maps of real photos with a real network, into demo_out/
 
 test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all tests
 	$(PYTEST) --doctest-modules tsm_fast tests
+
+test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam and the networks of timm, which lie beside the environment
+	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/docs/test_readme.py -k "grad_cam or grad-cam"
 
 check: build lint  ## in two minutes: all checks, and a few cases of every quick test
 	$(PYTEST) --few --doctest-modules tsm_fast tests
@@ -120,6 +123,11 @@ build/dev/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
 # Beside the environment, whose constraints are for the newest.
 build/triton-%/.done: $(VENV)/.torch
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-compile --upgrade --target build/triton-$* triton==$*
+	@touch $@
+
+# Beside the environment too: where torchvision is, other packages import it, and it does not load beside a CPU torch.
+build/integrations/.done: $(VENV)/.torch
+	$(PIP) --no-deps --no-compile --upgrade --target build/integrations grad-cam ttach opencv-python-headless torchvision timm
 	@touch $@
 
 build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)

@@ -87,7 +87,7 @@ def write_photos(folder: Path, count: int) -> None:
 def seconds(program: str, pictures: Path, out: Path) -> float:
     """Of a process, from its start to its end."""
     if program == "extract":
-        command = ["-m", "tsm_fast", "extract", pictures, "--out", out, "--method", "eigencam", "--no-report"]
+        command = ["-m", "tsm_fast", "extract", pictures, "--out", out, "--map", "eigencam", "--no-report"]
     else:
         command = ["-m", "benchmarks.end_to_end", "--program", program, "--pictures", pictures, "--out", out]
     # Threads that wait do not spin, which on a machine with other work costs the first two most of their time.

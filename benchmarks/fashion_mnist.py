@@ -139,7 +139,7 @@ def extract(pictures: Path, maps: Path, limit: int | None) -> list[Sample]:
 
 
 def command_line(pictures: str, maps: str, limit: int | None) -> list[str]:
-    methods = [word for method in METHODS for word in ("--method", method)]
+    methods = [word for method in METHODS for word in ("--map", method)]
     limits = [] if limit is None else ["--limit", str(limit)]
     return ["extract", pictures, "--model", "lite0", *methods, "--out", maps, *limits]
 

@@ -1,12 +1,13 @@
 """`kill -9` at random moments of `tsm-fast extract`, then the same command again: are the shards the same?
 
 python -m benchmarks.kill_and_resume --kills 100 --out benchmarks/results/kill_and_resume.json
+python -m benchmarks.kill_and_resume --kills 100 --between --out benchmarks/results/kill_between_shards.json
 
 An undisturbed run over tiles of real photos gives the hashes and the length of a run. Every trial starts the command in
 a fresh folder, kills it after a random share of that length, runs it again to its end, and compares the hash of every
 shard; no temporary file may remain. By chance the whole group of processes is killed (as by a power cut), the main
 process alone, or one of its workers; and the shards are computed in the main process or by two workers. The second run
-computes in its main process.
+computes in its main process. With `--between` the moment is that at which a random shard gets its name, or its marker.
 
 Processes are forked from a server that has imported the package already, so that the moments fall into what a run does
 and not into the seconds of importing, before which nothing is written.
@@ -35,12 +36,14 @@ import torch
 
 from tsm_fast import cli
 from tsm_fast.pictures import load_photos
+from tsm_fast.pipeline.files.shards import marker_path, shard_path
 
 PHOTOS, TILES, SIDE = 4, 6, 160  # photos, tiles of each, pixels
 SHARD, BATCH = 3, 3
 LIMIT = 300  # seconds that any process may take
 PROCESSES = multiprocessing.get_context("forkserver")
 WORKERS = (0, 0, 0, 2)  # starting two workers takes most of the time of such small runs
+BETWEEN_WORKERS = (0, 2, 2, 2)
 VICTIMS = ("group", "main", "worker")
 
 
@@ -48,12 +51,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="kill -9 and resume, many times")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--between", action="store_true", help="kill where one shard ends and the next begins")
     parser.add_argument("--out", type=Path, help="where to write the result; stdout by default")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     PROCESSES.set_forkserver_preload(["tsm_fast.cli"])
     with tempfile.TemporaryDirectory(prefix="kill-and-resume-") as folder:
-        result = measure(Path(folder), options.kills, options.seed)
+        result = measure(Path(folder), options.kills, options.seed, between=options.between)
     text = json.dumps(result, indent=1) + "\n"
     if options.out is None:
         print(text, end="")
@@ -62,7 +66,7 @@ def main() -> int:
     return 0 if result["equal"] == result["kills"] and not result["leftovers"] else 1
 
 
-def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+def measure(folder: Path, kills: int, seed: int, *, between: bool) -> dict[str, Any]:
     commit = version_of_the_code()
     source = folder / "tiles"
     write_tiles(source)
@@ -79,7 +83,8 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         expected = hashes
     trials = []
     for number in range(kills):
-        trials.append(trial(source, folder / f"trial-{number}", f"{seed}/{number}", lengths, expected))
+        out = folder / f"trial-{number}"
+        trials.append(trial(source, out, f"{seed}/{number}", lengths, expected, between=between))
         print(f"{number + 1}/{kills} {trials[-1]}", file=sys.stderr, flush=True)
     return {
         "kills": kills,
@@ -98,14 +103,24 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     }
 
 
-def trial(source: Path, out: Path, seed: str, lengths: dict[int, float], expected: dict[str, str]) -> dict[str, Any]:
+def trial(
+    source: Path, out: Path, seed: str, lengths: dict[int, float], expected: dict[str, str], *, between: bool
+) -> dict[str, Any]:
     """One run, killed and taken up again; everything random follows from the seed."""
     chance = random.Random(seed)
-    workers = chance.choice(WORKERS)
+    workers = chance.choice(BETWEEN_WORKERS if between else WORKERS)
     victim = chance.choice(VICTIMS if workers else VICTIMS[:2])
-    moment = chance.uniform(0, lengths[workers])
+    moment, awaited = chance.uniform(0, lengths[workers]), None
+    started = time.monotonic()
     process = start_run(source, out, workers)
-    process.join(moment)
+    if between:
+        index, kind = chance.randrange(len(expected)), chance.choice((shard_path, marker_path))
+        awaited = kind(out, index)
+        while process.exitcode is None and not awaited.exists():
+            time.sleep(1e-4)
+        moment = time.monotonic() - started
+    else:
+        process.join(moment)
     running = process.exitcode is None
     if running:
         kill(process, victim)
@@ -118,6 +133,7 @@ def trial(source: Path, out: Path, seed: str, lengths: dict[int, float], expecte
         "workers": workers,
         "victim": victim,
         "second": round(moment, 3),
+        "at": None if awaited is None else str(awaited.relative_to(out)),
         "running": running,
         "shards_at_kill": shards,
         "temporary_at_kill": temporary,
@@ -129,7 +145,7 @@ def trial(source: Path, out: Path, seed: str, lengths: dict[int, float], expecte
 def start_run(source: Path, out: Path, workers: int) -> Any:
     """A process of the command, leading its own group."""
     options = ["--out", out, "--workers", workers, "--shard-size", SHARD, "--batch-size", BATCH]
-    arguments = ["extract", source, *options, "--method", "tsm", "--method", "mtsm"]
+    arguments = ["extract", source, *options, "--map", "tsm", "--map", "mtsm"]
     process = PROCESSES.Process(target=command, args=(list(map(str, arguments)),))
     process.start()
     return process

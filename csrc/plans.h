@@ -7,8 +7,9 @@ namespace tsm {
 
 enum class Method : int { eigencam, tsm, multivec_eigencam, mtsm };
 enum class Sign : int { u, v, absmax, sum };
-// What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|.
-enum class Combine : int { leading, signed_sum, absolute_sum };
+// What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|; the signed
+// sum before its abs.
+enum class Combine : int { leading, signed_sum, absolute_sum, uncut_sum };
 
 TSM_HOST_DEVICE inline int64_t product_of(const int64_t* n, int order) {
     int64_t p = 1;

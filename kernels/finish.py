@@ -87,11 +87,12 @@ def finish_kernel(
         highest = tl.max(high, 0)
         spread = highest - lowest
         is_nan = tl.max(odd, 0) > 0
-        peak = highest
+        peak = tl.maximum(highest, -lowest)
         if RESIZE:
-            largest = tl.load(own + tl.minimum(lane, height * width - 1))
+            largest = tl.abs(tl.load(own + tl.minimum(lane, height * width - 1)))
             for start in range(TILE, height * width, TILE):
-                largest = tl.maximum(largest, tl.load(own + tl.minimum(start + lane, height * width - 1)))
+                x = tl.load(own + tl.minimum(start + lane, height * width - 1))
+                largest = tl.maximum(largest, tl.abs(x))
             peak = tl.max(largest, 0)
         constant = spread <= noise * peak
         for start in range(0, rows * columns, TILE):

@@ -30,6 +30,7 @@ def saliency(
     center: bool,
     combine: str,
     sign: str,
+    relu: bool = True,
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`)."""
@@ -42,17 +43,17 @@ def saliency(
         features = unit.flatten(2)  # [B, C, S], a view where the strides allow it, else one copy
         centers = center and method in ("eigencam", "multivec_eigencam")
         if power == 1:
-            maps = _single(features, method, centers, sign, precision)
+            maps = _single(features, method, centers, sign, relu, precision)
         else:
-            maps = _combined(features, centers, combine, sign)
+            maps = _combined(features, centers, combine, sign, relu)
     else:
-        maps = _truncated(unit, method, rank, combine, sign)
+        maps = _truncated(unit, method, rank, combine, sign, relu)
     maps = scaled(maps, exponent, power)
     finite = ~maps.isnan().any(1)
     return maps.view(len(x), *x.shape[2:]).to(dtype), finite
 
 
-def _single(features: Tensor, method: Method, center: bool, sign: str, precision: Precision) -> Tensor:
+def _single(features: Tensor, method: Method, center: bool, sign: str, relu: bool, precision: Precision) -> Tensor:
     """The maps [B, S] of `eigencam` and `tsm` at full rank, float64."""
     by_position = features.shape[2] <= features.shape[1]
     matrix = features.mT if by_position else features
@@ -61,7 +62,7 @@ def _single(features: Tensor, method: Method, center: bool, sign: str, precision
         maps = pair.value.clamp(min=0).sqrt()[:, None] * pair.vector
     else:
         maps = mode_product(features, pair.vector[:, :, None], 0, torch.float64)[:, 0]
-    if method == "tsm":
+    if method == "tsm" and relu:
         return maps.abs()
     total = maps.sum(1)  # of the uncentred responses, by channel
     if center and not by_position:
@@ -80,7 +81,8 @@ def _single(features: Tensor, method: Method, center: bool, sign: str, precision
         decided = (sums[..., 0] * sums[..., 1]).sum(1)
     else:
         decided = total
-    return torch.where(decided < 0, -1.0, 1.0)[:, None].mul(maps).clamp(min=0)
+    maps = torch.where(decided < 0, -1.0, 1.0)[:, None].mul(maps)
+    return maps.clamp(min=0) if relu else maps
 
 
 def _leading(matrix: Tensor, center: str | None, precision: Precision) -> Leading:
@@ -101,7 +103,7 @@ def _leading(matrix: Tensor, center: str | None, precision: Precision) -> Leadin
     return leading_pair(gram(matrix, wide=True, center=center, only=again, out=g), only=again, out=pair)
 
 
-def _combined(features: Tensor, center: bool, combine: str, sign: str) -> Tensor:
+def _combined(features: Tensor, center: bool, combine: str, sign: str, relu: bool) -> Tensor:
     """The maps [B, S] of `multivec_eigencam` and `mtsm` at full rank, float64."""
     channels, positions = features.shape[1:]
     by_position = positions <= channels
@@ -115,7 +117,8 @@ def _combined(features: Tensor, center: bool, combine: str, sign: str) -> Tensor
         if sign == "u":
             decided = extremes(features, _less_mean(vectors, center))
             weights = torch.where(decided < 0, -weights, weights)
-        return (vectors @ weights[..., None])[..., 0].abs()
+        maps = (vectors @ weights[..., None])[..., 0]
+        return maps.abs() if relu else maps
     weights = weights.sqrt()
     # F_c^T u = F^T u less its mean over the positions, which is this
     means = features.mean(2, keepdim=True, dtype=torch.float64).mT @ vectors if center else None  # [B, 1, n]
@@ -124,19 +127,24 @@ def _combined(features: Tensor, center: bool, combine: str, sign: str) -> Tensor
     if sign == "v":
         weights = torch.where(extremes(features.mT, vectors, means) < 0, -weights, weights)
     maps = mode_product(features, vectors @ weights[..., None], 0, torch.float64)[:, 0]
-    return (maps - maps.mean(1, keepdim=True) if center else maps).abs()
+    maps = maps - maps.mean(1, keepdim=True) if center else maps
+    return maps.abs() if relu else maps
 
 
-def _truncated(x: Tensor, method: Method, rank: Sequence[int], combine: str, sign: str) -> Tensor:
+def _truncated(x: Tensor, method: Method, rank: Sequence[int], combine: str, sign: str, relu: bool) -> Tensor:
     """The maps [B, S] of `tsm` and `mtsm` at a rank, float64."""
     projections, values = responses(x, rank)  # [B, R, S] float64, signed by `u`, and [B, R]
     if method == "tsm":
-        return projections[:, 0].abs()
+        first = projections[:, 0]
+        if relu:
+            return first.abs()
+        return first * column_signs(first[..., None])[:, 0] if sign in ("v", "absmax") else first
     if combine == "absolute":
         return (values[:, None] @ projections.abs())[:, 0]
     if sign == "v":
         values = values * column_signs(projections.mT)[:, 0]
-    return (values[:, None] @ projections)[:, 0].abs()
+    maps = (values[:, None] @ projections)[:, 0]
+    return maps.abs() if relu else maps
 
 
 def _less_mean(vectors: Tensor, center: bool) -> Tensor:

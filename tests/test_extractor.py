@@ -140,6 +140,13 @@ def test_rank_and_options_reach_the_method(lite0: nn.Sequential, photos: Tensor,
     torch.testing.assert_close(extract(photos), expected, rtol=1e-5, atol=0)
 
 
+def test_signed_maps(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
+    signed = SaliencyExtractor(lite0, "features", "eigencam", relu=False, normalize=False)(photos)
+    assert (signed.amin((1, 2)) < 0).all()
+    expected = tsm_fast.eigencam(lite0_features, normalize=False)
+    torch.testing.assert_close(signed.relu(), expected, rtol=0, atol=1e-5 * expected.max().item())
+
+
 def test_one_layer_gives_a_tensor_a_list_or_glob_a_dict(small: Residual, images: Tensor) -> None:
     assert isinstance(SaliencyExtractor(small, "block2")(images), Tensor)
     assert isinstance(SaliencyExtractor(small, small.block2)(images), Tensor)
@@ -471,7 +478,7 @@ def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
     with pytest.raises(ValueError, match=r"method must be one of 'eigencam', 'tsm', .* got 'gradcam'"):
         SaliencyExtractor(small, method="gradcam")
     with pytest.raises(
-        TypeError, match="method 'tsm' has no option 'center'; it has nan, normalize, precision, backend"
+        TypeError, match="method 'tsm' has no option 'center'; it has relu, nan, normalize, precision, backend"
     ):
         SaliencyExtractor(small, method="tsm", center=False)
     with pytest.raises(TypeError, match="method 'eigencam' has no option 'rank'"):

@@ -13,6 +13,7 @@ from .steps.choice import BackendInfo, backends
 
 if TYPE_CHECKING:
     from .extractor import SaliencyExtractor
+    from .pipeline.extract import extract
     from .pipeline.results.reader import SaliencyDataset
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "TuckerResult",
     "backends",
     "eigencam",
+    "extract",
     "fold",
     "hosvd",
     "mode_dot",
@@ -34,7 +36,12 @@ __all__ = [
     "unfold",
 ]
 
-# The one brings the hooks, the other pyarrow.
+# The one brings the hooks, the others pyarrow.
 __getattr__, __dir__ = lazy(
-    __name__, {"SaliencyDataset": ".pipeline.results.reader", "SaliencyExtractor": ".extractor"}
+    __name__,
+    {
+        "SaliencyDataset": ".pipeline.results.reader",
+        "SaliencyExtractor": ".extractor",
+        "extract": ".pipeline.extract",
+    },
 )

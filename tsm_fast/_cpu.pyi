@@ -46,6 +46,7 @@ def saliency(
     center: bool,
     absolute: bool,
     sign: int,
+    relu: bool,
     n_iter_max: int,
     tol: float,
     refine: bool,

@@ -2,7 +2,6 @@ from collections.abc import Sequence
 
 _Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, shape with the batch, strides in elements
 
-device_type: str
 small: int
 largest: int
 dtypes: dict[str, int]
@@ -85,7 +84,7 @@ def finish(
     wide: bool,
     stream: int,
 ) -> None: ...
-def sign_single(x: _Array, *, center: bool, sign: int, maps: int, wide: bool, stream: int) -> None: ...
+def sign_single(x: _Array, *, center: bool, sign: int, relu: bool, maps: int, wide: bool, stream: int) -> None: ...
 def combine_positions(
     *,
     values: int,

@@ -30,7 +30,10 @@ class TuckerResult:
     result itself does not unpack: it is a batch, also one of two.
 
     >>> import torch, tsm_fast
-    >>> result = tsm_fast.tucker(torch.rand(4, 32, 7, 7), rank=(8, 4, 4))
+    >>> x = torch.rand(4, 32, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> result = tsm_fast.tucker(x, rank=(8, 4, 4))
+    >>> result
+    TuckerResult(4 items of rank (8, 4, 4), error 0.4 to 0.41, 4 of 4 converged in at most 9 sweeps)
     >>> core, factors = result[0]
     >>> core.shape, [factor.shape for factor in factors]
     (torch.Size([8, 4, 4]), [torch.Size([32, 8]), torch.Size([7, 4]), torch.Size([7, 4])])
@@ -46,6 +49,24 @@ class TuckerResult:
 
     def __len__(self) -> int:
         return self.core.shape[0]
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} item{'s' * (len(self) != 1)} of rank {self.rank}"]
+        if len(self):
+            error, sweeps = as_tensor("error", self.error)[0].detach(), int(max(self.n_sweeps))
+            parts.append("error " + " to ".join(dict.fromkeys(f"{float(e):.2g}" for e in (error.min(), error.max()))))
+            done = f"{int(sum(map(bool, self.converged)))} of {len(self)} converged in at most {sweeps} sweeps"
+            parts.append(done if sweeps else "without sweeps")
+        return f"TuckerResult({', '.join(parts)})"
+
+    @property
+    def error(self) -> Any:  # [B]
+        """The relative error of each item, `|X - reconstruction| / |X|`, float64: that after its last sweep."""
+        errors, restore = as_tensor("errors", self.errors)
+        if not errors.numel():
+            return restore(errors.reshape(-1), exact=False)
+        last = (~errors.isnan()).sum(1, keepdim=True) - 1
+        return restore(errors.gather(1, last)[:, 0], exact=False)
 
     def __getitem__(self, item: SupportsIndex) -> tuple[Any, list[Any]]:
         number = checks.item(item, len(self))

@@ -17,7 +17,7 @@ from . import models
 from ._version import __version__
 from .bench import timings
 from .extractor import SaliencyExtractor
-from .models.preprocessing import CentralCrop
+from .models.preprocessing import Resize
 from .pictures.drawing import Row, contact_sheet, png_bytes
 from .pictures.page import Table, html_page
 from .pictures.photos import Photo, load_photos, open_photo
@@ -117,7 +117,7 @@ def _maps(features: Tensor, backend: str | None, say: Say) -> tuple[dict[str, np
 
 
 def _rows(photos: Sequence[Photo], maps: Mapping[str, np.ndarray]) -> list[Row]:
-    square = CentralCrop((PHOTO_SIDE, PHOTO_SIDE), fraction=1.0)
+    square = Resize((PHOTO_SIDE, PHOTO_SIDE), fraction=1.0)
     return [
         Row(photo.name, photo.credit, square.picture(photo.image), {name: own[number] for name, own in maps.items()})
         for number, photo in enumerate(photos)

@@ -36,8 +36,8 @@ class SaliencyExtractor:
         rank: None (full) or the Tucker rank of "tsm" and "mtsm".
         reshape_transform: takes a layer's output and returns `[B, C, H, W]`, for tokens, `[B, H, W, C]` or dicts.
             A tuple or list comes in as its first tensor.
-        **options: the other options of the method: `center`, `combine`, `sign`, `nan`, `normalize`, `precision`,
-            `backend`.
+        **options: the other options of the method: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
+            `precision`, `backend`.
 
     Calling it with `inputs` runs the model as far as the last wanted layer: a tensor is the only argument, a tuple or
     list are the positional arguments, a mapping the keyword arguments (a list of images as one argument is
@@ -63,6 +63,8 @@ class SaliencyExtractor:
     >>> maps.shape, maps.dtype
     (torch.Size([2, 16, 16]), torch.float32)
     """
+
+    _layout, _orders = "[B, C, H, W]", (4,)  # what a layer is to give
 
     def __init__(
         self,
@@ -121,7 +123,7 @@ class SaliencyExtractor:
                 self._names = (name,)
             found = self._features(model, args, kwargs)
         for name in self._names:
-            _check_features(name, found[name], self._reshape_transform is not None)
+            self._check(name, found[name])
         return {name: found[name].detach() for name in self._names}
 
     def close(self) -> None:
@@ -149,8 +151,7 @@ class SaliencyExtractor:
             def read(_module: nn.Module, _args: Any, output: Any) -> None:
                 if threading.current_thread() is not thread or name in found:
                     return
-                value = first_tensor(output)
-                value = value if self._reshape_transform is None else self._reshape_transform(value)
+                value = self._read(output)
                 last = len(found) + 1 == len(self._modules)
                 # Later layers may write into this output (ReLU in place), unless nothing runs after it.
                 found[name] = value.clone() if isinstance(value, Tensor) and not last else value
@@ -171,6 +172,21 @@ class SaliencyExtractor:
             if name not in found:
                 raise RuntimeError(_did_not_run(name, module, model))
         return found
+
+    def _read(self, output: Any) -> Any:
+        """The feature maps in what a layer gives."""
+        value = first_tensor(output)
+        return value if self._reshape_transform is None else self._reshape_transform(value)
+
+    def _check(self, name: str, features: Any) -> None:
+        """ValueError for what is no [B, C, H, W] tensor, TypeError for integer maps, both naming the layer."""
+        transformed = self._reshape_transform is not None
+        source = f"reshape_transform of layer {name!r}" if transformed else f"layer {name!r}"
+        if not isinstance(features, Tensor) or features.ndim not in self._orders:
+            hint = "" if transformed else "; declare another layout with reshape_transform="
+            raise ValueError(f"{source} must give feature maps {self._layout}, got {describe(features)}{hint}")
+        if features.dtype not in FLOAT_DTYPES:
+            raise TypeError(f"{source} must give floating-point feature maps, got {describe(features)}")
 
     def _maps(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
         # The decomposition keeps its own precision contract: autocast would round its products.
@@ -290,13 +306,3 @@ def _did_not_run(name: str, module: nn.Module, model: nn.Module) -> str:
         return f"layer {name!r} is a {type(module).__name__}, which never runs itself: name one of its modules"
     kind = type(model).__name__
     return f"layer {name!r} did not run in the forward pass of {kind}: it is unused for these inputs, or scripted"
-
-
-def _check_features(name: str, features: Any, transformed: bool) -> None:
-    """ValueError for what is no [B, C, H, W] tensor, TypeError for integer maps, both naming the layer."""
-    source = f"reshape_transform of layer {name!r}" if transformed else f"layer {name!r}"
-    if not isinstance(features, Tensor) or features.ndim != 4:
-        hint = "" if transformed else "; declare another layout with reshape_transform="
-        raise ValueError(f"{source} must give feature maps [B, C, H, W], got {describe(features)}{hint}")
-    if features.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{source} must give floating-point feature maps, got {describe(features)}")

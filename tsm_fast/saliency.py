@@ -28,6 +28,7 @@ def eigencam(
     *,
     center: bool = True,
     sign: str = "absmax",
+    relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
     size: tuple[int, int] | None = None,
@@ -46,6 +47,8 @@ def eigencam(
         sign: singular vectors have no sign of their own. `"absmax"` makes the entry of largest magnitude of the map
             positive, so that the object is never the hole (the same as `"v"`, the right singular vector); `"u"` the
             entry of largest magnitude of `u_1`; `"sum"` the total response of the (uncentred) features to `u_1`.
+        relu: cut off the negative part; False for the signed projection `F^T u_1` (pytorch-grad-cam's
+            `get_2d_projection`, captum's attributions), best taken with `normalize=False`.
         nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
             values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
         normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
@@ -71,7 +74,7 @@ def eigencam(
     torch.Size([8, 224, 224])
     """
     checks.choice("sign", sign, ("absmax", "sum", "u", "v"))
-    how = _How(nan, normalize, size, precision, backend)
+    how = _How(relu, nan, normalize, size, precision, backend)
     return _saliency(features, "eigencam", how, center=center, sign=sign)
 
 
@@ -80,6 +83,7 @@ def tsm(
     features: Any,  # [B, C, H, W]
     rank: checks.Rank = None,
     *,
+    relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
     size: tuple[int, int] | None = None,
@@ -96,6 +100,7 @@ def tsm(
     Args:
         features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
         rank: `None` (full), or `(r_1, r_2, r_3)` for channels, height and width; an int is used for all three.
+        relu: take the absolute value; False for the signed response, its entry of largest magnitude positive.
         nan, normalize, size, precision, backend: as in `eigencam`.
 
     Returns:
@@ -111,7 +116,8 @@ def tsm(
     >>> tsm_fast.tsm(features, rank=(8, 4, 4)).shape
     torch.Size([8, 7, 7])
     """
-    return _saliency(features, "tsm", _How(nan, normalize, size, precision, backend), rank=rank)
+    how = _How(relu, nan, normalize, size, precision, backend)
+    return _saliency(features, "tsm", how, rank=rank, sign="absmax")
 
 
 @untraced
@@ -121,6 +127,7 @@ def multivec_eigencam(
     center: bool = True,
     combine: str = "signed",
     sign: str = "u",
+    relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
     size: tuple[int, int] | None = None,
@@ -139,6 +146,7 @@ def multivec_eigencam(
             the vectors. `"absolute"` does not, and costs less.
         sign: for `"signed"`: the entry of largest magnitude of every `u_i` (`"u"`) or of every `F^T u_i` (`"v"`) is
             positive.
+        relu: take the absolute value of the sum; False for the sum itself (that of `"absolute"` is never negative).
         nan, normalize, size, precision, backend: as in `eigencam`.
 
     Returns:
@@ -156,7 +164,7 @@ def multivec_eigencam(
     """
     checks.choice("combine", combine, ("signed", "absolute"))
     checks.choice("sign", sign, ("u", "v"))
-    how = _How(nan, normalize, size, precision, backend)
+    how = _How(relu, nan, normalize, size, precision, backend)
     return _saliency(features, "multivec_eigencam", how, center=center, combine=combine, sign=sign)
 
 
@@ -167,6 +175,7 @@ def mtsm(
     *,
     combine: str = "signed",
     sign: str = "u",
+    relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
     size: tuple[int, int] | None = None,
@@ -182,7 +191,7 @@ def mtsm(
     Args:
         features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
         rank: `None` (full), or `(r_1, r_2, r_3)` for channels, height and width; an int is used for all three.
-        combine, sign: as in `multivec_eigencam`.
+        combine, sign, relu: as in `multivec_eigencam`.
         nan, normalize, size, precision, backend: as in `eigencam`.
 
     Returns:
@@ -201,13 +210,14 @@ def mtsm(
     """
     checks.choice("combine", combine, ("signed", "absolute"))
     checks.choice("sign", sign, ("u", "v"))
-    how = _How(nan, normalize, size, precision, backend)
+    how = _How(relu, nan, normalize, size, precision, backend)
     return _saliency(features, "mtsm", how, rank=rank, combine=combine, sign=sign)
 
 
 class _How(NamedTuple):
     """The options that every map has."""
 
+    relu: bool
     nan: str
     normalize: bool
     size: tuple[int, int] | None
@@ -225,10 +235,11 @@ def _saliency(
     combine: str = "signed",
     sign: str = "u",
 ) -> Any:
-    nan, normalize, size, precision, backend = how
+    relu, nan, normalize, size, precision, backend = how
     checks.choice("nan", nan, ("raise", "zero", "propagate"))
     checks.precision(precision)
     checks.flag("center", center)
+    checks.flag("relu", relu)
     checks.flag("normalize", normalize)
     size = checks.size(size)
     x, restore = as_tensor("features", features)
@@ -243,6 +254,7 @@ def _saliency(
         center=center,
         combine=combine,
         sign=sign,
+        relu=relu,
         precision=precision,
     )
     maps, finite = raw(x)
@@ -295,9 +307,8 @@ def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[
 
     `exponent` is that of `_in_range`.
     """
-    lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
-    spread = highest - lowest
-    faint = ((spread < _FAINT * highest) & (spread > map_noise(maps) * highest)).nonzero().flatten()
+    spread, largest = maps.amax((1, 2)) - maps.amin((1, 2)), peaks(maps)
+    faint = ((spread < _FAINT * largest) & (spread > map_noise(maps) * largest)).nonzero().flatten()
     if not len(faint):
         return maps
     items = cast(_zeroed(x[faint]), torch.float64)

@@ -24,8 +24,10 @@ inline void export_codes(pybind11::module_& m) {
                                          {"multivec_eigencam", Method::multivec_eigencam},
                                          {"mtsm", Method::mtsm}});
     m.attr("signs") = by_name<Sign>({{"u", Sign::u}, {"v", Sign::v}, {"absmax", Sign::absmax}, {"sum", Sign::sum}});
-    m.attr("combinations") = by_name<Combine>(
-        {{"leading", Combine::leading}, {"signed", Combine::signed_sum}, {"absolute", Combine::absolute_sum}});
+    m.attr("combinations") = by_name<Combine>({{"leading", Combine::leading},
+                                               {"signed", Combine::signed_sum},
+                                               {"absolute", Combine::absolute_sum},
+                                               {"uncut", Combine::uncut_sum}});
 }
 
 }  // namespace tsm

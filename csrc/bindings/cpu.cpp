@@ -94,7 +94,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "saliency",
         [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,
-           int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps, uintptr_t finite,
+           bool relu, int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps, uintptr_t finite,
            bool wide_out, int threads) {
             const TensorBatch batch = batch_of(x);
             SaliencyPlan plan{};
@@ -102,13 +102,14 @@ PYBIND11_MODULE(_cpu, m) {
             plan.center = center && (plan.method == Method::eigencam || plan.method == Method::multivec_eigencam);
             plan.absolute = absolute;
             plan.sign = static_cast<Sign>(sign);
+            plan.relu = relu;
             plan.truncated = !rank.empty();
             const std::vector<int64_t> full(batch.first.shape, batch.first.shape + 3);
             plan.hooi = plan_of(batch, plan.truncated ? rank : full, n_iter_max, tol, false, refine, guard);
             saliency(batch, plan, wide, output(maps, wide_out), memory_at<bool>(finite), threads);
         },
-        "x"_a, "method"_a, "rank"_a, named, "center"_a, "absolute"_a, "sign"_a, "n_iter_max"_a, "tol"_a, "refine"_a,
-        "guard"_a, "wide"_a, "maps"_a, "finite"_a, "wide_out"_a, "threads"_a, release);
+        "x"_a, "method"_a, "rank"_a, named, "center"_a, "absolute"_a, "sign"_a, "relu"_a, "n_iter_max"_a, "tol"_a,
+        "refine"_a, "guard"_a, "wide"_a, "maps"_a, "finite"_a, "wide_out"_a, "threads"_a, release);
     m.def(
         "finish",
         [](uintptr_t maps, uintptr_t out, int64_t batch, int64_t height, int64_t width, int64_t rows, int64_t columns,

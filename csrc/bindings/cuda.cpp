@@ -12,10 +12,8 @@
 // The tests' build that runs the kernels on a CPU has another name and takes CPU tensors.
 #ifdef TSM_EMULATION
 #define TSM_CUDA_MODULE cuda_emulation
-#define TSM_CUDA_DEVICE "cpu"
 #else
 #define TSM_CUDA_MODULE _cuda
-#define TSM_CUDA_DEVICE "cuda"
 #endif
 
 namespace py = pybind11;
@@ -44,7 +42,6 @@ HooiPlan plan_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& 
 
 PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
     m.doc() = "Compiled CUDA steps of tsm_fast; tsm_fast.steps.cuda wraps them.";
-    m.attr("device_type") = TSM_CUDA_DEVICE;
     export_codes(m);
     m.attr("small") = kSmall;
     m.attr("largest") = kLargest;
@@ -142,10 +139,10 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
         "wide"_a, "stream"_a, release);
     m.def(
         "sign_single",
-        [](const Array& x, bool center, int sign, uintptr_t maps, bool wide, uintptr_t stream) {
-            sign_single(batch_of(x), center, static_cast<Sign>(sign), output(maps, wide), at<void>(stream));
+        [](const Array& x, bool center, int sign, bool relu, uintptr_t maps, bool wide, uintptr_t stream) {
+            sign_single(batch_of(x), center, static_cast<Sign>(sign), relu, output(maps, wide), at<void>(stream));
         },
-        "x"_a, named, "center"_a, "sign"_a, "maps"_a, "wide"_a, "stream"_a, release);
+        "x"_a, named, "center"_a, "sign"_a, "relu"_a, "maps"_a, "wide"_a, "stream"_a, release);
     m.def(
         "combine_positions",
         [](uintptr_t values, uintptr_t vectors, uintptr_t signs, int64_t batch, int64_t positions, int n, int how,

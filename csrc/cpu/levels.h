@@ -48,10 +48,12 @@ struct SaliencyPlan {
     bool center;
     bool absolute;  // combine="absolute"
     Sign sign;
+    bool relu;         // the negative part or the sign goes in the end
     bool truncated;    // at a rank, by HOOI
     bool copies;       // H and W do not lie in memory like one mode
     CpuHooiPlan hooi;  // order 3: C, H, W; rank only where truncated
     bool single() const { return method == Method::eigencam || method == Method::tsm; }
+    double rectified(double x) const { return relu ? __builtin_fabs(x) : x; }  // of all but eigencam
     int64_t channels() const { return hooi.shape[0]; }
     int64_t positions() const { return hooi.shape[1] * hooi.shape[2]; }
 };

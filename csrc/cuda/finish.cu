@@ -58,8 +58,9 @@ __global__ void __launch_bounds__(kThreads)
     });
     const T lowest = static_cast<T>(-block.max(-low)), highest = static_cast<T>(block.max(high));
     const bool is_nan = block.max(odd) > 0;
-    double largest = static_cast<double>(highest);
-    for (int i = block.rank(); i < height * width; i += block.size()) largest = fmax(largest, double{resized.map[i]});
+    double largest = fmax(static_cast<double>(highest), -static_cast<double>(lowest));
+    for (int i = block.rank(); i < height * width; i += block.size())
+        largest = fmax(largest, fabs(double{resized.map[i]}));
     largest = block.max(largest);
     const T spread = highest - lowest;
     const bool constant = spread <= noise * static_cast<T>(largest);

@@ -21,8 +21,9 @@ struct Extreme {
     }
 };
 
-// Block b: the sign of map b, and its positive part.
-__global__ void __launch_bounds__(kThreads) sign_kernel(Features features, bool center, Sign sign, Output maps) {
+// Block b: the sign of map b, and its positive part where asked.
+__global__ void __launch_bounds__(kThreads)
+    sign_kernel(Features features, bool center, Sign sign, bool relu, Output maps) {
     const int64_t item = blockIdx.x, s = features.positions;
     const Features f = features.item(item);
     const Block block{reinterpret_cast<double*>(shared_memory())};
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) sign_kernel(Features features, bool 
     block.sync();
     for (int64_t p = block.rank(); p < s; p += block.size()) {
         const double x = direction * map(p);
-        write(maps, item * s + p, x <= 0 ? 0.0 : x);  // NaN stays
+        write(maps, item * s + p, relu && x <= 0 ? 0.0 : x);  // NaN stays
     }
 }
 
@@ -88,7 +89,8 @@ __global__ void __launch_bounds__(kThreads)
                 const double w = weight(sigma[j], 2, decides, j);
                 sum += how == Combine::absolute_sum ? w * fabs(v[j]) : w * v[j];
             }
-            sum = fabs(warp_sum(sum));
+            sum = warp_sum(sum);
+            if (how != Combine::uncut_sum) sum = fabs(sum);
         }
         if (lane_of_thread() == 0) write(maps, item * positions + p, sum);
     }
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t p = threadIdx.x; p < f.positions; p += kThreads) {
         double sum = 0;
         for (int64_t c = 0; c < f.channels; ++c) sum += f.at(c, p) * z[c];
-        write(maps, item * f.positions + p, how == Combine::leading ? sum : fabs(sum));
+        write(maps, item * f.positions + p, how == Combine::signed_sum ? fabs(sum) : sum);
     }
     if (threadIdx.x == 0) finite[item] = is_finite(sigma[0]);
 }
@@ -165,8 +167,8 @@ __global__ void __launch_bounds__(kTileThreads)
 
 }  // namespace
 
-void sign_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream) {
-    launch("sign_kernel", sign_kernel, x.batch, kThreads, kBlockScratch * 8, stream, features_of(x), center, sign,
+void sign_single(const TensorBatch& x, bool center, Sign sign, bool relu, const Output& maps, void* stream) {
+    launch("sign_kernel", sign_kernel, x.batch, kThreads, kBlockScratch * 8, stream, features_of(x), center, sign, relu,
            maps);
 }
 

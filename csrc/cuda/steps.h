@@ -44,8 +44,8 @@ void leading_large(const TensorBatch& x, bool center, const Output& maps, bool* 
 void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* out,
               const bool* skip, void* stream);
 
-// eigencam: raw maps [B, S] get their sign and lose their negative part.
-void sign_single(const TensorBatch& x, bool center, Sign sign, const Output& maps, void* stream);
+// Raw maps [B, S] get their sign, and lose their negative part with `relu`.
+void sign_single(const TensorBatch& x, bool center, Sign sign, bool relu, const Output& maps, void* stream);
 
 // Maps [B, S] from eigenpairs of the position Gram. values: [B, n] singular values, vectors: [B, S, n]; signs:
 // [B, n], which the w_j have, or null.

@@ -28,6 +28,8 @@ CALLS = {
     "mtsm, v": ("mtsm", None, {"sign": "v"}),
     "multivec, absolute": ("multivec_eigencam", None, {"combine": "absolute"}),
     "mtsm, rank": ("mtsm", (4, 3, 3), {}),
+    "tsm, signed": ("tsm", None, {"sign": "absmax", "relu": False}),
+    "mtsm, signed": ("mtsm", None, {"relu": False}),
 }
 
 

@@ -33,7 +33,7 @@ FULL_RANK = [
     ("mtsm", False, "signed", "u"),
     ("mtsm", False, "absolute", "u"),
 ]
-TRUNCATED = [("tsm", "signed", "u"), ("mtsm", "signed", "u"), ("mtsm", "signed", "v"), ("mtsm", "absolute", "u")]
+TRUNCATED = [("tsm", "signed", "absmax"), ("mtsm", "signed", "u"), ("mtsm", "signed", "v"), ("mtsm", "absolute", "u")]
 
 
 def normalized(maps: Tensor) -> Tensor:
@@ -62,6 +62,12 @@ def test_maps_at_full_rank(name, method, center, combine, sign):
     check(FEATURES[name], method, None, center=center, combine=combine, sign=sign)
 
 
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize(("method", "sign"), [("eigencam", "sum"), ("tsm", "absmax"), ("multivec_eigencam", "u")])
+def test_signed_maps(name, method, sign):
+    check(FEATURES[name], method, None, center=True, combine="signed", sign=sign, relu=False)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3, 3), (1, 5, 1, 1)], ids=["one channel", "one position"])
 def test_maps_of_one_channel_or_position(shape):
     for method, sign in (("eigencam", "absmax"), ("tsm", "u"), ("multivec_eigencam", "v"), ("mtsm", "u")):
@@ -70,7 +76,9 @@ def test_maps_of_one_channel_or_position(shape):
 
 @pytest.mark.parametrize(("method", "combine", "sign"), TRUNCATED)
 def test_maps_at_a_rank(method, combine, sign):
-    check(feature_maps(1, 30, 3, 4), method, (3, 2, 2), center=False, combine=combine, sign=sign)
+    for relu in (True, False):
+        options = {"combine": combine, "sign": sign, "relu": relu}
+        check(feature_maps(1, 30, 3, 4), method, (3, 2, 2), center=False, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from tsm_fast import models
-from tsm_fast.models.preprocessing import CentralCrop
+from tsm_fast.models.preprocessing import Resize
 from tsm_fast.pictures import photos as photo_files
 
 from ..needs import NETWORK, PHOTOS, needs
@@ -79,4 +79,4 @@ def test_inputs_are_the_normalised_central_square() -> None:
 
 def test_grey_and_tall_pictures() -> None:
     assert models.lite0_inputs([Image.new("L", (30, 90), 9), Image.new("RGBA", (500, 300))]).shape == (2, 3, 224, 224)
-    assert CentralCrop((5, 5)).picture(Image.new("RGB", (1, 7))).size == (5, 5)
+    assert Resize((5, 5)).picture(Image.new("RGB", (1, 7))).size == (5, 5)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from tsm_fast import models
-from tsm_fast.models.preprocessing import CentralCrop
+from tsm_fast.models.preprocessing import Resize
 from tsm_fast.models.weights import digest, load_weights
 from tsm_fast.pipeline import Settings, prepare, run_shard
 
@@ -80,12 +80,12 @@ def test_central_crop() -> None:
     """`fraction` 0.875 is "resize to 256, crop 224" in one step: the same part of the picture."""
     pixels = np.zeros((400, 300, 3), np.uint8)
     pixels[200 - 131 : 200 + 131, 150 - 131 : 150 + 131] = 255
-    inside = CentralCrop((224, 224), (0.0,) * 3, (1.0,) * 3)(Image.fromarray(pixels))
+    inside = Resize((224, 224), (0.0,) * 3, (1.0,) * 3)(Image.fromarray(pixels))
     assert inside.shape == (3, 224, 224)
     assert inside.min() > 0.9  # the filter reaches over the edge
-    outside = CentralCrop((224, 224), (0.0,) * 3, (1.0,) * 3, fraction=1.0)(Image.fromarray(pixels))
+    outside = Resize((224, 224), (0.0,) * 3, (1.0,) * 3, fraction=1.0)(Image.fromarray(pixels))
     assert outside[:, :10].max() < 0.01
-    assert CentralCrop((8, 8))(Image.new("RGB", (1, 5000))).shape == (3, 8, 8)
+    assert Resize((8, 8))(Image.new("RGB", (1, 5000))).shape == (3, 8, 8)
 
 
 def test_factory(network: ModuleType, photos: Photos) -> None:

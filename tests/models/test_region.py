@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tsm_fast.models.preprocessing import CentralCrop
+from tsm_fast.models.preprocessing import Resize
 from tsm_fast.models.region import central, region, whole
 
 SIZES = ((640, 480), (301, 517), (256, 256), (900, 200))
@@ -42,11 +42,13 @@ def check(record: dict[str, Any], make: Callable[[Image.Image], np.ndarray]) -> 
 
 
 @pytest.mark.parametrize("size", [(224, 224), (96, 160)])
-@pytest.mark.parametrize("fraction", [1.0, 0.875])
-def test_our_own(size: tuple[int, int], fraction: float) -> None:
-    crop = CentralCrop(size, fraction=fraction)
+@pytest.mark.parametrize(("fit", "fraction"), [("crop", 1.0), ("crop", 0.875), ("stretch", 1.0)])
+def test_our_own(size: tuple[int, int], fit: str, fraction: float) -> None:
+    crop = Resize(size, fraction=fraction, fit=fit)
     check(crop.record(), lambda image: np.asarray(crop.picture(image), np.float64).transpose(2, 0, 1))
     assert region(crop.record(), 640, 480) == crop.region(640, 480)
+    padded = Resize(size, fit="pad")
+    assert region(padded.record(), 640, 480) == padded.region(640, 480)
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,10 @@ def test_wheel_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         info = next(name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name)
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
-        entry_points = archive.read(f"{info}/entry_points.txt").decode()
+        entry_points, names = archive.read(f"{info}/entry_points.txt").decode(), archive.namelist()
     assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert f"{info}/licenses/LICENSE" in names
     assert "tsm-fast = tsm_fast.cli:main" in entry_points
     needed = [line.split(";")[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert not any("==" in line for line in needed)

@@ -46,24 +46,28 @@ def margins(columns: np.ndarray) -> np.ndarray:
     return np.abs(columns.max(axis=0) + columns.min(axis=0)) / (np.abs(columns).max(axis=0) + 1e-300)
 
 
-def definition(item: np.ndarray, method: str, rank, center: bool, combine: str, sign: str) -> tuple[np.ndarray, bool]:
+def definition(
+    item: np.ndarray, method: str, rank, center: bool, combine: str, sign: str, relu: bool = True
+) -> tuple[np.ndarray, bool]:
     """The raw map [H, W] of one item as the method says, in float64, and whether a sign of it is a tie."""
     vectors, values, projections = channel_vectors(item, method, rank, center)
     shape = item.shape[1:]
-    if method == "tsm":
+    if method == "tsm" and relu:
         return np.abs(projections[:, 0]).reshape(shape), False
-    if method == "eigencam":
+    if method in ("eigencam", "tsm"):
         first = projections[:, 0]
         total = (item.reshape(len(item), -1).T @ vectors[:, 0]).sum()
         decided_by = {"sum": np.array([[total]]), "u": vectors[:, :1]}.get(sign, first[:, None])
         tie = margins(decided_by)[0] < SIGN_TIE if sign != "sum" else abs(total) < SIGN_TIE * np.abs(item).sum()
-        return np.maximum(first * signs_of(decided_by)[0], 0).reshape(shape), bool(tie)
+        signed = first * signs_of(decided_by)[0]
+        return (np.maximum(signed, 0) if relu else signed).reshape(shape), bool(tie)
     if combine == "absolute":
         return (np.abs(projections) @ values).reshape(shape), False
     decided_by = vectors if sign == "u" else projections
     counts = values**2 > 1e-6 * values[0] ** 2
     ties = margins(decided_by[:, counts]) < SIGN_TIE
-    return np.abs((projections * signs_of(decided_by)) @ values).reshape(shape), bool(ties.any())
+    total = (projections * signs_of(decided_by)) @ values
+    return (np.abs(total) if relu else total).reshape(shape), bool(ties.any())
 
 
 def normalized(maps: Tensor) -> Tensor:

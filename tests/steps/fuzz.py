@@ -381,6 +381,7 @@ def maps(rng: np.random.Generator) -> str:
         options["sign"] = str(rng.choice(["absmax", "sum", "u", "v"]))
     if method in ("multivec_eigencam", "mtsm"):
         options |= {"combine": str(rng.choice(["signed", "absolute"])), "sign": str(rng.choice(["u", "v"]))}
+    options["relu"] = bool(rng.random() < 0.7)
     precision = str(rng.choice(["auto", "auto", "auto", "float64"]))
     function = getattr(tsm_fast, method)
     (mine,) = run(rng, lambda x: (function(x, precision=precision, backend="cpu", **options),), given.x)
@@ -397,7 +398,8 @@ def judge(
     item: np.ndarray, mine: np.ndarray, method: str, rank: Any, options: dict[str, Any], wide: bool, what: str
 ) -> None:
     """One normalised map beside its definition, where that is well posed."""
-    center, combine, sign = options.get("center", False), options.get("combine", "signed"), options.get("sign", "u")
+    center, combine = options.get("center", False), options.get("combine", "signed")
+    sign = options.get("sign", "absmax" if method == "tsm" else "u")
     if not item.any():
         require(not mine.any(), f"{what}: a map of zeros is not zero")
         return
@@ -418,12 +420,13 @@ def judge(
             return
     if gap <= GAP or values[0] <= 1e-5 * scale:
         return
-    exact, tie = definitions.definition(item, method, rank, center, combine, sign)
+    exact, tie = definitions.definition(item, method, rank, center, combine, sign, options["relu"])
     spread = exact.max() - exact.min()
-    if tie or spread <= 1e-3 * exact.max():
+    largest = np.abs(exact).max()
+    if tie or spread <= 1e-3 * largest:
         return
     error = np.abs(mine - (exact - exact.min()) / spread).max()
-    contrast = exact.max() / spread
+    contrast = largest / spread
     allowed = (1e-7 if wide else MAP_ERROR[method]) * max(1.0, contrast)
     require(error <= allowed, f"{what}: map error {error:.1e}, allowed {allowed:.0e}, gap {gap:.1e}")
 

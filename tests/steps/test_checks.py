@@ -49,6 +49,11 @@ VALUE_ERRORS = {
     "sign must be one of 'absmax', 'sum', 'u', 'v', got 'w'": lambda: tsm_fast.eigencam(X, sign="w"),
     "sign must be one of 'u', 'v', got 'absmax'": lambda: tsm_fast.mtsm(X, sign="absmax"),
     "sign must be one of 'u', 'v', got None": lambda: tsm_fast.tucker(X, sign=None),  # type: ignore[arg-type]
+    "sign must be one of 'u', 'v', got array(['u', 'v'], dtype='<U1')": lambda: tsm_fast.mtsm(
+        X,
+        sign=np.array(["u", "v"]),  # type: ignore[arg-type]
+    ),
+    "combine must be one of 'signed', 'absolute', got ['signed']": lambda: tsm_fast.mtsm(X, combine=["signed"]),  # type: ignore[arg-type]
     "combine must be one of 'signed', 'absolute', got 'sum'": lambda: tsm_fast.multivec_eigencam(X, combine="sum"),
     "nan must be one of 'raise', 'zero', 'propagate', got 'drop'": lambda: tsm_fast.tsm(X, nan="drop"),
     "precision must be one of 'auto', 'float32', 'float64', got 'double'": lambda: tsm_fast.tsm(
@@ -97,9 +102,15 @@ TYPE_ERRORS = {
     "tol must be a number, got 'small'": lambda: tsm_fast.tucker(X, tol="small"),  # type: ignore[arg-type]
     "size must be None or (h, w), got 7": lambda: tsm_fast.tsm(X, size=7),  # type: ignore[arg-type]
     "size must be an integer, got 7.0": lambda: tsm_fast.tsm(X, size=(7.0, 7)),  # type: ignore[arg-type]
+    "relu must be True or False, got None": lambda: tsm_fast.tsm(X, relu=None),  # type: ignore[arg-type]
     "center must be True or False, got 1": lambda: tsm_fast.eigencam(X, center=1),  # type: ignore[arg-type]
     "normalize must be True or False, got None": lambda: tsm_fast.tsm(X, normalize=None),  # type: ignore[arg-type]
     "transpose must be True or False, got 'T'": lambda: tsm_fast.mode_dot(X, X, 0, "T"),  # type: ignore[arg-type]
+    "modes must be several integers, got 1": lambda: tsm_fast.multi_mode_dot(X, [X], 1),  # type: ignore[arg-type]
+    "modes must be several integers, got b'x'": lambda: tsm_fast.multi_mode_dot(X, [X], b"x"),
+    "shape must be several integers, got 3": lambda: tsm_fast.fold(X, 0, 3),  # type: ignore[arg-type]
+    "backend must be None or a name, got 0": lambda: tsm_fast.tsm(X, backend=0),  # type: ignore[arg-type]
+    "backend must be None or a name, got []": lambda: tsm_fast.tsm(X, backend=[]),  # type: ignore[arg-type]
     "mode must be an integer, got 0.0": lambda: tsm_fast.unfold(X, 0.0),  # type: ignore[arg-type]
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tensorly
@@ -97,7 +99,8 @@ def test_an_item_is_what_tensorly_takes(backend):
     for i in range(len(result)):
         assert np.abs(tucker_to_tensor(result[i]) - restored[i]).max() < 1e-12
         error = np.linalg.norm(restored[i] - x[i]) / np.linalg.norm(x[i])
-        assert abs(error - result.errors[i, result.n_sweeps[i] - 1]) < 1e-9
+        assert abs(error - result.error[i]) < 1e-9
+        assert result.error[i] == result.errors[i, result.n_sweeps[i] - 1]
     assert np.array_equal(result[-1][0], result.core[2])
     assert np.array_equal(result[np.int64(-3)][0], result.core[0])
     for index in (3, -4):
@@ -179,7 +182,24 @@ def test_hosvd_of_zeros_has_the_identity(backend):
     for factor in result.factors:
         assert torch.equal(factor, torch.eye(*factor.shape[1:]).expand_as(factor))
     assert result.errors.tolist() == [[0.0], [0.0]]
+    assert result.error.tolist() == [0.0, 0.0]
     assert tsm_fast.hosvd(torch.zeros(0, 30, 4, 3), (5, 3, 2), backend=backend.name).core.shape == (0, 5, 3, 2)
+
+
+def test_what_a_result_says_of_itself(backend):
+    x = randn(3, 20, 6, 5).requires_grad_(backend.name == "reference")
+    result = tsm_fast.tucker(x, (4, 3, 3), n_iter_max=2, tol=0, backend=backend.name)
+    said = re.fullmatch(
+        r"TuckerResult\(3 items of rank \(4, 3, 3\), error ([\d.]+)(?: to ([\d.]+))?, 0 of 3 converged .* 2 sweeps\)",
+        repr(result),
+    )
+    assert said
+    for text, error in ((said[1], result.error.min()), (said[2] or said[1], result.error.max())):
+        assert float(text) == pytest.approx(float(error.detach()), rel=0.05)
+    one = tsm_fast.hosvd(x[:1], (4, 3, 3), backend=backend.name)
+    assert re.fullmatch(r"TuckerResult\(1 item of rank .*, error [\d.]+, without sweeps\)", repr(one))
+    none = tsm_fast.tucker(x[:0], (4, 3, 3), backend=backend.name)
+    assert (repr(none), none.error.shape) == ("TuckerResult(0 items of rank (4, 3, 3))", (0,))
 
 
 # What docs/decompositions.md says of the errors of exact fits: rounding of a sum of n squares, of which it is the root.

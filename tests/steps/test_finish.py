@@ -108,6 +108,9 @@ VARIANTS = [
     ("tsm", {"rank": (2, 2, 2)}),
     *((method, {"combine": combine}) for method in ("multivec_eigencam", "mtsm") for combine in ("signed", "absolute")),
     ("mtsm", {"rank": (4, 2, 2)}),
+    ("eigencam", {"center": False, "sign": "sum", "relu": False}),
+    ("tsm", {"rank": (2, 2, 2), "relu": False}),
+    ("mtsm", {"relu": False}),
 ]
 
 
@@ -168,6 +171,14 @@ def test_constant_features_of_any_scale_give_zeros(backend, dtype, method, optio
             for precision in ("auto", "float64"):
                 maps = compute(method, backend, x, precision=precision, size=(20, 11), **options)
                 assert (maps == 0).all(), (value, precision)
+
+
+@pytest.mark.parametrize("size", [None, (20, 11)])
+def test_constant_negative_maps_are_zeros(backend, dtype, size):
+    """Their largest entry is the one of least magnitude."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    noise = 2 * torch.finfo(wide).eps * torch.rand(3, 6, 7, generator=torch.Generator().manual_seed(0), dtype=wide)
+    assert (backend.finish(-3.7 * (1 + noise), size, normalize=True) == 0).all()
 
 
 @pytest.mark.parametrize("contrast", [1e-8, 1e-10, 1e-11])
@@ -247,6 +258,7 @@ def test_finish_is_what_the_reference_does(backend, dtype, size, normalize):
     maps[2] = 0
     maps[3] *= 1e-30
     maps[4, 2, 3] = torch.nan
+    maps[5] -= 0.7
     expected = reference.finish(maps, size, normalize=normalize)
     found = backend.finish(maps, size, normalize=normalize)
     assert found.dtype == wide

@@ -69,6 +69,7 @@ ROUTES: dict[str, Outputs] = {
     "tsm at a rank": maps("tsm", 3, 2, 2),
     "multivec_eigencam": maps("multivec_eigencam"),
     "mtsm": maps("mtsm"),
+    "mtsm, signed": partial(maps("mtsm"), relu=False),
     "mtsm at a rank": maps("mtsm", 3, 2, 2),
     "tucker": tucker(),
     "tucker at a rank": tucker(3, 2, 2),

@@ -44,7 +44,7 @@ VARIANTS = [
     *(("mtsm", r, {"combine": "absolute"}) for r in (None, (8, 4, 4), (3, 2, 2), (1, 2, 2), (2, 2, 1))),
 ]
 DEFAULTS = {"center": True, "combine": "signed"}
-DEFAULT_SIGN = {"eigencam": "absmax", "tsm": "u", "multivec_eigencam": "u", "mtsm": "u"}
+DEFAULT_SIGN = {"eigencam": "absmax", "tsm": "absmax", "multivec_eigencam": "u", "mtsm": "u"}
 
 
 def feasible(rank: tuple[int, ...] | None, shape: torch.Size) -> bool:
@@ -115,6 +115,31 @@ def test_the_step_gives_raw_maps(backend, variant):
     assert (single - exact).abs().max() <= MAP_ERROR[method] * exact.max()
     not_normalized = call(method, x, rank, **VARIANTS[variant][2], normalize=False, backend=backend.name)
     assert torch.equal(not_normalized, single)
+
+
+SIGNED = ["pines, signed", "pines, more positions than channels", "blobs", "blobs, few channels", "one channel"]
+
+
+@pytest.mark.parametrize("name", SIGNED)
+@pytest.mark.parametrize("variant", range(len(VARIANTS)))
+def test_without_relu_maps_keep_their_sign(backend, name, variant):
+    method, rank, options = VARIANTS[variant]
+    x = FEATURES[name]
+    if not feasible(rank, x.shape[1:]):
+        return
+    how = {"sign": DEFAULT_SIGN[method], **DEFAULTS, **options}
+    maps, ties = zip(*(definition(item, method, rank, **how, relu=False) for item in x.double().numpy()), strict=True)
+    exact, untied = torch.from_numpy(np.stack(maps)), ~torch.tensor(ties)
+    largest = exact.abs().amax((1, 2), keepdim=True)
+    for precision, tolerance in (("auto", MAP_ERROR[method]), ("float64", DOUBLE_ERROR)):
+        compute = partial(call, method, x, rank, **options, precision=precision, backend=backend.name)
+        signed = compute(relu=False, normalize=False)
+        assert ((signed - exact).abs() <= tolerance * largest)[untied].all(), precision
+        rectified = signed.clamp(min=0) if method == "eigencam" else signed.abs()
+        assert ((compute(normalize=False) - rectified).abs() <= tolerance * largest).all()
+        in_range = compute(relu=False)
+        assert (in_range - normalized(exact))[untied].abs().max() <= tolerance, precision
+    assert untied.sum() >= len(untied) - 1
 
 
 def test_uncentered_eigencam_is_tsm_up_to_its_sign(backend):

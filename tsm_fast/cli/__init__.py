@@ -12,7 +12,7 @@ from .demo import demo
 from .extract import extract
 from .info import info
 from .layers import layers
-from .runs import export, report, status, verify
+from .runs import export, merge, report, status, verify
 
 app = typer.Typer(
     help="Batched Tucker decompositions and label-free saliency maps.",
@@ -36,5 +36,5 @@ def root(show_version: Annotated[bool, typer.Option("--version", help="Print the
 
 
 app.command(cls=options.RetryErrorsCommand)(extract)
-for command in (status, verify, report, export, layers, demo, info):
+for command in (status, verify, report, export, merge, layers, demo, info):
     app.command()(command)

@@ -16,7 +16,7 @@ from rich.table import Table
 from ..pipeline.errors import Unfinished
 
 # Arguments of the package in its error texts that are options of the commands: overwrite=True is --overwrite.
-_OPTIONS = "boxes|filter|keys|missing|overwrite|region|root|shard_timeout|to|trust_model_code"
+_OPTIONS = "add|boxes|filter|keys|missing|overwrite|region|root|shard_timeout|to|trust_model_code"
 _ARGUMENT = re.compile(rf"\b({_OPTIONS})=('[^']*'|[\w.]+)")
 
 

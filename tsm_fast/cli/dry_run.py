@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,54 +17,58 @@ from ..pipeline.engines.run import all_devices, devices
 from ..pipeline.files.urls import url
 from ..pipeline.planning import draft
 from ..pipeline.planning.compare import compare
-from ..pipeline.planning.prepare import readable, with_shard_size
+from ..pipeline.planning.grow import plan_part
+from ..pipeline.planning.prepare import as_planned, check_added, readable
 from ..readable import duration
 
 BATCHES = 2  # that are timed, after as many that are not
 
 
 def dry_run(
-    settings: Settings, out: Path, resources: Resources, engine: str, workers: int | None, progress: Reporter
+    settings: Settings,
+    out: Path,
+    resources: Resources,
+    engine: str,
+    workers: int | None,
+    add: bool,
+    progress: Reporter,
 ) -> dict[str, Any]:
     """What a run would do; nothing is written into `out`."""
     where = place() if engine == "rank" else None
     names = all_devices(resources, workers, where)
-    planned = draft.make(with_shard_size(settings, readable(out)), devices=names, say=progress.say)
+    planned = draft.make(as_planned(settings, readable(out)), devices=names, say=progress.say)
     file = planned.file
-    run = _present(out, planned, progress)
-    done = {} if run is None else run.done()
-    bounds = {index: index * file.record.shard_size for index in range(file.record.shards)}
-    if where is not None:
-        bounds = {index: bounds[index] for index in share(list(bounds), where)}
-    n = len(planned.items)
-    left = sum(min(file.record.shard_size, n - start) for index, start in bounds.items() if index not in done)
+    run = _present(out, planned, add, names, settings.shard_size, progress)
+    specs = run.shards if where is None else share(run.shards, where)
+    done = run.done()
+    left = sum(spec.stop - spec.start for spec in specs if spec.index not in done)
     progress.say("timing a few batches")
     device = devices(resources.device, 1, 1)[0]
     timed, seconds = _timed(settings, replace(resources, device=device))
-    parallel = 1 if engine == "ray" else len(devices(resources.device, workers, len(bounds), where))
+    parallel = 1 if engine == "ray" else len(devices(resources.device, workers, len(specs), where))
     rate = timed.rows / seconds
     return {
         "source": settings.source,
         "out": str(out),
-        "images": n,
+        "images": run.n_items,
         "left_out": dict(planned.source.left_out.counts),
-        "shards": file.record.shards,
-        "shard_size": file.record.shard_size,
+        "shards": len(run.shards),
+        "shard_size": run.parts[-1].shard_size,
         "shards_done": len(done),
         "images_left": left,
         "model": settings.model,
         "layers": list(file.record.layers),
         "layers_reason": file.about.reason,
         "columns": {column.name: list(column.shape) for column in file.record.columns},
-        "bytes": file.about.estimated_bytes,
-        "bytes_left": file.about.estimated_bytes * left // max(n, 1),
+        "bytes": sum(part.estimated_bytes for part in run.parts),
+        "bytes_left": file.about.estimated_bytes * left // len(planned.items),
         "bytes_free": None if url(out) is not None else shutil.disk_usage(_existing(out)).free,
         "device": device,
         "images_per_second": rate,
         "workers": parallel,
         "seconds": left / rate / parallel,
         "stages": timed.seconds,
-        "fingerprint": file.fingerprint,
+        "fingerprint": run.fingerprint,
     }
 
 
@@ -84,14 +89,19 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _present(out: Path, planned: draft.Draft, progress: Reporter) -> Run | None:
-    """The run that is in the folder already; raises as `prepare` does where it is another one."""
-    file = readable(out)
-    if file is None:
-        return None
-    run = Run(out, file, planned.command)
-    compare(run, planned, progress.say)
-    return run
+def _present(
+    out: Path, planned: draft.Draft, add: bool, devices: Sequence[str], size: int | None, progress: Reporter
+) -> Run:
+    """The run in the folder, as it would be; raises as `prepare` does."""
+    run = readable(out)
+    if run is None:
+        check_added(out, add)
+        return Run(out, planned.file)
+    found = compare(run, planned, progress.say, add=add)
+    if not found.new:
+        return run
+    part, _ = plan_part(run, planned, found.new, size, devices)
+    return replace(run, added=(*run.added, part))
 
 
 def _timed(settings: Settings, resources: Resources) -> tuple[Marker, float]:

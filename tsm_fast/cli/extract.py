@@ -36,6 +36,7 @@ def extract(
     weights: options.Weights = None,
     trust_model_code: options.TrustModelCode = False,
     size: options.Size = None,
+    fit: options.Fit = None,
     max_pixels: options.MaxPixels = None,
     root: options.Root = None,
     filter: options.Filter = None,
@@ -53,6 +54,9 @@ def extract(
     dtype: options.Dtype = "float32",
     shard_size: options.ShardSize = None,
     batch_size: options.BatchSize = BATCH_SIZE,
+    channels_last: options.ChannelsLast = None,
+    autocast: options.Autocast = None,
+    compile: options.Compile = False,
     engine: options.Engine = "local",
     workers: options.Workers = None,
     device: options.Device = "auto",
@@ -63,6 +67,7 @@ def extract(
     batch_timeout: options.BatchTimeout = 60.0,
     max_errors: options.MaxErrors = "1%",
     retry_errors: options.RetryErrors = None,
+    add: options.Add = False,
     resume: options.Resume = True,
     report: options.Report = True,
     dry_run: options.DryRun = False,
@@ -92,6 +97,7 @@ def extract(
             precision=cast(Any, precision),
             dtype=cast(Any, dtype),
             size=size,
+            fit=fit,
             root=root,
             filter=tuple(filter or ()),
             keys=keys,
@@ -100,6 +106,9 @@ def extract(
             limit=limit,
             shard_size=shard_size,
             batch_size=batch_size,
+            channels_last=channels_last,
+            autocast=autocast,
+            compile=compile,
             **({} if max_pixels is None else {"max_pixels": max_pixels}),
         )
         resources = Resources(
@@ -115,9 +124,11 @@ def extract(
     with errors(), Signals() as signals:
         try:
             if dry_run:
-                _dry_run(settings, out, resources, engine, workers, as_json)
+                _dry_run(settings, out, resources, engine, workers, add, as_json)
                 return
-            run, outcome = _extract(settings, out, resources, engine, workers, signals, report, resume, retry_errors)
+            run, outcome = _extract(
+                settings, out, resources, engine, workers, signals, report, resume, add, retry_errors
+            )
         except Interrupted as stopped:
             complain(f"{stopped}: stopped while there was nothing to finish")
             raise typer.Exit(stopped.code) from None
@@ -126,12 +137,12 @@ def extract(
 
 
 def _dry_run(
-    settings: Settings, out: Path, resources: Resources, engine: str, workers: int | None, as_json: bool
+    settings: Settings, out: Path, resources: Resources, engine: str, workers: int | None, add: bool, as_json: bool
 ) -> None:
     from . import dry_run
 
     with redirect_stdout(sys.stderr), reporter() as progress:
-        facts = dry_run.dry_run(settings, out, resources, engine, workers, progress)
+        facts = dry_run.dry_run(settings, out, resources, engine, workers, add, progress)
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
@@ -147,12 +158,13 @@ def _extract(
     signals: Signals,
     report: bool,
     resume: bool,
+    add: bool,
     retry_errors: str | None,
 ) -> tuple[Run, Outcome]:
     """The run; what models print on the way is talk."""
     new = not (out / NAME).exists()
     with redirect_stdout(sys.stderr), reporter() as progress:
-        run = ready(settings, out, engine, workers, resources, resume=resume, say=progress.say)
+        run = ready(settings, out, engine, workers, resources, resume=resume, add=add, say=progress.say)
         _introduce(run, progress)
         if engine == "local" and workers is None and new and len(run.shards) == 1:
             workers = 0  # no process to start; where that ends badly, the next start of the run has one
@@ -202,6 +214,11 @@ def _tell(run: Run, outcome: Outcome, as_json: bool) -> None:
         complain(f"{bad.key!r}: {bad.kind}: {bad.error}")
     if outcome.errors:
         complain("once that is put right, the same command with --retry-errors computes these rows again")
+    if others := [spec for spec in run.pending() if spec.command is None]:
+        names = ", ".join(dict.fromkeys(run.parts[spec.part].named for spec in others))
+        complain(
+            f"{counted(len(others), 'shard')} to compute, of pictures in {names}, which this command does not name"
+        )
     if outcome.shards_done < outcome.shards:
         complain(f"go on with the same command: {command_line()}")
 

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from ..pipeline.engines.run import ENGINES
 from ..pipeline.files.shards import ALL, ERRORS
 from ..pipeline.files.urls import folder
+from ..pipeline.settings import AUTOCAST, FITS
 from .config import read_config
 
 INPUT, MAPS, WORK, RUNNING = "Input", "Maps", "How it is computed", "This command"
@@ -27,9 +28,9 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _rank(text: str) -> int | tuple[int, ...]:
-    numbers = [part.strip() for part in text.split(",")]
+    numbers = [part.strip() for part in text.replace("x", ",").split(",")]
     if not all(part.isdecimal() for part in numbers):
-        raise typer.BadParameter(f"must be a number, or one for each mode as in 32,7,7, got {text!r}")
+        raise typer.BadParameter(f"must be a number, or one for each mode as in 32x7x7, got {text!r}")
     return int(numbers[0]) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
@@ -110,6 +111,14 @@ Model = Annotated[
 Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a state dict without code.")]
 TrustModelCode = Annotated[bool, _input("--trust-model-code", help="Run code from model files (.pt2, pickles).")]
 Size = Annotated[Any, _input(parser=parse_size, metavar="HxW", help="Input size, if not the model's own.")]
+Fit = Annotated[
+    str | None,
+    _input(
+        callback=_one_of(FITS),
+        help="How pictures come to the input size, if not the model's own way: crop takes the largest central "
+        "rectangle, pad and stretch the whole picture.",
+    ),
+]
 MaxPixels = Annotated[int | None, _input(min=1, help="Larger pictures become error rows.")]
 Root = Annotated[str | None, _input(metavar="FOLDER", help="Where relative paths of a list or manifest start.")]
 Filter = Annotated[list[str] | None, _input("--filter", metavar="GLOB", help="Only keys that match, repeatable.")]
@@ -121,9 +130,17 @@ Limit = Annotated[int | None, _input(min=1, help="Only the first N images of the
 # The maps
 Layers = Annotated[list[str] | None, _maps("--layer", "-l", help="Layer or glob, repeatable; see `tsm-fast layers`.")]
 Methods = Annotated[
-    list[str] | None, _maps("--method", help="eigencam, tsm, multivec_eigencam or mtsm (default), repeatable.")
+    list[str] | None,
+    _maps(
+        "--map",
+        "--method",
+        help="eigencam, tsm, multivec_eigencam or mtsm (default), also with options, as in "
+        "mtsm:combine=absolute,rank=16x4x4; repeatable, all in one pass.",
+    ),
 ]
-Rank = Annotated[Any, _maps(parser=_rank, metavar="R or R,R,R", help="Tucker rank of tsm and mtsm.")]
+Rank = Annotated[
+    Any, _maps(parser=_rank, metavar="R or RxRxR", help="Tucker rank of tsm and mtsm: of every map that names none.")
+]
 Center = Annotated[bool | None, _maps("--center/--no-center", help="Centre channels (the EigenCAM methods).")]
 Combine = Annotated[str | None, _maps(help="signed or absolute (the multivector methods).")]
 Sign = Annotated[str | None, _maps(help="Sign of singular vectors.")]
@@ -149,6 +166,18 @@ Workers = Annotated[
 Device = Annotated[str, _work(help="auto, cpu, cuda, cuda:1, ...")]
 Backend = Annotated[str | None, _work(help="Of the decompositions, see `tsm-fast info`.")]
 DecodeThreads = Annotated[int, _work(min=1, help="Threads that decode images, in each worker.")]
+ChannelsLast = Annotated[
+    bool | None,
+    _work(
+        "--channels-last/--no-channels-last",
+        help="Memory format of the forward pass; moves the last bits. Default: on the CPU.",
+    ),
+]
+Autocast = Annotated[
+    str | None,
+    _work(callback=_one_of(AUTOCAST), help="bfloat16 or float16, for what PyTorch's autocast computes in them."),
+]
+Compile = Annotated[bool, _work("--compile", help="Forward pass by torch.compile; moves the last bits.")]
 TorchThreads = Annotated[
     int,
     _work(min=1, help="Threads of the forward pass on the CPU, in each worker. Other than 1 may move the last bits."),
@@ -165,6 +194,14 @@ MaxErrors = Annotated[
         parser=_share,
         metavar="SHARE",
         help="Share of images that may fail, as 0.01 or 1%; the run stops as soon as there are more.",
+    ),
+]
+Add = Annotated[
+    bool,
+    _running(
+        "--add",
+        help="Take the pictures of SOURCE that the run in OUT does not have into it, as new shards. Those that it has "
+        "must be unchanged.",
     ),
 ]
 Resume = Annotated[bool, _running(help="Go on with the run in OUT; --no-resume refuses one.")]

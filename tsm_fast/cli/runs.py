@@ -1,4 +1,4 @@
-"""`tsm-fast status`, `verify`, `report` and `export`: what is in the folder of a run."""
+"""`tsm-fast status`, `verify`, `report`, `export` and `merge`: what is in the folder of a run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .. import readable
 from ..pipeline.engines.progress import shares
 from ..pipeline.results import check
 from ..pipeline.results import export as exports
+from ..pipeline.results import merge as merges
 from ..pipeline.results.boxes import THRESHOLD
 from ..pipeline.sources.open import open_source
 from .common import complain, errors, table
@@ -137,6 +138,22 @@ def export(
             say=complain,
         )
     Console(highlight=False).print(f"wrote {written}", markup=False, soft_wrap=True)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="A B ...", help="Folders of finished runs, in this order.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all of it. The same command again goes on.")],
+) -> None:
+    """One run of several that were made by the same settings of different pictures; those stay as they are.
+
+    Nothing is computed, and no map changes. Interrupted in whatever way, the same command goes on where it was.
+    """
+    with errors(), _bar("merging", "shards") as progress:
+        merged = merges.merge(runs, out, progress)
+    images, shards = readable.counted(merged.n_items, "image"), readable.counted(len(merged.shards), "shard")
+    Console(highlight=False).print(
+        f"merged {len(runs)} runs: {images} in {shards} in {merged.out}", markup=False, soft_wrap=True
+    )
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..extractor import SaliencyExtractor
 from .load import Model
 
 PREPROCESSING = "preprocessing"
@@ -26,14 +25,13 @@ def fixed_picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (640, 480, 3), dtype=np.uint8))
 
 
-def fixed_features(extractor: SaliencyExtractor, shape: Sequence[int]) -> dict[str, Tensor]:
-    """The feature maps of two inputs [C, H, W] of noise."""
-    noise = np.random.default_rng(1).standard_normal((2, *shape), np.float32)
-    return extractor.features(torch.from_numpy(noise))
+def fixed_inputs(shape: Sequence[int]) -> Tensor:
+    """Two inputs [C, H, W] of noise."""
+    return torch.from_numpy(np.random.default_rng(1).standard_normal((2, *shape), np.float32))
 
 
 def of(model: Model, features: Mapping[str, Tensor], *, picture: bool = True) -> dict[str, Answer]:
-    """The answers of a model, by layer, and of its preprocessing where pictures go through it."""
+    """The answers of a model, by layer (its features of `fixed_inputs`), and of its preprocessing where it is used."""
     found = {PREPROCESSING: answer(model.preprocess(fixed_picture()))} if picture else {}
     return found | {f"layer {name}": answer(values) for name, values in features.items()}
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .preprocessing import CentralCrop
+from .preprocessing import Resize
 
-LITE0 = CentralCrop((224, 224), (0.498,) * 3, (0.502,) * 3, 1.0)
+LITE0 = Resize((224, 224), (0.498,) * 3, (0.502,) * 3, 1.0)
 
 
 class _Features(nn.Module):

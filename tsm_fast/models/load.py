@@ -6,17 +6,18 @@ import difflib
 import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from ..factory import call, is_factory
 from . import weights as weight_files
 from .lite0 import LITE0, lite0
-from .preprocessing import CentralCrop, Preprocess, Transform, resized
+from .preprocessing import Preprocess, Resize, Transform, resized
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
@@ -31,7 +32,12 @@ class Model:
 
 
 def load(
-    name: str, *, weights: str | None = None, trust_model_code: bool = False, size: tuple[int, int] | None = None
+    name: str,
+    *,
+    weights: str | None = None,
+    trust_model_code: bool = False,
+    size: tuple[int, int] | None = None,
+    fit: str | None = None,
 ) -> Model:
     """A model by name.
 
@@ -42,10 +48,13 @@ def load(
             file: an exported program (.pt2) or a pickled module.
         weights: a file with other weights (`weights.load_weights`); then none are downloaded.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
-        size: (h, w) of the input, in place of the model's own. The largest central rectangle of a picture is taken.
+        size: (h, w) of the input, in place of the model's own.
+        fit: how a picture comes to that size: "crop" takes the largest central rectangle, "pad" and "stretch" the whole
+            picture (`preprocessing.Resize`). None is "crop" where `size` is given, else the model's own preprocessing.
 
     Raises:
-        ValueError: there is no such model, it is not trusted, or the weights do not belong to it.
+        ValueError: there is no such model, it is not trusted, the weights do not belong to it, or its preprocessing
+            takes inputs of several sizes, so that `fit` needs a `size`.
         ModuleNotFoundError: it needs a package that is not installed.
         FileNotFoundError: there is no such file.
 
@@ -56,39 +65,47 @@ def load(
     """
     source, _, rest = name.partition(":")
     if name == "lite0":
-        module, preprocess = lite0(), replace(LITE0, size=size or LITE0.size)
+        module, own = lite0(), LITE0
     elif source in _SOURCES and rest:
-        module, preprocess = _SOURCES[source](rest, weights is None, trust_model_code, size)
+        module, own, picture = _SOURCES[source](rest, weights is None, trust_model_code)
+        if size is not None or fit is not None:
+            own = replace(picture, size=size or _size(own, name))
     elif is_factory(name):
-        module, preprocess = _from_factory(name, size)
+        module, own = _from_factory(name, own=size is None and fit is None)
     elif name.lower().endswith((".pt2", *PICKLES)):
-        module, preprocess = _from_file(name, trust_model_code), CentralCrop(size or (224, 224))
+        module, own = _from_file(name, trust_model_code), Resize((224, 224))
     else:
         raise ValueError(
             f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, "
             f"file.py:factory or a .pt2 file, got {name!r}"
         )
+    own = _fitted(own, size, fit) if isinstance(own, Resize) else own
     if weights is not None:
         weight_files.load_weights(module, weights)
-    return Model(name, module.eval(), preprocess)
+    return Model(name, module.eval(), own)
 
 
-def _timm(name: str, pretrained: bool, _trust: bool, size: tuple[int, int] | None) -> tuple[nn.Module, Preprocess]:
+def _size(own: Preprocess, name: str) -> tuple[int, int]:
+    """(h, w) that a model's own preprocessing gives to any picture."""
+    shapes = {tuple(own(Image.new("RGB", size)).shape[1:]) for size in ((320, 240), (240, 320))}
+    if len(shapes) > 1:
+        raise ValueError(f"the preprocessing of {name} gives inputs of several sizes: fit needs size=(h, w)")
+    h, w = shapes.pop()
+    return h, w
+
+
+def _timm(name: str, pretrained: bool, _trust: bool) -> tuple[nn.Module, Preprocess, Resize]:
     timm = _package("timm", f"timm:{name}")
     if not name.startswith(("hf_hub:", "hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name.split(".")[0], timm.list_models())
     module = timm.create_model(name, pretrained=pretrained)
     config = timm.data.resolve_model_data_config(module)
-    if size is not None:
-        return module, resized(size, config["mean"], config["std"], config["interpolation"])
     record = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    transform = timm.data.create_transform(**config, is_training=False)
-    return module, Transform(transform, {"kind": "timm", **record})
+    own = Transform(timm.data.create_transform(**config, is_training=False), {"kind": "timm", **record})
+    return module, own, resized(config["mean"], config["std"], config["interpolation"])
 
 
-def _torchvision(
-    name: str, pretrained: bool, _trust: bool, size: tuple[int, int] | None
-) -> tuple[nn.Module, Preprocess]:
+def _torchvision(name: str, pretrained: bool, _trust: bool) -> tuple[nn.Module, Preprocess, Resize]:
     torchvision = _package("torchvision", f"torchvision:{name}")
     try:
         weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -96,15 +113,12 @@ def _torchvision(
         raise _unknown("torchvision", name, torchvision.models.list_models()) from None
     module = torchvision.models.get_model(name, weights=weights if pretrained else None)
     transform = weights.transforms()
-    if size is not None:
-        return module, resized(size, transform.mean, transform.std, transform.interpolation.value)
     text = " ".join(repr(transform).split())
-    return module, Transform(transform, {"kind": "torchvision", "weights": str(weights), "transform": text})
+    own = Transform(transform, {"kind": "torchvision", "weights": str(weights), "transform": text})
+    return module, own, resized(transform.mean, transform.std, transform.interpolation.value)
 
 
-def _transformers(
-    name: str, pretrained: bool, trust: bool, size: tuple[int, int] | None
-) -> tuple[nn.Module, Preprocess]:
+def _transformers(name: str, pretrained: bool, trust: bool) -> tuple[nn.Module, Preprocess, Resize]:
     transformers = _package("transformers", f"transformers:{name}")
     options: dict[str, Any] = {"trust_remote_code": trust}
     try:
@@ -116,26 +130,57 @@ def _transformers(
         processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
     except OSError as error:
         raise ValueError(f"model transformers:{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-    if size is not None:
-        return module, resized(size, processor.image_mean, processor.image_std, "bicubic")
     record = {"kind": "transformers", "processor": type(processor).__name__, **processor.to_dict()}
-    return module, Transform(lambda image: processor(images=image, return_tensors="pt")["pixel_values"], record)
+    own = Transform(lambda image: processor(images=image, return_tensors="pt")["pixel_values"], record)
+    return module, own, resized(processor.image_mean, processor.image_std, "bicubic")
 
 
 _SOURCES = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}
 
 
-def _from_factory(name: str, size: tuple[int, int] | None) -> tuple[nn.Module, Preprocess]:
+def live(
+    module: nn.Module,
+    transform: Callable[[Image.Image], Any] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    fit: str | None = None,
+) -> Model:
+    """A module of this program as a model, with its own transform or the usual one.
+
+    Raises:
+        TypeError: the transform is no function.
+        ValueError: `size` or `fit` are given beside it.
+    """
+    if transform is None:
+        own: Preprocess = _fitted(Resize((224, 224)), size, fit)
+    elif size is not None or fit is not None:
+        raise ValueError("preprocess makes the whole input, so that size and fit have nothing to say")
+    else:
+        own = _of_factory(transform, "preprocess")
+    return Model(type(module).__qualname__, module.eval(), own)
+
+
+def _fitted(own: Resize, size: tuple[int, int] | None, fit: str | None) -> Resize:
+    return replace(own, size=size or own.size, fit=fit or own.fit)
+
+
+def _from_factory(name: str, *, own: bool) -> tuple[nn.Module, Preprocess]:
     made = call(name, "model")
     module, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ValueError(f"model {name!r} must return a torch.nn.Module, got {type(module).__name__}")
-    if transform is None or size is not None:
-        return module, CentralCrop(size or (224, 224))
+    if transform is None or not own:
+        return module, Resize((224, 224))
     if not callable(transform):
         raise ValueError(f"model {name!r} must return a function beside the module, got {type(transform).__name__}")
+    return module, _of_factory(transform, "factory")
+
+
+def _of_factory(transform: Callable[[Image.Image], Any], kind: str) -> Transform:
+    if not callable(transform):
+        raise TypeError(f"preprocess must be a function from a picture to [C, H, W], got {type(transform).__name__}")
     text = getattr(transform, "__qualname__", None) or " ".join(repr(transform).split())
-    return module, Transform(transform, {"kind": "factory", "transform": re.sub(r" at 0x[0-9a-f]+", "", text)})
+    return Transform(transform, {"kind": kind, "transform": re.sub(r" at 0x[0-9a-f]+", "", text)})
 
 
 def _from_file(name: str, trust: bool) -> nn.Module:

@@ -15,11 +15,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
-@dataclass(frozen=True)
-class CentralCrop:
-    """The central part of a picture, resized and normalised: `(x / 255 - mean) / std`.
+KINDS = {"crop": "central crop", "pad": "padded", "stretch": "stretched"}  # what records call them
 
-    `fraction` 0.875 at 224 x 224 is the usual "resize to 256, crop 224" in one step.
+
+@dataclass(frozen=True)
+class Resize:
+    """A picture at one size, normalised: `(x / 255 - mean) / std`.
+
+    `fit` "crop" takes the central part, of which `fraction` 0.875 at 224 x 224 is the usual "resize to 256, crop 224"
+    in one step; "pad" the whole picture, with margins of the mean colour where its aspect is another one; "stretch" the
+    whole picture, its aspect changed.
     """
 
     size: tuple[int, int]  # (h, w)
@@ -27,21 +32,42 @@ class CentralCrop:
     std: tuple[float, ...] = IMAGENET_STD
     fraction: float = 0.875  # of the largest central rectangle of this aspect
     interpolation: str = "bicubic"
+    fit: str = "crop"
 
-    def region(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """That part of a picture of this size: left, top, right, bottom in pixels."""
+    def region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of this size that becomes the input: left, top, right, bottom in pixels.
+
+        For "pad" it reaches over the picture.
+        """
+        if self.fit == "stretch":
+            return 0, 0, width, height
         h, w = self.size
+        if self.fit == "pad":
+            tall, wide = self._inner(width, height)
+            x, y = width / wide, height / tall
+            left, top = -((w - wide) // 2) * x, -((h - tall) // 2) * y
+            return left, top, left + w * x, top + h * y
         scale = min(height / h, width / w) * self.fraction
-        own_h = min(max(round(h * scale), 1), height)
-        own_w = min(max(round(w * scale), 1), width)
-        left, top = (width - own_w) // 2, (height - own_h) // 2
-        return left, top, left + own_w, top + own_h
+        tall, wide = min(max(round(h * scale), 1), height), min(max(round(w * scale), 1), width)
+        left, top = (width - wide) // 2, (height - tall) // 2
+        return left, top, left + wide, top + tall
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """That part of a picture in RGB, `size` pixels large."""
+        """The input as a picture in RGB, `size` pixels large."""
         h, w = self.size
-        box = self.region(image.width, image.height)
-        return image.convert("RGB").resize((w, h), Image.Resampling(RESAMPLING[self.interpolation]), box=box)
+        method, image = Image.Resampling(RESAMPLING[self.interpolation]), image.convert("RGB")
+        if self.fit != "pad":
+            return image.resize((w, h), method, box=self.region(*image.size))
+        canvas = Image.new("RGB", (w, h), tuple(round(255 * value) for value in self.mean))
+        tall, wide = self._inner(*image.size)
+        canvas.paste(image.resize((wide, tall), method), ((w - wide) // 2, (h - tall) // 2))
+        return canvas
+
+    def _inner(self, width: int, height: int) -> tuple[int, int]:
+        """(h, w) of a whole picture inside of the input."""
+        h, w = self.size
+        scale = min(h / height, w / width)
+        return min(max(round(height * scale), 1), h), min(max(round(width * scale), 1), w)
 
     def __call__(self, image: Image.Image) -> Tensor:  # -> [3, h, w] float32
         pixels = np.asarray(self.picture(image)).transpose(2, 0, 1).astype(np.float32)  # [3, h, w]
@@ -51,7 +77,9 @@ class CentralCrop:
         return torch.from_numpy(pixels)
 
     def record(self) -> dict[str, Any]:
-        return {"kind": "central crop", **self.__dict__, "size": list(self.size)}
+        left_out = {"fit"} if self.fit == "crop" else {"fit", "fraction"}
+        values = {name: value for name, value in self.__dict__.items() if name not in left_out}
+        return {"kind": KINDS[self.fit], **values, "size": list(self.size)}
 
 
 class Transform:
@@ -71,10 +99,10 @@ class Transform:
         return self._record
 
 
-Preprocess = CentralCrop | Transform
+Preprocess = Resize | Transform
 
 
-def resized(size: tuple[int, int], mean: Sequence[float], std: Sequence[float], interpolation: str) -> CentralCrop:
+def resized(mean: Sequence[float], std: Sequence[float], interpolation: str) -> Resize:
     """The preprocessing of a model at another input size: the whole central rectangle."""
     known = interpolation if interpolation in RESAMPLING else "bicubic"
-    return CentralCrop(size, tuple(map(float, mean)), tuple(map(float, std)), 1.0, known)
+    return Resize((224, 224), tuple(map(float, mean)), tuple(map(float, std)), 1.0, known)

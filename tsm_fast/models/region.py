@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from math import floor
 from typing import Any, cast
 
-from .preprocessing import CentralCrop
+from .preprocessing import KINDS, Resize
 
 Region = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright picture
 
@@ -33,7 +33,7 @@ def region(record: Mapping[str, Any], width: int, height: int) -> Region | None:
 def central(record: Mapping[str, Any], width: int, height: int) -> Region:
     """The largest central rectangle with the aspect of the input."""
     _, h, w = record["input"]
-    return CentralCrop((h, w), fraction=1.0).region(width, height)
+    return Resize((h, w), fraction=1.0).region(width, height)
 
 
 def whole(record: Mapping[str, Any], width: int, height: int) -> Region:
@@ -43,7 +43,8 @@ def whole(record: Mapping[str, Any], width: int, height: int) -> Region:
 
 def _own(record: Mapping[str, Any], width: int, height: int) -> Region:
     h, w = record["size"]
-    return CentralCrop((h, w), fraction=record["fraction"]).region(width, height)
+    fit = next(fit for fit, kind in KINDS.items() if kind == record["kind"])
+    return Resize((h, w), fraction=record.get("fraction", 1.0), fit=fit).region(width, height)
 
 
 def _timm(record: Mapping[str, Any], width: int, height: int) -> Region:
@@ -89,7 +90,7 @@ def _transformers(record: Mapping[str, Any], width: int, height: int) -> Region 
 _KINDS = cast(
     "Mapping[str, Callable[[Mapping[str, Any], int, int], Region | None]]",
     {
-        "central crop": _own,
+        **dict.fromkeys(KINDS.values(), _own),
         "timm": _timm,
         "torchvision": _torchvision,
         "transformers": _transformers,

@@ -11,12 +11,15 @@ import torch
 from ..saliency import METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
+from ..variants import variant
 
 Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 PILLOW_LIMIT = 2 * MAX_PIXELS  # and refuses from here on
 BATCH_SIZE = 64
+FITS = ("crop", "pad", "stretch")  # of `models.preprocessing`
+AUTOCAST = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,15 @@ class Settings:
             `weights_only=True`.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
         layers: dotted names or globs; none for the automatic choice.
-        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm".
-        rank, center, combine, sign: options of the methods; None leaves each method's default.
+        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", also with options of their own, as in
+            "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
+        rank, center, combine, sign: options of all methods that have them and do not name them themselves; None leaves
+            each method's default.
         precision: as everywhere in this package.
         dtype: of the stored maps: "float32", or "float16" or "uint8" with a scale for each map.
         size: (h, w) of the network's input; None for that of the model's own preprocessing.
+        fit: how pictures come to that size: "crop" (the largest central rectangle), "pad" or "stretch" (the whole
+            picture); None for the model's own way, or "crop" for a size.
         max_pixels: larger pictures are error rows.
         root: the folder from which relative paths of a list or manifest go; None for its own.
         filter: only images whose key matches one of these globs; `*` matches "/" too.
@@ -47,6 +54,10 @@ class Settings:
             (`planning.shard_size`), and takes that of the run when it goes on.
         batch_size: images in one forward pass (on the CPU at most 16 at once, which is faster); the last bits depend
             on it.
+        channels_last: memory format of the forward pass, on which the last bits depend. None takes it on the CPU, where
+            it is faster, for a network that gives the same features in it.
+        autocast: "bfloat16" or "float16" for what `torch.autocast` computes in them; None for float32.
+        compile: the forward pass by `torch.compile`, on which the last bits depend.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or value.
@@ -68,6 +79,7 @@ class Settings:
     precision: Precision = "auto"
     dtype: Dtype = "float32"
     size: tuple[int, int] | None = None
+    fit: str | None = None
     max_pixels: int = MAX_PIXELS
     root: str | None = None
     filter: tuple[str, ...] = ()
@@ -77,6 +89,9 @@ class Settings:
     limit: int | None = None
     shard_size: int | None = None
     batch_size: int = BATCH_SIZE
+    channels_last: bool | None = None
+    autocast: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("source", "model"):
@@ -86,8 +101,7 @@ class Settings:
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not self.methods:
             raise ValueError("methods must name at least one method, got none")
-        for method in self.methods:
-            checks.choice("methods", method, METHODS)
+        object.__setattr__(self, "methods", _names("methods", (variant(text).name for text in self.methods)))
         if self.rank is not None and not isinstance(self.rank, int):
             object.__setattr__(self, "rank", tuple(checks.integer("rank", r) for r in self.rank))
         checks.precision(self.precision)
@@ -104,22 +118,38 @@ class Settings:
         if self.shard_size is not None:
             _count("shard_size", self.shard_size, most=10_000_000)
         _count("batch_size", self.batch_size, most=65_536)
+        for name, known in (("fit", FITS), ("autocast", AUTOCAST)):
+            checks.choice(name, getattr(self, name), (None, *known))
+        if self.channels_last is not None:
+            checks.flag("channels_last", self.channels_last)
+        checks.flag("compile", self.compile)
         self._check_options()
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The keyword arguments of `models.load`."""
+        return {name: getattr(self, name) for name in ("weights", "trust_model_code", "size", "fit")}
+
     def options(self, method: str, *, all_of_them: bool = False) -> dict[str, Any]:
-        """The keyword arguments of a method: those that were set and that it has, or all with their defaults."""
-        own = METHODS[method].options
+        """The keyword arguments of one of `methods`: those that were set and that it has; or all, with defaults."""
+        named = variant(method)
+        own = METHODS[named.method].options
         given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
-        return {**own, **given} if all_of_them else given
+        return {**(own if all_of_them else {}), **given, **named.options}
 
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
+        asked = [variant(method) for method in self.methods]
         for name in OPTIONS:
             having = [method for method, row in METHODS.items() if name in row.options]
-            if getattr(self, name) is not None and not set(having) & set(self.methods):
+            if getattr(self, name) is not None and not any(v.method in having and name not in v.options for v in asked):
                 raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
-        for method in self.methods:
-            options = {name: value for name, value in self.options(method).items() if name != "rank"}
+        same: dict[str, str] = {}
+        for name, (method, _) in zip(self.methods, asked, strict=True):
+            options = self.options(name, all_of_them=True)
+            if (other := same.setdefault(repr((method, options)), name)) != name:
+                raise ValueError(f"methods must be distinct, got {other} and {name}, which are the same maps")
+            options.pop("rank", None)
             METHODS[method].function(torch.zeros(0, 1, 1, 1), backend="reference", **options)
 
 

@@ -66,9 +66,10 @@ class Backend(Protocol):
         center: bool,
         combine: str,
         sign: str,
+        relu: bool = True,
         precision: Precision = "auto",
     ) -> tuple[Tensor, Tensor]:
-        """Raw maps [B, H, W] and the finite items [B] of features [B, C, H, W]."""
+        """Raw maps [B, H, W] and the finite items [B] of features [B, C, H, W]; signed ones without `relu`."""
         ...
 
     def finish(self, maps: Tensor, size: tuple[int, int] | None, *, normalize: bool) -> Tensor:

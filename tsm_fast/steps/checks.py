@@ -19,7 +19,7 @@ Rank = int | Sequence[int] | None
 def choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     """ValueError unless `value` is one of `allowed`."""
     allowed = tuple(allowed)
-    if value not in allowed:
+    if not any(isinstance(value, type(one)) and value == one for one in allowed):  # arrays have no one truth
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
@@ -52,7 +52,7 @@ def tensor(name: str, x: Tensor) -> None:
 
 def shape(sizes: Iterable[Any]) -> list[int]:
     """The shape (B, I_1, ..., I_N) of a batch."""
-    numbers = [integer("shape", size) for size in sizes]
+    numbers = [integer("shape", size) for size in _several("shape", sizes)]
     if not MIN_ORDER <= len(numbers) - 1 <= MAX_ORDER:
         raise ValueError(f"shape must be (B, I_1, ..., I_N) with {_ORDERS}, got {tuple(numbers)}")
     return numbers
@@ -82,6 +82,12 @@ def _no_empty_mode(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have no empty mode (only the batch may be empty), got shape {tuple(x.shape)}")
 
 
+def _several(name: str, values: Any) -> Iterable[Any]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"{name} must be several integers, got {values!r}")
+    return values
+
+
 def mode(value: Any, order: int) -> int:
     """A mode number, item modes counted from 0, from the end when negative."""
     number = integer("mode", value)
@@ -100,7 +106,7 @@ def item(value: Any, batch: int) -> int:
 
 def modes(values: Iterable[Any] | None, count: int, order: int) -> list[int]:
     """The distinct modes that `count` matrices act on; None for the first `count`."""
-    numbers = list(range(count)) if values is None else [mode(value, order) for value in values]
+    numbers = list(range(count)) if values is None else [mode(value, order) for value in _several("modes", values)]
     if len(numbers) != count:
         raise ValueError(f"modes must name one mode per matrix, got {len(numbers)} modes for {count} matrices")
     if count > order:

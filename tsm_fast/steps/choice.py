@@ -148,9 +148,12 @@ def resolve(backend: str | None, x: Tensor, *others: Tensor) -> Backend:
     raises, else the best.
 
     Raises:
+        TypeError: it is no text.
         ValueError: the name is unknown.
         RuntimeError: the named backend cannot run, and why.
     """
+    if backend is not None and not isinstance(backend, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"backend must be None or a name, got {backend!r}")
     name = backend or os.environ.get("TSM_FAST_BACKEND")
     if name is None or name == "":
         return load(_automatic(x, *others))

@@ -147,6 +147,7 @@ def saliency(
     center: bool,
     combine: str,
     sign: str,
+    relu: bool = True,
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`)."""
@@ -161,6 +162,7 @@ def saliency(
             center=center,
             absolute=combine == "absolute",
             sign=_cpu.signs[sign],
+            relu=relu,
             n_iter_max=N_ITER_MAX,
             tol=TOL,
             refine=precision == "float64",

@@ -117,6 +117,7 @@ def saliency(
     center: bool,
     combine: str,
     sign: str,
+    relu: bool = True,
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Raw maps [B, H, W] and the finite items [B] (see `reference.saliency`).
@@ -128,7 +129,7 @@ def saliency(
     finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if len(x):
         with _on(x):
-            _saliency(x, method, rank, center, combine, sign, precision, maps, finite)
+            _saliency(x, method, rank, center, combine, sign, relu, precision, maps, finite)
     return maps.view(len(x), *x.shape[2:]), finite
 
 
@@ -166,6 +167,7 @@ def _saliency(
     center: bool,
     combine: str,
     sign: str,
+    relu: bool,
     precision: Precision,
     maps: Tensor,  # [B, S]
     finite: Tensor,  # [B]
@@ -173,7 +175,7 @@ def _saliency(
     unit, exponent = unit_range(x)
     single = method in ("eigencam", "tsm")
     if rank is not None:
-        _at_rank(unit, rank, combine, sign, single, maps, finite)
+        _at_rank(unit, rank, combine, sign, relu, single, maps, finite)
     else:
         centers = center and method in ("eigencam", "multivec_eigencam")
         uncentered = unit.flatten(2)  # [B, C, S]
@@ -185,12 +187,13 @@ def _saliency(
         if single:
             _leading_maps(features, centers, precision, maps, finite)
         else:
-            _combined_maps(features, centers, combine, sign, precision, maps, finite, None)
-        if method == "eigencam":
+            how = combine if relu or combine == "absolute" else "uncut"
+            _combined_maps(features, centers, how, sign, precision, maps, finite, None)
+        if method == "eigencam" or (single and not relu):
             wide = maps.dtype == torch.float64
-            how = {"center": centers, "sign": _cuda.signs[sign], "maps": maps.data_ptr(), "wide": wide}
+            how = {"center": centers, "sign": _cuda.signs[sign], "relu": relu, "maps": maps.data_ptr(), "wide": wide}
             _cuda.sign_single(_array(uncentered), **how, stream=_stream(x))
-    if method == "tsm":
+    if method == "tsm" and relu:
         maps.abs_()
     if exponent is not None:
         maps.copy_(scaled(maps.double(), exponent, 1 if single else 2))  # a factor may be no float32
@@ -248,7 +251,7 @@ def _smaller_side(x: Tensor) -> tuple[bool, int]:
 def _combined_maps(
     x: Tensor,  # [B, C, S]
     center: bool,
-    how: str,  # "leading", "signed" or "absolute"
+    how: str,  # one of `_cuda.combinations`
     sign: str,
     precision: Precision,
     maps: Tensor,
@@ -259,7 +262,7 @@ def _combined_maps(
     channels, positions = x.shape[1:]
     by_position, n = _smaller_side(x)
     columns = 1 if how == "leading" else n
-    needs_signs = how == "signed" and by_position == (sign == "u")
+    needs_signs = how in ("signed", "uncut") and by_position == (sign == "u")
     wide = maps.dtype == torch.float64
     copied = 8 * channels * positions if center and not by_position else 0
     for part in _parts(len(x), 8 * n * (n + columns) + _svd_bytes(n, True) + copied):
@@ -302,22 +305,21 @@ def _combined_maps(
 
 
 def _at_rank(
-    x: Tensor, rank: Sequence[int], combine: str, sign: str, single: bool, maps: Tensor, finite: Tensor
+    x: Tensor, rank: Sequence[int], combine: str, sign: str, relu: bool, single: bool, maps: Tensor, finite: Tensor
 ) -> None:
     """tsm and mtsm from the responses F^T a_i of the columns of A_1 that HOOI finds."""
     result, responses = _hooi(x, rank, N_ITER_MAX, TOL, False, torch.float64)
     if responses is None:
         responses = core_contraction(x, [result.factors[0]], [0], precision="float64").flatten(2).mT  # [B, S, R]
     finite.copy_(result.finite)
-    if single:
-        maps.copy_(responses[:, :, 0])
-        return
-    if combine == "absolute":
+    responses = responses[:, :, :1] if single else responses
+    if combine == "absolute" and not single:
         responses = responses.abs()
-    elif sign == "v":
+    elif sign in ("v", "absmax"):
         index = responses.abs().argmax(1, keepdim=True)
         responses = torch.where(responses.gather(1, index) < 0, -responses, responses)
-    maps.copy_((responses @ result.singular_values[0][:, :, None])[:, :, 0].abs())
+    combined = responses if single else responses @ result.singular_values[0][:, :, None]
+    maps.copy_((combined.abs() if relu else combined)[:, :, 0])
 
 
 def _hooi(

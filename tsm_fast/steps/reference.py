@@ -140,13 +140,14 @@ def saliency(
     center: bool,
     combine: str,
     sign: str,
+    relu: bool = True,
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Raw maps [B, H, W] and the finite items [B].
 
     With vectors `u_i` and values `sigma_i` of the (centred) mode-1 unfolding `F`, or of HOOI at `rank`:
     eigencam `max(F^T u_1, 0)`, tsm `abs(F^T u_1)`, multivec_eigencam and mtsm `abs(sum_i sigma_i F^T u_i)`, or
-    `sum_i sigma_i abs(F^T u_i)` for `combine="absolute"`.
+    `sum_i sigma_i abs(F^T u_i)` for `combine="absolute"`. Without `relu` what stands in `max` or `abs`, with its sign.
     """
     unit, exponent, finite = _unit_items(x)
     uncentered = unit.flatten(2)  # [B, C, S]
@@ -162,23 +163,24 @@ def saliency(
         vectors, values = result.factors[0], result.singular_values[0]
     projections = unfolded.mT @ vectors  # [B, S, R]
 
-    if method == "eigencam":
-        signs = _eigencam_signs(sign, uncentered, vectors[:, :, :1], projections[:, :, :1])
-        maps = (signs * projections[:, :, :1]).relu()
-    elif method == "tsm":
-        maps = projections[:, :, :1].abs()
+    single = method in ("eigencam", "tsm")
+    if single:
+        maps = projections[:, :, :1]
+        maps = _single_signs(sign, uncentered, vectors[:, :, :1], maps) * maps
     elif combine == "absolute":
         maps = projections.abs() @ values[:, :, None]
     else:
         signs = column_signs(vectors if sign == "u" else projections)
-        maps = ((signs * projections) @ values[:, :, None]).abs()
+        maps = (signs * projections) @ values[:, :, None]
+    if relu:
+        maps = maps.relu() if method == "eigencam" else maps.abs()
 
-    power = 1 if method in ("eigencam", "tsm") else 2
+    power = 1 if single else 2
     maps = scaled(bounded(maps.view(len(x), *x.shape[2:])), exponent, power)
     return _or_nan(maps, finite).to(torch.float64 if precision == "float64" else torch.float32), finite
 
 
-def _eigencam_signs(
+def _single_signs(
     sign: str,
     uncentered: Tensor,  # [B, C, S]
     vector: Tensor,  # [B, C, 1]
@@ -219,7 +221,7 @@ def finish(
 
 
 def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
-    noise = map_noise(maps) * maps.nan_to_num(0).amax((1, 2), keepdim=True)
+    noise = map_noise(maps) * maps.nan_to_num(0).abs().amax((1, 2), keepdim=True)
     if size is not None:
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     return (_normalized(maps, noise) if normalize else maps,)

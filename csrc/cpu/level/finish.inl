@@ -9,7 +9,10 @@ namespace {
 template <class T>
 static T largest_of_map(const T* map, int64_t size) {
     T largest = 0;
-    for (int64_t i = 0; i < size; ++i) largest = map[i] > largest ? map[i] : largest;
+    for (int64_t i = 0; i < size; ++i) {
+        const T x = map[i] < 0 ? -map[i] : map[i];
+        largest = x > largest ? x : largest;
+    }
     return largest;
 }
 
@@ -52,7 +55,8 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
             is_nan = is_nan || odd[i];
         }
         spread = highest - lowest;
-        constant = spread <= static_cast<T>(p.noise) * (p.resize ? largest_of_map(map, p.height * p.width) : highest);
+        const T largest = p.resize ? largest_of_map(map, p.height * p.width) : highest > -lowest ? highest : -lowest;
+        constant = spread <= static_cast<T>(p.noise) * largest;
     }
     const T fill = is_nan ? static_cast<T>(__builtin_nan("")) : T(0);
     for (int64_t y = 0; y < p.rows; ++y)

@@ -417,12 +417,12 @@ struct SaliencyGroup {
         return !guarded() || holds(map, s, unscaled(error, k), kSingleError);
     }
     void sign_single(int k, double* map) {
-        if (plan.method == Method::tsm) {
+        if (plan.relu && plan.method == Method::tsm) {
             for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
             return;
         }
         const double sign = direction_of(k, map) < 0 ? -1 : 1;
-        for (int64_t i = 0; i < s; ++i) map[i] = sign * map[i] > 0 ? sign * map[i] : 0;
+        for (int64_t i = 0; i < s; ++i) map[i] = !plan.relu || sign * map[i] > 0 ? sign * map[i] : 0;
     }
     double direction_of(int k, const double* map) const {
         if (plan.sign == Sign::absmax || plan.sign == Sign::v) return largest_entry(map, s);
@@ -464,7 +464,7 @@ struct SaliencyGroup {
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
-                map[i] = __builtin_fabs(dot(weights, v, n, plan.absolute));
+                map[i] = plan.rectified(dot(weights, v, n, plan.absolute));
                 error = larger_size(error, dot(moved, v, n));
             }
         } else if (plan.absolute) {
@@ -485,7 +485,7 @@ struct SaliencyGroup {
                 other[i] = dot(moved, vectors[k] + i * n, n);
             }
             error = project(k, z, other, map, scratch);
-            for (int64_t i = 0; i < s; ++i) map[i] = __builtin_fabs(map[i]);
+            for (int64_t i = 0; i < s; ++i) map[i] = plan.rectified(map[i]);
         }
         const bool settled = !guarded() || holds(map, s, error, kCombinedError);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
@@ -547,7 +547,7 @@ static bool truncated_holds(const SaliencyPlan& plan, const HooiItem& item, cons
     double error = 0;
     for (int64_t i = 0; i < s; ++i) {
         error = larger_size(error, dot(moved, t + i * r, r));
-        map[i] = __builtin_fabs(map[i]);
+        map[i] = plan.rectified(map[i]);
     }
     return holds(map, s, error, plan.single() ? kSingleError : kCombinedError);
 }
@@ -582,14 +582,15 @@ static bool truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
         double most = 0, entry = 0;
         for (int64_t i = 0; i < s; ++i)
             if (__builtin_fabs(t[i * r + j]) > most) most = __builtin_fabs(entry = t[i * r + j]);
-        const bool flip = plan.sign == Sign::v && !plan.absolute && entry < 0;
+        const bool by_map = plan.sign == Sign::v || plan.sign == Sign::absmax;
+        const bool flip = by_map && !plan.absolute && entry < 0;
         weights[j] *= flip ? -1 : 1;
         for (int64_t i = 0; i < s; ++i)
             map[i] += weights[j] * (plan.absolute ? __builtin_fabs(t[i * r + j]) : t[i * r + j]);
     }
     const bool settled = item.big_wide || !item.finite || truncated_holds(plan, item, t, weights, map, scratch);
     for (int64_t i = 0; i < s; ++i) {
-        map[i] = __builtin_fabs(map[i]) / item.scale;
+        map[i] = plan.rectified(map[i]) / item.scale;
         if (!plan.single()) map[i] /= item.scale;
     }
     return settled;

@@ -45,7 +45,7 @@ def test_the_folder_says_everything(settings: Settings, folder: Path, tmp_path: 
     assert said == ["listing the images", left_out, "loading the model lite0", "choosing the layers"]
     again = Run.open(tmp_path / "a" / "out")
     assert again == replace(run, command=None)
-    assert run.command == Command(settings, "folder", str(folder))
+    assert run.command == Command(replace(settings, channels_last=True), "folder", str(folder))
     assert [(spec.index, spec.start, spec.stop) for spec in run.shards] == [(0, 0, 8), (1, 8, 16), (2, 16, 20)]
     assert pickle.loads(pickle.dumps(run.shards[2])) == run.shards[2]
     assert run.pending() == list(run.shards)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tsm_fast import SaliencyDataset
-from tsm_fast.models.preprocessing import CentralCrop
+from tsm_fast.models.preprocessing import Resize
 from tsm_fast.pictures.decode import decode
 from tsm_fast.pictures.drawing import STRENGTH, colorize
 from tsm_fast.pipeline.results.export import export
@@ -67,7 +67,7 @@ def test_the_map_lies_where_the_network_saw_it(run: Path, tmp_path: Path) -> Non
         picture = decode((run.parent / "pictures" / key).read_bytes(), 10**8).image
         made = np.asarray(Image.open(out / row["mtsm-features"])).astype(float)
         assert made.shape == (picture.height, picture.width, 3)
-        left, top, right, bottom = CentralCrop(SIZE, fraction=1.0).region(*picture.size)
+        left, top, right, bottom = map(int, Resize(SIZE, fraction=1.0).region(*picture.size))
         grey = np.repeat(np.asarray(picture.convert("L"))[..., None], 3, 2).astype(float)
         heat = SaliencyDataset(run, "mtsm/*", size=(bottom - top, right - left), normalize=True)[key].map
         expected = grey.copy()

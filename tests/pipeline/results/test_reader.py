@@ -132,13 +132,13 @@ def test_what_is_not_there(ds: SaliencyDataset, tmp_path: Path) -> None:
         with pytest.raises(TypeError):
             ds[index]  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(ValueError, match="columns must be of 'tsm/features', 'mtsm/features', got 'eigencam/\\*'"):
-        SaliencyDataset(ds._store.out, "eigencam/*")
+        SaliencyDataset(ds._store.outs[0], "eigencam/*")
     with pytest.raises(ValueError, match="columns must name at least one"):
-        SaliencyDataset(ds._store.out, [])
+        SaliencyDataset(ds._store.outs[0], [])
     with pytest.raises(ValueError, match="column must be one of"):
         ds.numpy("nothing")
     with pytest.raises(ValueError, match="missing must be one of"):
-        SaliencyDataset(ds._store.out, missing="maybe")
+        SaliencyDataset(ds._store.outs[0], missing="maybe")
     with pytest.raises(FileNotFoundError, match="holds no run"):
         SaliencyDataset(tmp_path)
 

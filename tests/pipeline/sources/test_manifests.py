@@ -190,6 +190,13 @@ def test_names_and_values_that_are_no_text(tmp_path: Path) -> None:
         listing(open_source(str(tmp_path / "m.parquet")))
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "m.json"])
+def test_another_encoding(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("path\n", "utf-16")
+    with pytest.raises(SourceError, match="is in UTF-16: save it as UTF-8"):
+        listing(open_source(str(tmp_path / name)))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -121,6 +121,31 @@ def test_links_that_loop_are_left_out_or_rows(tmp_path: Path, folder: Path) -> N
     )
 
 
+def test_folders_that_link_to_each_other(tmp_path: Path, folder: Path) -> None:
+    """Twelve could be listed in 12! orders."""
+    for one in range(12):
+        (tmp_path / f"{one:02d}").mkdir()
+        (tmp_path / f"{one:02d}" / "cat.jpg").symlink_to(folder / "upright" / "cat.jpg")
+        for other in range(12):
+            (tmp_path / f"{one:02d}" / f"to{other:02d}").symlink_to(tmp_path / f"{other:02d}")
+    source = open_source(str(tmp_path))
+    found = keys(source)
+    assert {key for key in found if key.count("/") == 1} == {f"{one:02d}/cat.jpg" for one in range(12)}
+    assert {f"{one:02d}/to{other:02d}/cat.jpg" for one in range(12) for other in range(12) if one != other} <= {*found}
+    assert len(found) < 2 * 12 * 12
+    assert source.left_out.counts["listed already, behind two links"] > 0
+    assert keys(open_source(str(tmp_path))) == found
+
+
+def test_a_path_with_a_nul_byte(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").write_text('{"path": "a\\u0000.png"}\n')
+    source = open_source(str(tmp_path / "all.jsonl"))
+    (item,) = listing(source)
+    with pytest.raises(ImageError, match="NUL") as caught:
+        source.read(item)
+    assert caught.value.kind == "missing"
+
+
 def test_a_folder_without_permission_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 

@@ -6,6 +6,7 @@ import errno
 import threading
 from collections.abc import Callable
 
+from ...models import Model
 from ..errors import FingerprintError, OutOfSpace, ShardFailed, Stopped
 from ..settings import Resources
 from ..sources.source import Source
@@ -23,11 +24,12 @@ def attempt(
     send: Callable[[Message], None],
     stop: threading.Event,
     source: Source | None = None,
+    model: Model | None = None,
 ) -> Message | None:
     """One try at a task: Done, Found, Lost, Fatal, or None for having been stopped."""
     try:
         if task.suspects:
-            found = find_poison(task.spec, task.suspects, resources, alive=send, stop=stop, source=source)
+            found = find_poison(task.spec, task.suspects, resources, alive=send, stop=stop, source=source, model=model)
             return Found(task) if found is None else Found(task, *found)
         marker = run_shard(
             task.spec,
@@ -36,6 +38,7 @@ def attempt(
             alive=send,
             stop=stop,
             source=source,
+            model=model,
             poison=task.poison,
             retry=task.retry,
         )

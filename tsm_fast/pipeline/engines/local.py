@@ -15,6 +15,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ...models import Model
 from ..settings import Resources
 from ..sources.source import Source
 from ..worker.inputs import Problem
@@ -260,8 +261,10 @@ class ThreadLane:
     A thread cannot be ended from outside: one that hangs ends the run, and is left behind; a crash ends this process.
     """
 
-    def __init__(self, device: str, resources: Resources, source: Source | None = None) -> None:
-        self._resources, self._source = replace(resources, device=device), source
+    def __init__(
+        self, device: str, resources: Resources, source: Source | None = None, model: Model | None = None
+    ) -> None:
+        self._resources, self._source, self._model = replace(resources, device=device), source, model
         self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._task: Task | None = None
         self._stop = threading.Event()
@@ -284,7 +287,7 @@ class ThreadLane:
         threading.Thread(target=self._work, args=(task,), daemon=True).start()
 
     def _work(self, task: Task) -> None:
-        self._messages.put(attempt(task, self._resources, self._messages.put, self._stop, self._source))
+        self._messages.put(attempt(task, self._resources, self._messages.put, self._stop, self._source, self._model))
 
     def poll(self, seconds: float) -> Iterable[Message]:
         try:

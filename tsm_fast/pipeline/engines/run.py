@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ...models import Model
 from ...steps import checks
-from ..files import urls
-from ..files.record import NAME
+from ..files import plan_file, urls
+from ..files.hold import held, turn
+from ..files.publish import make_folder
 from ..files.run import Marker, Run, given
 from ..files.shards import ALL, ERRORS, OK, read_columns
-from ..planning.prepare import prepare
+from ..planning.follow import follow
+from ..planning.prepare import prepare, readable
 from ..settings import Resources, Settings
+from ..sources.source import Source
 from ..worker.run_shard import NAMED, Bad, has_errors
 from .lanes import Halt, Lanes, drive
 from .messages import Task
@@ -29,7 +31,7 @@ from .signals import Signals
 from .tally import Tally
 
 ENGINES = ("local", "rank", "ray")
-PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write the plan
+PLAN_WAIT = 60.0  # seconds that the other ranks give rank 0 to write a plan behind a URL
 MOST_WORKERS = 1024  # on one machine
 WORKER_BYTES = 1 << 30  # of memory that a worker may need, for the number chosen where none is named
 
@@ -102,7 +104,7 @@ def run(
         checks.choice("retry_errors", retry_errors, (ALL, *ERRORS))
     resources, progress = resources or Resources(), progress or Quiet()
     where = place() if engine == "rank" else None
-    shards = run.shards if where is None else share(run.shards, where)
+    shards = [spec for spec in (run.shards if where is None else share(run.shards, where)) if spec.command is not None]
     with ExitStack() as stack:
         stack.enter_context(held(run.out, shared=where is not None))
         signals = signals or stack.enter_context(Signals())
@@ -131,49 +133,55 @@ def ready(
     resources: Resources | None = None,
     *,
     resume: bool = True,
+    add: bool = False,
+    source: Source | None = None,
+    model: Model | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Run:
-    """`prepare`, for one of several ranks: rank 0 writes the plan, the others wait a minute for it.
+    """`prepare`; of several ranks the first one lists the pictures, while the others wait for it and then `follow`.
 
-    A rank that waited in vain writes the plan itself, so that none depends on another that may start much later.
+    Where a plan is there already, rank 0 compares it with a new listing.
     """
-    where = place() if engine == "rank" else None
-    if where is not None and where.rank > 0:
-        end = time.monotonic() + PLAN_WAIT
-        while not (urls.folder(out) / NAME).exists() and time.monotonic() < end:
-            time.sleep(0.5)
-    if where is not None:
-        say(f"rank {where.rank} of {where.world} (from {where.source})")
+    where, folder = place() if engine == "rank" else None, urls.folder(out)
     names = all_devices(resources or Resources(), workers, where)
-    return prepare(settings, out, resources=resources, resume=resume, devices=names, say=say)
+
+    def plan() -> Run:
+        return prepare(
+            settings,
+            out,
+            resources=resources,
+            resume=resume,
+            add=add,
+            source=source,
+            model=model,
+            devices=names,
+            say=say,
+        )
+
+    if where is None:
+        return plan()
+    say(f"rank {where.rank} of {where.world} (from {where.source})")
+    make_folder(folder)
+    if urls.url(folder) is not None and where.rank:  # where nobody has a turn
+        _wait_for_plan(folder)
+    with turn(folder) as waited:
+        if (where.rank == 0 and not waited) or not _goes_on(folder, add):
+            return plan()
+    found = None if source is not None else follow(settings, folder, lambda specs: share(specs, where), model, say)
+    return found or plan()
 
 
-@contextmanager
-def held(out: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder for one run, or for the ranks of one, as long as this process lives; the folder gets no file.
+def _wait_for_plan(out: Path) -> None:
+    """Give rank 0 a minute to write the plan; after that this rank does, and depends on none that starts later."""
+    end = time.monotonic() + PLAN_WAIT
+    while not plan_file.path(out).is_file() and time.monotonic() < end:
+        time.sleep(0.5)
 
-    Behind a URL there are no locks: several runs there compute shards twice, and put the same bytes.
 
-    Raises:
-        RuntimeError: another run holds it.
-    """
-    if urls.url(out) is not None:
-        yield
-        return
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(folder)
-            raise RuntimeError(
-                f"another run is working in {out}: wait for it, stop it, or choose another folder "
-                "(several processes share a folder with --engine rank)"
-            ) from None
-    try:
-        yield
-    finally:
-        os.close(folder)
+def _goes_on(out: Path, add: bool) -> bool:
+    """Whether a run is planned in a folder, and with `add` has shards to compute: those that were added last."""
+    run = readable(out)
+    return run is not None and plan_file.path(out).is_file() and not (add and not run.pending())
 
 
 def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None) -> Lanes:
@@ -185,7 +193,7 @@ def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, mos
 
     names = devices(resources.device, workers, most, where)
     if workers == 0:
-        return ThreadLane(names[0], resources, run.source)
+        return ThreadLane(names[0], resources, run.source, run.model)
     return ProcessLanes(names, resources, run.source)
 
 

@@ -1,9 +1,14 @@
-"""plan.parquet: the frozen listing, one row group for each shard."""
+"""plan.parquet: the frozen listing, one row group for each shard.
+
+Pictures that are added to a run have a plan of their own, plan-000001.parquet and so on, whose metadata hold the record
+of the part: one file, so that they are planned at once or not at all.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,10 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..sources.source import Item, Stamp
-from . import publish, urls
+from . import parts, publish, urls
+from .parts import Part
 from .record import RunFile
 
 NAME = "plan.parquet"
@@ -34,7 +41,10 @@ _VERSION_1 = pa.schema(list(SCHEMA)[:5])
 
 AGAIN = "run the same `tsm-fast extract` command again"
 ANEW = f"delete it and {AGAIN}, which writes it anew"
+ADDED_ANEW = "delete it and add the same pictures again: it is written anew, and the shards that are there stay"
 
+_ADDED = re.compile(r"plan-(\d{6,})\.parquet")
+_PART = b"tsm_fast part"  # under which the metadata of such a file hold its record
 _CARRIED = {b"tsm_fast": b"carried"}  # what the metadata of such a column say
 
 
@@ -47,6 +57,16 @@ class Digests(NamedTuple):
     carried: dict[str, Any] | None
 
 
+def path(out: str | Path, part: int = 0) -> Path:
+    """Where the plan of a part of a run is."""
+    return urls.folder(out) / (NAME if part == 0 else f"plan-{part:06d}.parquet")
+
+
+def anew(part: int) -> str:
+    """How a plan is written anew."""
+    return ADDED_ANEW if part else ANEW
+
+
 def write(
     out: Path,
     items: Sequence[Item],
@@ -55,42 +75,95 @@ def write(
     carried: pa.Table | None = None,
 ) -> None:
     """Publish the plan of a run, with the columns that are carried along."""
+    publish.publish_bytes(out / NAME, _encoded(planned(items, stamps, carried), shard_size))
+
+
+def add(out: Path, number: int, part: Part, table: pa.Table) -> None:
+    """Publish the plan of an added part; FileExistsError where another one was faster."""
+    table = table.replace_schema_metadata({_PART: parts.dump(part)})
+    publish.publish_bytes(path(out, number), _encoded(table, part.shard_size), replace=False)
+
+
+def added(out: Path, file: RunFile) -> tuple[Part, ...]:
+    """The parts that were added to the run in a folder.
+
+    Raises:
+        ValueError: one of them is broken, was changed, or is gone while later ones are there.
+    """
+    numbers = {int(found[1]) for name in urls.names(out) if (found := _ADDED.fullmatch(name))}
+    made = [parts.first(file)]
+    for number in range(1, len(numbers) + 1):
+        if number not in numbers:
+            raise ValueError(f"{path(out, number)} is gone, and later parts of the run are there: put it back")
+        with _open(out, number) as plan:
+            made.append(parts.load((plan.schema_arrow.metadata or {}).get(_PART, b"null"), made[-1]))
+    return tuple(made[1:])
+
+
+def planned(
+    items: Sequence[Item], stamps: Sequence[Stamp] | None, carried: pa.Table | None, first: int = 0
+) -> pa.Table:
+    """The rows of a plan, numbered from `first`."""
     columns = list(zip(*items, strict=True)) + list(zip(*(stamps or [Stamp(None, None)] * len(items)), strict=True))
     table = pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip([range(len(items)), *columns], SCHEMA, strict=True)],
+        [
+            pa.array(values, field.type)
+            for values, field in zip([range(first, first + len(items)), *columns], SCHEMA, strict=True)
+        ],
         schema=SCHEMA,
     )
     if carried is not None:
         for field, column in zip(carried.schema, carried.columns, strict=True):
             table = table.append_column(field.with_metadata({**(field.metadata or {}), **_CARRIED}), column)
+    return table
+
+
+def _encoded(table: pa.Table, shard_size: int) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=shard_size, write_page_checksum=True)
-    publish.publish_bytes(out / NAME, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def read(out: Path, shard: int) -> list[Item]:
-    """The items of a shard."""
-    with _open(out) as file:
-        return _items(file.read_row_group(shard, columns=_ITEM))
+def read(out: Path, group: int, part: int = 0) -> list[Item]:
+    """The items of a row group, which are those of a shard."""
+    with _open(out, part) as file:
+        return _items(file.read_row_group(group, columns=_ITEM))
 
 
-def keys(out: Path) -> pa.Array:
-    """All keys, in order."""
-    with _open(out) as file:
+def items(out: Path, part: int = 0) -> list[Item]:
+    """All items of a part."""
+    with _open(out, part) as file:
+        return _items(file.read(_ITEM))
+
+
+def keys(out: Path, part: int = 0) -> pa.Array:
+    """All keys of a part, in order."""
+    with _open(out, part) as file:
         return file.read(["key"])["key"].combine_chunks()
 
 
-def stamps(out: Path) -> list[Stamp]:
-    """The sizes and times of all files when the run was planned."""
-    with _open(out) as file:
-        table = file.read(_STAMP)
+def table(out: Path, part: int = 0) -> pa.Table:
+    """All of a plan."""
+    with _open(out, part) as file:
+        return file.read()
+
+
+def places(keys: pa.Array, among: pa.Array) -> pa.Array:
+    """The number of each key among others; null where it is not there."""
+    return pc.call_function("index_in", [keys], pc.SetLookupOptions(value_set=among))
+
+
+def stamps(out: Path, part: int, rows: Sequence[int]) -> list[Stamp]:
+    """The sizes and times of the files of some rows of a part when it was planned."""
+    with _open(out, part) as file:
+        table = file.read(_STAMP).take(pa.array(rows, pa.int64()))
     return [Stamp(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
-def digests(out: Path) -> Digests:
-    """The hashes of the plan in a folder."""
+def digests(out: Path, part: int = 0) -> Digests:
+    """The hashes of a plan in a folder."""
     listing, files, rows = hashlib.sha256(), hashlib.sha256(), list[int]()
-    with _open(out) as file:
+    with _open(out, part) as file:
         stamped = _STAMP[0] in file.schema_arrow.names
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=_ITEM + _STAMP * stamped)
@@ -98,17 +171,16 @@ def digests(out: Path) -> Digests:
             _update(listing, _items(table.select(_ITEM)))
             if stamped:
                 _update(files, zip(*(table[name].to_pylist() for name in _STAMP), strict=True))
-    known = carried(out)
+    known = carried(out, part)
     return Digests(rows, listing.hexdigest(), files.hexdigest(), None if known is None else record(known))
 
 
-def belongs(found: Digests, file: RunFile) -> bool:
-    """Whether a plan is the one that a run.json tells of."""
-    source, evidence, size = file.record.source, file.evidence, file.record.shard_size
+def belongs(found: Digests, part: Part) -> bool:
+    """Whether a plan is the one that the record of a part tells of."""
+    source, size = part.source, part.shard_size
     rows = [min(size, source.items - start) for start in range(0, source.items, size)]
     planned = rows, source.listing, None if source.carried is None else asdict(source.carried)
-    stamps = None if evidence is None else evidence.stamps
-    return (found.rows, found.listing, found.carried) == planned and stamps in (None, found.stamps)
+    return (found.rows, found.listing, found.carried) == planned and part.stamps in (None, found.stamps)
 
 
 def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
@@ -119,11 +191,10 @@ def digest(rows: Iterable[tuple[str | int | None, ...]]) -> str:
 
 
 @contextmanager
-def _open(out: Path) -> Iterator[pq.ParquetFile]:
+def _open(out: Path, part: int) -> Iterator[pq.ParquetFile]:
     """ValueError, with a way out, for what is no plan."""
-    path = out / NAME
     try:
-        with urls.parquet(path) as file:
+        with urls.parquet(path(out, part)) as file:
             own = pa.schema([field for field in file.schema_arrow if not _is_carried(field)])
             if own not in (SCHEMA, _VERSION_1):
                 raise ValueError(f"its columns must be {', '.join(SCHEMA.names)}, got {file.schema_arrow}")
@@ -131,20 +202,20 @@ def _open(out: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}; {ANEW}") from None
+        raise ValueError(f"{path(out, part)} cannot be read: {' '.join(str(error).split())}; {anew(part)}") from None
 
 
 def _items(table: pa.Table) -> list[Item]:
     return [Item(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
-def carried(out: Path, shard: int | None = None) -> pa.Table | None:
-    """The columns of a source that are carried along, for a shard or for all; None where there are none."""
-    with _open(out) as file:
+def carried(out: Path, part: int = 0, group: int | None = None) -> pa.Table | None:
+    """The columns of a source that are carried along, of a row group or of all; None where there are none."""
+    with _open(out, part) as file:
         names = [field.name for field in file.schema_arrow if _is_carried(field)]
         if not names:
             return None
-        table = file.read(names) if shard is None else file.read_row_group(shard, names)
+        table = file.read(names) if group is None else file.read_row_group(group, names)
     fields = [field.with_metadata(_without_mark(field)) for field in table.schema]
     return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
 
@@ -167,6 +238,16 @@ def record(carried: pa.Table) -> dict[str, Any]:
         for value in values.to_pylist():
             sha.update(repr(value).encode() + b"\0")
     return {"columns": {field.name: str(_stored(field.type)) for field in carried.schema}, "sha256": sha.hexdigest()}
+
+
+def difference(there: pa.Table | None, here: pa.Table | None) -> str | None:
+    """Where the columns that are carried along have other names, types or names of classes, in words."""
+    pair = [[] if table is None else list(table.schema) for table in (there, here)]
+    names = [", ".join(f"{field.name}: {_stored(field.type)}" for field in fields) or "none" for fields in pair]
+    if names[0] != names[1]:
+        return f"{names[0]} there and {names[1]} here"
+    named = [[_without_mark(field) for field in fields] for fields in pair]
+    return None if named[0] == named[1] else f"the names of classes in {names[0]} are others"
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:

@@ -30,7 +30,7 @@ from .urls import url
 SUFFIX = ".tmp"
 _OURS = re.compile(r"\.[0-9a-f]{12}\.tmp$")
 OLD = 86_400  # seconds after which a temporary file is left over where the file system has no locks
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -222,7 +222,7 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
     return True
 
@@ -250,7 +250,7 @@ def _is_abandoned(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         return time.time() - os.fstat(descriptor).st_mtime > OLD
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...saliency import METHODS
+from ...variants import variant
 from ..settings import DTYPES, PILLOW_LIMIT
 from . import typed
 from .shards import FORMAT_VERSION, MapColumn
@@ -51,6 +52,15 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class ForwardRecord:
+    """How the network is computed (`models.forward.Forward`)."""
+
+    channels_last: bool = False
+    autocast: str | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True)
 class Record:
     """Everything that decides what is computed; its hash is the fingerprint of the run.
 
@@ -65,12 +75,13 @@ class Record:
     layers: tuple[str, ...]
     preprocessing: dict[str, Any]  # the record of a `Preprocess`, and the shape "input" of what it makes
     images: dict[str, Any]  # how pictures are decoded, and "max_pixels"
-    methods: dict[str, dict[str, Any]]  # with all their options
+    methods: dict[str, dict[str, Any]]  # by their names as `Settings` has them, with all their options
     precision: str
     dtype: str
     shard_size: int
     batch_size: int
     columns: tuple[MapColumn, ...]
+    forward: ForwardRecord = ForwardRecord()
 
     def __post_init__(self) -> None:
         _between("items", self.source.items, 1)
@@ -81,9 +92,14 @@ class Record:
                 f"a run has at most {MAX_SHARDS:,} shards, got {self.shards:,}: choose a larger shard_size than "
                 f"{self.shard_size}"
             )
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown or self.dtype not in DTYPES:
-            raise ValueError(f"this version of tsm_fast does not know {unknown[0] if unknown else self.dtype!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"this version of tsm_fast does not know {self.dtype!r}")
+        for name in self.methods:
+            named = variant(name)
+            if set(self.options(name)) != set(METHODS[named.method].options):
+                raise ValueError(f"methods.{name} must have the options {', '.join(METHODS[named.method].options)}")
+            if not named.options.items() <= self.options(name).items():
+                raise ValueError(f"methods.{name} has other options than its name says")
         scaled = self.dtype != "float32"
         wanted = [
             (f"{method}/{layer}", method, layer, self.dtype, f"{method}/{layer}:scale" if scaled else None)

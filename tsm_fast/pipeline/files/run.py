@@ -12,6 +12,7 @@ from typing import Any
 from ..settings import Settings
 from ..sources.source import Source
 from . import plan_file, publish, typed, urls
+from .parts import Part, first
 from .record import Record, RunFile
 from .shards import MapColumn, marker_path, shard_path
 
@@ -47,8 +48,15 @@ class ShardSpec:
     index: int
     start: int
     stop: int
-    fingerprint: str
+    fingerprint: str  # of its part
     command: Command | None = None  # without one nothing can be computed
+    part: int = 0  # of the run
+    before: int = 0  # shards of the parts before it
+
+    @property
+    def group(self) -> int:
+        """Its row group in the plan of its part."""
+        return self.index - self.before
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,18 @@ class Marker:
 class Run:
     """A planned run; `Run.open(out)` makes it again from the folder alone, for reading.
 
-    `prepare` adds the `command`, without which nothing is computed. `source` is there only where `prepare` was given
-    one that lives in this program (a dataset from Python): then it has to be passed on to `run_shard`.
+    `prepare` adds the `command`, without which nothing is computed, and `mine`, the parts whose pictures it has.
+    `source` and `model` are there only where `prepare` was given some that live in this program (a dataset from
+    Python): then they have to be passed on to `run_shard`.
     """
 
     out: Path
     file: RunFile
     command: Command | None = None
     source: Source | None = None
+    model: Any = None  # a `models.Model`, which readers of a run do not load
+    added: tuple[Part, ...] = ()
+    mine: frozenset[int] = frozenset({0})
 
     @classmethod
     def open(cls, out: str | Path) -> Run:
@@ -104,7 +116,8 @@ class Run:
 
         Raises:
             FileNotFoundError: the folder holds no run, or one whose planning was interrupted.
-            ValueError: its run.json is broken, was changed, or is of an unknown version of the format.
+            ValueError: its run.json, or the record of what was added to it, is broken, was changed, or is of an unknown
+                version of the format.
         """
         folder = urls.folder(out)
         file = RunFile.read(folder)
@@ -114,19 +127,24 @@ class Run:
             raise FileNotFoundError(
                 errno.ENOENT, "holds a run without its plan.parquet: the command that made it completes it", str(folder)
             )
-        return cls(folder, file)
+        return cls(folder, file, added=plan_file.added(folder, file))
 
     @property
     def record(self) -> Record:
         return self.file.record
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it began with, and what was added."""
+        return (first(self.file), *self.added)
+
+    @property
     def fingerprint(self) -> str:
-        return self.file.fingerprint
+        return self.parts[-1].fingerprint
 
     @property
     def n_items(self) -> int:
-        return self.record.source.items
+        return sum(part.source.items for part in self.parts)
 
     @property
     def columns(self) -> tuple[MapColumn, ...]:
@@ -134,13 +152,16 @@ class Run:
 
     @cached_property
     def shards(self) -> Sequence[ShardSpec]:
-        """Every shard of the plan, in order."""
-        size, out = self.record.shard_size, str(self.out.absolute())
-        starts = range(0, self.n_items, size)
-        return [
-            ShardSpec(out, number, start, min(start + size, self.n_items), self.fingerprint, self.command)
-            for number, start in enumerate(starts)
-        ]
+        """Every shard, in order; those of parts that the command does not have cannot be computed."""
+        out, row, specs = str(self.out.absolute()), 0, list[ShardSpec]()
+        for number, part in enumerate(self.parts):
+            command, before = self.command if number in self.mine else None, len(specs)
+            end = row + part.source.items
+            for index, start in enumerate(range(row, end, part.shard_size), before):
+                stop = min(start + part.shard_size, end)
+                specs.append(ShardSpec(out, index, start, stop, part.fingerprint, command, number, before))
+            row = end
+        return specs
 
     def done(self, *, check_hash: bool = False) -> dict[int, Marker]:
         """The markers of the shards that are published: the file is there with the marker's size (and hash)."""
@@ -167,7 +188,7 @@ class Run:
         except (FileNotFoundError, ValueError):
             return None
         spec = self.shards[index]
-        mine = (self.fingerprint, index, spec.stop - spec.start)
+        mine = (spec.fingerprint, index, spec.stop - spec.start)
         return marker if (marker.fingerprint, marker.shard, marker.rows) == mine else None
 
     def is_whole(self, marker: Marker, *, check_hash: bool = True) -> bool:

@@ -29,7 +29,7 @@ _FLOAT16_TOP = 14  # the largest value of a float16 map lies in 2^14..2^15
 
 @dataclass(frozen=True)
 class MapColumn:
-    """One column of maps, named "method/layer".
+    """One column of maps, named "method/layer"; the method as it was asked for, perhaps with options.
 
     `shape` is (h, w); `dtype` that of the stored numbers. float16 and uint8 maps have a float32 column `scale`
     ("method/layer:scale"): the map is `stored * scale`, NaN for an error row.
@@ -175,6 +175,12 @@ class ShardWriter:
         order[own["index"].to_numpy() - index[0]] = len(index) + np.arange(len(own))
         old = pa.Table.from_arrays(group.select(rows.column_names).columns, schema=rows.schema)
         self._write(pa.concat_tables([old, own]).take(order))
+
+    def copy(self, group: pa.Table, shift: int) -> None:
+        """Write a row group of a shard of another run, its rows numbered by so many more."""
+        carried = 0 if self._carried is None else self._carried.num_columns
+        own = group.select(self._schema.names[: len(self._schema) - carried])
+        self._write(own.set_column(0, "index", pa.array(group["index"].to_numpy() + shift)))
 
     def table(self, parts: Sequence[Rows]) -> pa.Table:
         """Rows as they are stored, without what is carried along."""

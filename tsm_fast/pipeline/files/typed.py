@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
@@ -38,10 +38,10 @@ def made(kind: Any, value: Any, name: str) -> Any:
     if is_dataclass(kind):
         found = _typed(dict, value, name)
         hints, make = _hints(kind), cast(Any, kind)
-        missing = [field.name for field in fields(kind) if field.name not in found]
+        missing = [field.name for field in fields(kind) if field.name not in found and field.default is MISSING]
         if missing:
             raise ValueError(f"{name} has no {missing[0]!r}")
-        return make(**{key: made(hint, found[key], f"{name}.{key}") for key, hint in hints.items()})
+        return make(**{key: made(hint, found[key], f"{name}.{key}") for key, hint in hints.items() if key in found})
     if origin is dict:
         return {key: made(inner[1], entry, f"{name}.{key}") for key, entry in _typed(dict, value, name).items()}
     if origin is tuple:

@@ -16,10 +16,12 @@ from ... import models
 from ..._version import __version__, versions
 from ...extractor import SaliencyExtractor
 from ...models import answers, weights
+from ...models.forward import takes_channels_last
 from ...pictures.decode import POLICY, from_value
 from ...saliency import METHODS
+from ...variants import variant
 from ..files import plan_file, typed
-from ..files.record import DECIDING, About, Evidence, Record, RunFile
+from ..files.record import DECIDING, About, Evidence, Record, RunFile, SourceRecord
 from ..files.run import PACKAGES, Command
 from ..files.shards import MapColumn, schema
 from ..settings import Settings
@@ -51,31 +53,41 @@ def make(
     settings: Settings,
     *,
     source: Source | None = None,
+    model: models.Model | None = None,
     devices: Sequence[str] = ("cpu",),
     say: Callable[[str], None] = lambda _: None,
+    listed: tuple[SourceRecord, list[Item]] | None = None,
 ) -> Draft:
-    """Decide everything; raises as `prepare` does."""
-    say("listing the images")
+    """Decide everything; raises as `prepare` does.
+
+    `listed` is what somebody else has planned: the record, and the first, the middle and the last item.
+    """
     source = source or open_source(settings.source, settings.root)
-    items = select(listing(source), settings)
-    if source.left_out.counts:
-        say(f"left out: {source.left_out}")
-    stamps = source.stamps(items)
+    if listed is not None:
+        items, stamps = listed[1], None
+    else:
+        say("listing the images")
+        items = select(listing(source), settings)
+        if source.left_out.counts:
+            say(f"left out: {source.left_out}")
+        stamps = source.stamps(items)
     say(f"loading the model {settings.model}")
-    model = models.load(
-        settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
-    )
+    model = model or models.load(settings.model, **settings.loading)
     say("choosing the layers" if not settings.layers else "checking the layers")
     shape, preprocessing = _probe(model, settings, source, items)
     if settings.shard_size is None:
         size = shard_size(len(items), shape, devices, settings.batch_size)
         settings = replace(settings, shard_size=size)
     extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
-    features = answers.fixed_features(extractor, shape)
+    inputs = answers.fixed_inputs(shape)
+    features = extractor.features(inputs)
+    if settings.channels_last is None:
+        channels_last = set(devices) == {"cpu"} and takes_channels_last(extractor, features, inputs)
+        settings = replace(settings, channels_last=channels_last)
     columns = [
         _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()
     ]
-    carried = source.carried(items)
+    carried = None if listed is not None else source.carried(items)
     if carried is not None:
         carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
     found = versions(PACKAGES)
@@ -88,7 +100,9 @@ def make(
             "listing": plan_file.digest(items),
             "content": source.digest(items),
             "carried": None if carried is None else plan_file.record(carried),
-        },
+        }
+        if listed is None
+        else {**asdict(listed[0]), "kind": source.kind, "content": source.digest(items)},
         "model": {"name": _name(settings.model), "sha256": weights.digest(model.module)},
         "layers": extractor.layers,
         "preprocessing": preprocessing,
@@ -99,6 +113,7 @@ def make(
         "shard_size": settings.shard_size,
         "batch_size": settings.batch_size,
         "columns": list(map(asdict, columns)),
+        "forward": {name: getattr(settings, name) for name in ("channels_last", "autocast", "compile")},
     }
     record = typed.made(Record, json.loads(json.dumps(parts, default=str)), "record")
     pictures = preprocessing["kind"] != BY_THE_DATASET
@@ -166,8 +181,11 @@ def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Ten
 
 def _column(method: str, layer: str, features: Tensor, settings: Settings) -> MapColumn:
     """The column of a method and layer, after trying the method's options (a rank, say) on its features."""
-    METHODS[method].function(features, nan="propagate", precision=settings.precision, **settings.options(method))
-    name = f"{method}/{layer}"
+    name, function = f"{method}/{layer}", METHODS[variant(method).method].function
+    try:
+        function(features, nan="propagate", precision=settings.precision, **settings.options(method))
+    except ValueError as error:
+        raise ValueError(f"map {name!r}: {error}") from None
     scale = None if settings.dtype == "float32" else f"{name}:scale"
     return MapColumn(name, method, layer, (features.shape[2], features.shape[3]), settings.dtype, scale)
 

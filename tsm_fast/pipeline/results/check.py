@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ...pictures.decode import FLAGS
 from ...readable import counted, some
 from ..files import plan_file, urls
-from ..files.plan_file import AGAIN, ANEW
+from ..files.plan_file import AGAIN
 from ..files.publish import sha256
 from ..files.run import BUSY, Marker, Run, ShardSpec
 from ..files.shards import OK, marker_path, read_columns, schema, shard_path
@@ -25,7 +25,7 @@ from ..sources.open import open_source
 from ..sources.source import Item, Source
 from .row_groups import maps_of
 
-KNOWN = re.compile(r"run\.json|plan\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
+KNOWN = re.compile(r"run\.json|plan(-\d{6,})?\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def status(out: str | Path) -> Status:
     damaged = [_damaged(run, spec) for spec in run.shards if spec.index not in done]
     return Status(
         out=str(run.out),
-        source=run.file.about.source,
+        source=", ".join(dict.fromkeys(part.named for part in run.parts)),
         model=run.file.about.model,
         methods=tuple(run.record.methods),
         layers=tuple(dict.fromkeys(column.layer for column in run.columns)),
@@ -187,6 +187,7 @@ def verify(
     """
     run = Run.open(out)
     keys, problems = _plan_keys(run)
+    problems += _homeless(run)
     pictures = None if source is None else _Pictures(run, source)
     checked, rows = 0, 0
     marked = urls.sizes(run.out / "markers")
@@ -231,9 +232,20 @@ class _Pictures:
         self._run, self.compared = run, 0
         self._source = open_source(source) if isinstance(source, str) else source
         self._items: dict[str, Item] = {item.key: item for item in self._source.items()}
+        parts = range(len(run.parts))
+        self._parts = [part for part in parts if not run.added or self._has(plan_file.keys(run.out, part))]
+
+    def _has(self, keys: pa.Array) -> bool:
+        """Whether the source knows any of these."""
+        return any(key in self._items for key in keys.to_pylist())
 
     def compare(self, spec: ShardSpec) -> Iterator[Finding]:
-        """The pictures of a shard that are other ones now. A row without a hash had no picture that could be read."""
+        """The pictures of a shard that are other ones now. A row without a hash had no picture that could be read.
+
+        Parts of the run whose pictures are of other sources are passed over.
+        """
+        if spec.part not in self._parts:
+            return
         shard = str(shard_path("", spec.index))
         rows = zip(*read_columns(self._run.out, spec.index, ["key", "sha256"]), strict=True)
         known = [(key, sha) for key, sha in rows if sha]
@@ -255,18 +267,35 @@ class _Pictures:
 
 
 def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
-    """The planned keys, and what is wrong with the plan."""
-    try:
-        keys, found = plan_file.keys(run.out), plan_file.digests(run.out)
-    except (OSError, ValueError) as error:
-        return None, [Finding(plan_file.NAME, f"cannot be read: {error}", ANEW)]
-    if len(keys) != run.n_items:
-        return None, [Finding(plan_file.NAME, f"must have {run.n_items} rows, got {len(keys)}", ANEW)]
-    if len(keys.unique()) != len(keys):
-        return keys, [Finding(plan_file.NAME, "lists a key twice", ANEW)]
-    if not plan_file.belongs(found, run.file):
-        return keys, [Finding(plan_file.NAME, "is not that of the run: its hashes are not those in run.json", ANEW)]
-    return keys, []
+    """The planned keys, and what is wrong with the plan of one of its parts."""
+    known, problems = list[pa.Array](), list[Finding]()
+    for number, part in enumerate(run.parts):
+        name, repair = plan_file.path("", number).name, plan_file.anew(number)
+        try:
+            keys, found = plan_file.keys(run.out, number), plan_file.digests(run.out, number)
+        except (OSError, ValueError) as error:
+            return None, [Finding(name, f"cannot be read: {error}", repair)]
+        if len(keys) != part.source.items:
+            return None, [Finding(name, f"must have {part.source.items} rows, got {len(keys)}", repair)]
+        if len(keys.unique()) != len(keys):
+            problems.append(Finding(name, "lists a key twice", repair))
+        elif not plan_file.belongs(found, part):
+            where = "run.json" if number == 0 else "its own record"
+            problems.append(Finding(name, f"is not that of the run: its hashes are not those in {where}", repair))
+        known.append(keys)
+    return pa.concat_arrays(known), problems
+
+
+def _homeless(run: Run) -> Iterator[Finding]:
+    """Markers of shards that are not planned: the plan of a part is gone."""
+    for path in sorted((run.out / "markers").glob("*.json")):
+        if path.stem.isdecimal() and int(path.stem) >= len(run.shards):
+            lost = plan_file.path("", len(run.parts)).name
+            yield Finding(
+                f"markers/{path.name}",
+                f"is of no shard of the run, whose {lost} is gone",
+                f"put {lost} back, or add the same pictures again: their shards stay",
+            )
 
 
 def _check_shard(run: Run, spec: ShardSpec, keys: pa.Array | None) -> Finding | None:
@@ -303,7 +332,7 @@ def _read_marker(run: Run, spec: ShardSpec) -> Marker:
         marker = Marker.read(marker_path(run.out, spec.index))
     except ValueError as error:
         raise _Wrong(f"its marker {name} cannot be understood: {error!r}") from None
-    _expect(f"fingerprint in its marker {name}", marker.fingerprint, run.fingerprint)
+    _expect(f"fingerprint in its marker {name}", marker.fingerprint, spec.fingerprint)
     _expect(f"shard in its marker {name}", marker.shard, spec.index)
     _expect(f"rows in its marker {name}", marker.rows, spec.stop - spec.start)
     return marker
@@ -318,7 +347,7 @@ def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile
             raise _Wrong(f"column {column.name!r} must be {column.type}, once, got {', '.join(map(str, there))}")
     _expect("number of rows", shard.metadata.num_rows, spec.stop - spec.start)
     row, statuses, flags = spec.start, Counter(), Counter()
-    carried = plan_file.carried(run.out, spec.index) if keys is not None else None
+    carried = plan_file.carried(run.out, spec.part, spec.group) if keys is not None else None
     for group in range(shard.num_row_groups):
         table = shard.read_row_group(group)
         n = table.num_rows

@@ -48,7 +48,7 @@ def write_overlays(
     """Each map over its picture, in the picture's own size, with a frame around what the network saw."""
     palette(colormap)  # raises for an unknown one
     part, pictures = seen(job.run, region), Pictures(job.run, source)
-    if pictures.source is None:
+    if not pictures.roots:
         raise ValueError(f"the pictures of {job.run.out} are not in files of this machine: name their SOURCE")
     job.dest.mkdir()
     names, paths, carried = dict(column_files(job.dataset)), FileNames(".jpg"), job.dataset.carried()
@@ -96,7 +96,7 @@ def _tell(failed: dict[str, list[str]], drawn: int, pictures: Pictures, say: Cal
         why = "replaced since its map was computed" if kind == "replaced" else f"not read ({kind})"
         say(f"{counted(len(keys), 'picture')} without an overlay: {why}: {some(keys)}")
     if failed and not drawn:
-        where = pictures.source.root if pictures.source is not None else ""
+        where = ", ".join(pictures.roots)
         raise ValueError(f"no picture of the run is in {where}: name the SOURCE where they are now")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -12,11 +13,12 @@ from ...models.region import Region
 from ...pictures.content import content
 from ...pictures.decode import ImageError, Picture, from_value, unreadable
 from ..files import plan_file
+from ..files.parts import Part
 from ..files.run import Run
 from ..sources.keys import decode_key
 from ..sources.open import FILES, reopen
 from ..sources.schemes import is_remote
-from ..sources.source import Source
+from ..sources.source import Item, Source
 
 # What `region=` may name where the record of a preprocessing does not tell the part.
 REGIONS = {"center": region.central, "whole": region.whole}
@@ -31,19 +33,25 @@ class Pictures:
     """
 
     def __init__(self, run: Run, source: Source | None = None) -> None:
-        self._run, self.source = run, source
-        kind, root = run.record.source.kind, run.file.about.root
-        if source is None and kind in FILES and not is_remote(root):  # no file names code to run, or places to ask
-            self.source = reopen(kind, root)
+        self._run = run
+        own = [source is not None and (not run.added or part.root == source.root) for part in run.parts]
+        self._sources = [source if given else _recorded(part) for given, part in zip(own, run.parts, strict=True)]
+        self._starts = [spec.start for spec in run.shards]
         self._items = lru_cache(maxsize=2)(partial(plan_file.read, run.out))
+
+    @property
+    def roots(self) -> list[str]:
+        """Where they are looked for; none where no source is known."""
+        return list(dict.fromkeys(source.root for source in self._sources if source is not None))
 
     def read(self, index: int, sha256: str = "") -> Image.Image:
         """The picture of a row in RGB, upright; `ImageError` where there is none, or another than the hash is of."""
-        if self.source is None:
+        part, item = self._item(index)
+        source = self._sources[part]
+        if source is None:
             raise ImageError("missing", "its source is not known")
-        shard, row = divmod(index, self._run.record.shard_size)
         try:
-            value = self.source.read(self._items(shard)[row])
+            value = source.read(item)
         except (ImageError, MemoryError):
             raise
         except OSError as error:
@@ -59,10 +67,19 @@ class Pictures:
 
     def file_name(self, index: int) -> str:
         """The path of the picture of a row where its source names files, else its key."""
-        shard, row = divmod(index, self._run.record.shard_size)
-        item = self._items(shard)[row]
-        named = item.path if self._run.record.source.kind in ("list", "manifest") else None
+        part, item = self._item(index)
+        named = item.path if self._run.parts[part].source.kind in ("list", "manifest") else None
         return decode_key(item.key if named is None else named).encode(errors="replace").decode()
+
+    def _item(self, index: int) -> tuple[int, Item]:
+        """The part of a row, and what its plan says of it."""
+        spec = self._run.shards[bisect_right(self._starts, index) - 1]
+        return spec.part, self._items(spec.group, spec.part)[index - spec.start]
+
+
+def _recorded(part: Part) -> Source | None:
+    """The source of a part as its record names it; None where it names code to run, or a place to ask."""
+    return reopen(part.source.kind, part.root) if part.source.kind in FILES and not is_remote(part.root) else None
 
 
 def seen(run: Run, named: str | None = None) -> Callable[[int, int], Region]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,6 @@ from torch.utils.data import Dataset
 
 from ...steps import checks
 from ...steps.choice import resolve
-from ..files import plan_file
 from ..files.shards import ABOUT
 from .row_groups import About, Block, Store
 
@@ -56,7 +56,8 @@ class SaliencyDataset(Dataset[MapRow]):
     some 16 MB of maps. Which shards are finished is looked up once, when the dataset is made.
 
     Args:
-        path: the output folder of the run, or its URL (s3://, gs://, hf://, ...).
+        path: the output folder of the run, or its URL (s3://, gs://, hf://, ...); or a list of those of several, which
+            are read as one, in this order: they must be made by the same settings of different pictures.
         columns: which maps to read: a column such as "mtsm/features", a glob ("mtsm/*"), or a list of these; None for
             all. The attribute `columns` tells what was found.
         size: None for the maps as stored, or `(h, w)` to resize them to, bilinear (`align_corners=False`).
@@ -66,6 +67,7 @@ class SaliencyDataset(Dataset[MapRow]):
 
     Raises:
         FileNotFoundError: there is no run at this path.
+        FingerprintError: several runs cannot be read as one.
         TypeError, ValueError: no such column, or a wrong option.
         KeyError, IndexError: on reading, no such key or row.
         LookupError: on reading, the row is not computed yet.
@@ -90,7 +92,7 @@ class SaliencyDataset(Dataset[MapRow]):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         columns: str | Sequence[str] | None = None,
         *,
         size: tuple[int, int] | None = None,
@@ -102,7 +104,10 @@ class SaliencyDataset(Dataset[MapRow]):
         self.size = checks.size(size)
         self.normalize = normalize
         self.missing = missing
-        self._store = Store(path, columns)
+        paths = [path] if isinstance(path, str | os.PathLike) else list(cast("Sequence[str | Path]", path))
+        if not paths:
+            raise ValueError("path must name at least one run, got none")
+        self._store = Store(paths, columns)
         self._rows: range | np.ndarray = (
             self._store.finished_rows() if missing == "skip" else range(self._store.n_items)
         )
@@ -120,7 +125,9 @@ class SaliencyDataset(Dataset[MapRow]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"SaliencyDataset({str(self._store.out)!r}, {len(self)} rows, columns={self.columns})"
+        paths = list(map(str, self._store.outs))
+        path = paths if len(paths) > 1 else paths[0]
+        return f"SaliencyDataset({path!r}, {len(self)} rows, columns={self.columns})"
 
     @overload
     def __getitem__(self, index: int | str) -> MapRow: ...
@@ -164,7 +171,7 @@ class SaliencyDataset(Dataset[MapRow]):
 
     def carried(self) -> pa.Table:
         """What else the source knows of the pictures, such as labels: a column each, for all rows; perhaps none."""
-        carried = plan_file.carried(self._store.out)
+        carried = self._store.carried()
         return pa.table({}) if carried is None else carried.take(pa.array(_array(self._rows)))
 
     @property
@@ -200,7 +207,7 @@ class SaliencyDataset(Dataset[MapRow]):
 
     def require_finished(self) -> None:
         """LookupError where a row is not computed yet."""
-        shards = np.unique(_array(self._rows) // self._store.shard_size)
+        shards = np.unique(self._store.places(_array(self._rows))[0])
         for shard in shards[~np.isin(shards, list(self._store.done))][:1]:
             self._store.block(int(shard), 0)
 

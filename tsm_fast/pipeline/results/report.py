@@ -14,7 +14,7 @@ from ...pictures.decode import FLAGS, ImageError
 from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
 from ...readable import digits, size
-from ...saliency import METHODS
+from ...variants import variant
 from ..files.publish import publish_bytes
 from ..files.run import BUSY, Run
 from ..files.shards import OK
@@ -83,7 +83,7 @@ def page(run: Run, pictures: int, source: Source | None = None) -> str:
         ],
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
-    subtitle = f"{about.model}, {_list(about.layers)}: {_list([METHODS[name].title for name in about.methods])}"
+    subtitle = f"{about.model}, {_list(about.layers)}: {_list([variant(name).title for name in about.methods])}"
     title = f"Saliency maps of {about.source}"
     return render("tsm_fast.pipeline.results", "run.html", title, subtitle, _tables(about), _facts(run), values)
 
@@ -158,7 +158,8 @@ def _tables(about: Status) -> list[Table]:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     record, about = run.record, run.file.about
-    facts = [("source", f"{about.source} ({about.root})"), ("model", about.model), ("weights", about.weights)]
+    places = [f"{part.named} ({part.root}): {part.source.items:,} images" for part in run.parts]
+    facts = [("source", "; ".join(places)), ("model", about.model), ("weights", about.weights)]
     facts += [("layer", f"{_list(record.layers)}: {about.reason}")]
     names = ("methods", "precision", "dtype", "shard_size", "batch_size", "preprocessing", "images")
     facts += [(name, _plain(getattr(record, name))) for name in names]
@@ -283,7 +284,7 @@ def _title(dataset: SaliencyDataset, column: str) -> str:
     """The method of a column, and the layer where the run has several."""
     method, _, layer = column.partition("/")
     several = len({name.partition("/")[2] for name in dataset.columns}) > 1
-    return METHODS[method].title + (f" {layer}" if several else "")
+    return variant(method).title + (f" {layer}" if several else "")
 
 
 def _list(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from ..files.run import Run
 from ..files.shards import ROW_GROUP, MapColumn, damaged, decode, shard_path
 from ..files.urls import parquet
 from ..sources.keys import encode_key
+from .joined import check_joinable
 
 MISSING = "missing"  # the status of a row whose shard is not finished
 EMPTY = (("height", 0), ("width", 0), ("bytes", 0), ("sha256", ""), ("flags", 0))  # what stands for null
@@ -48,16 +49,49 @@ class Block(NamedTuple):
     maps: dict[str, np.ndarray]  # column -> [n, h, w] float32
 
 
-class Store:
-    """Reads some map columns of a run. Which of its shards are finished is looked up once."""
+class Home(NamedTuple):
+    """Where a shard is."""
 
-    def __init__(self, path: str | Path, columns: str | Sequence[str] | None = None) -> None:
-        run = Run.open(path)
-        self.out = run.out
-        self.n_items = run.n_items
-        self.columns = _matching(columns, {column.name: column for column in run.columns})
-        self.shard_size = run.record.shard_size
-        self.done = frozenset(run.done())
+    run: int
+    index: int  # in that run
+    shift: int  # rows of the runs before it
+
+
+class Plan(NamedTuple):
+    """The plan of a part of a run, sorted by key, and its rows."""
+
+    out: Path
+    part: int
+    start: int
+    stop: int
+
+
+class Store:
+    """Reads some map columns of a run, or of several as one. Which of the shards are finished is looked up once.
+
+    Rows and shards are numbered through all runs.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], columns: str | Sequence[str] | None = None) -> None:
+        runs = [Run.open(path) for path in paths]
+        if len(runs) > 1:
+            check_joinable(runs)
+        self.outs = [run.out for run in runs]
+        self.n_items = sum(run.n_items for run in runs)
+        self.columns = _matching(columns, {column.name: column for column in runs[0].columns})
+        self._homes: list[Home] = []
+        self._plans: list[Plan] = []
+        starts, done, row = list[int](), set[int](), 0
+        for number, run in enumerate(runs):
+            finished, shift = run.done(), row
+            done.update(len(self._homes) + index for index in finished)
+            self._homes += [Home(number, spec.index, shift) for spec in run.shards]
+            starts += [shift + spec.start for spec in run.shards]
+            for part_number, part in enumerate(run.parts):
+                self._plans.append(Plan(run.out, part_number, row, row + part.source.items))
+                row += part.source.items
+        self._starts = np.array([*starts, self.n_items])
+        self.done = frozenset(done)
         self._kept = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,45 +104,57 @@ class Store:
     @cached_property
     def keys(self) -> pa.Array:
         """The keys of all planned rows, in order."""
-        keys = plan_file.keys(self.out)
-        if len(keys) != self.n_items:
+        keys = [self._keys_of(plan) for plan in self._plans]
+        return pa.concat_arrays(keys) if len(keys) > 1 else keys[0]
+
+    def _keys_of(self, plan: Plan) -> pa.Array:
+        keys = plan_file.keys(plan.out, plan.part)
+        if len(keys) != plan.stop - plan.start:
             raise ValueError(
-                f"{self.out / plan_file.NAME} must have {self.n_items} rows, got {len(keys)}: `tsm-fast verify "
-                f"{self.out}` tells how to repair it"
+                f"{plan_file.path(plan.out, plan.part)} must have {plan.stop - plan.start} rows, got {len(keys)}: "
+                f"`tsm-fast verify {plan.out}` tells how to repair it"
             )
         return keys
 
+    def carried(self) -> pa.Table | None:
+        """The columns of the source of all planned rows; None where there are none."""
+        tables = [plan_file.carried(plan.out, plan.part) for plan in self._plans]
+        return pa.concat_tables([table for table in tables if table is not None]) if tables[0] is not None else None
+
     def finished_rows(self) -> np.ndarray | range:
         """The rows of the finished shards."""
-        if len(self.done) * self.shard_size >= self.n_items:
+        if len(self.done) == len(self._homes):
             return range(self.n_items)
         ranges = [np.arange(*self.bounds(shard)) for shard in sorted(self.done)]
         return np.concatenate(ranges) if ranges else range(0)
 
     def bounds(self, shard: int) -> tuple[int, int]:
         """The first row of a shard, and the one after its last."""
-        return shard * self.shard_size, min((shard + 1) * self.shard_size, self.n_items)
+        return int(self._starts[shard]), int(self._starts[shard + 1])
 
     def find(self, key: str) -> int:
         """The row of a key, or of the file name that it stands for; KeyError where it is not listed."""
         text = key if _is_text(key) else encode_key(key)
-        row = bisect_left(range(self.n_items), text, key=lambda number: self.keys[number].as_py())
-        if row == self.n_items or self.keys[row].as_py() != text:
-            raise KeyError(key)
-        return row
+        for plan in self._plans:
+            rows = range(plan.start, plan.stop)
+            row = plan.start + bisect_left(rows, text, key=lambda number: self.keys[number].as_py())
+            if row < plan.stop and self.keys[row].as_py() == text:
+                return row
+        raise KeyError(key)
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The shard, the row group and the position in it, for each row."""
-        shard, row = np.divmod(rows, self.shard_size)
-        return shard, *np.divmod(row, ROW_GROUP)
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        return shard, *np.divmod(rows - self._starts[shard], ROW_GROUP)
 
     def block(self, shard: int, group: int) -> Block:
         """A row group, from memory where this thread has read it lately; LookupError where it is not finished."""
         if shard not in self.done:
-            first, end = self.bounds(shard)
+            home = self._homes[shard]
+            first, end = (row - home.shift for row in self.bounds(shard))
             raise Unfinished(
-                f"rows {first}..{end - 1} of {self.out} are not computed yet (shard {shard}; {len(self.done):,} of "
-                f"{-(-self.n_items // self.shard_size):,} shards are done): {AGAIN}, or leave them out with "
+                f"rows {first}..{end - 1} of {self.outs[home.run]} are not computed yet (shard {home.index}; "
+                f"{len(self.done):,} of {len(self._homes):,} shards are done): {AGAIN}, or leave them out with "
                 "missing='skip', or take maps of NaN with missing='nan'"
             )
         kept: OrderedDict[tuple[int, int], Block] = vars(self._kept).setdefault("blocks", OrderedDict())
@@ -132,7 +178,9 @@ class Store:
         return Block(about, maps)
 
     def _read(self, shard: int, group: int) -> Block:
-        path = shard_path(self.out, shard)
+        home = self._homes[shard]
+        out = self.outs[home.run]
+        path = shard_path(out, home.index)
         try:
             with parquet(path) as file:
                 stored = [name for c in self.columns.values() for name in (c.name, c.scale) if name is not None]
@@ -141,8 +189,9 @@ class Store:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
-            raise damaged(path, self.out, error) from error
+            raise damaged(path, out, error) from error
         known = {name: table[name].to_pylist() for name in about}
+        known["index"] = [home.shift + index for index in known["index"]]
         for name, empty in (("error", ""), *EMPTY):
             values = known.get(name, [None] * table.num_rows)
             known[name] = [empty if value is None else value for value in values]

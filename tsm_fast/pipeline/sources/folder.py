@@ -18,7 +18,8 @@ class FolderSource(Source):
     """The pictures below a folder; the key is the path below it, with "/" between its parts.
 
     Links are followed. Names that start with a dot, files of other extensions than `EXTENSIONS`, links that lead back
-    to a folder above them and folders that cannot be listed are left out.
+    to a folder above them, links behind links to a folder that is listed already (folders that link to each other
+    would be listed in every order) and folders that cannot be listed are left out.
     """
 
     kind = "folder"
@@ -30,7 +31,7 @@ class FolderSource(Source):
 
     def items(self) -> list[Item]:
         self.left_out = LeftOut()
-        items = [Item(encode_key(name)) for name in self._pictures("", ())]
+        items = [Item(encode_key(name)) for name in self._pictures("", (), 0, set())]
         if not items:
             tars = any(entry.name.lower().endswith(".tar") for entry in os.scandir(self._root))
             hint = "; its tar files are named as FOLDER/*.tar" if tars else ""
@@ -46,13 +47,18 @@ class FolderSource(Source):
     def _path(self, item: Item) -> str:
         return os.path.join(self._root, *decode_key(item.key).split("/"))
 
-    def _pictures(self, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """Names below a folder; `above` are the folders on the way, so that a link to one of them is seen."""
+    def _pictures(
+        self, below: str, above: tuple[tuple[int, int], ...], links: int, listed: set[tuple[int, int]]
+    ) -> Iterator[str]:
+        """Names below a folder; `above` are the folders on the way, so that a link to one of them is seen.
+
+        `links` of them are links; `listed` are all folders so far.
+        """
         here = os.path.join(self._root, below)
         try:
             about = os.stat(here)
             with os.scandir(here) as found:
-                entries = list(found)
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             if not below:
                 raise
@@ -62,12 +68,16 @@ class FolderSource(Source):
         if identity in above:
             self.left_out.add("linked back to a folder above", encode_key(below.rstrip("/")))
             return
+        if links > 1 and identity in listed:
+            self.left_out.add("listed already, behind two links", encode_key(below.rstrip("/")))
+            return
+        listed.add(identity)
         for entry in entries:
             name = below + entry.name
             if entry.name.startswith("."):
                 self.left_out.add("hidden", encode_key(name))
             elif _is_folder(entry):
-                yield from self._pictures(name + "/", (*above, identity))
+                yield from self._pictures(name + "/", (*above, identity), links + entry.is_symlink(), listed)
             elif entry.name.lower().endswith(EXTENSIONS):
                 yield name
             else:

@@ -44,6 +44,17 @@ class PathSource(Source):
         return path if is_remote(path) else os.path.join(self._root, path)
 
 
+class GivenPaths(PathSource):
+    """Paths that this program has; relative ones go from the folder it is in."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__("list", os.getcwd())
+        self._paths = list(paths)
+
+    def items(self) -> list[Item]:
+        return [Item(encode_key(path)) for path in self._paths]
+
+
 class ListSource(PathSource):
     """A file that lists one path a line, or separated by NUL bytes where it has any (`find -print0`)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
@@ -41,6 +42,7 @@ class ManifestSource(PathSource):
     def items(self) -> list[Item]:
         self.left_out = LeftOut()
         with open_file(self._file) as file:
+            _check_text(file, self._file)
             paths, keys, self._table = READERS[suffix_of(self._file)](file, self._file, self.left_out)
         items = []
         for number, path in enumerate(paths):
@@ -69,6 +71,12 @@ Read = tuple[Sequence[Any], Sequence[Any] | None, pa.Table]  # paths, keys, othe
 def suffix_of(file: str) -> str:
     """The ending of a file's name, with its dot, in small letters."""
     return os.path.splitext(file)[1].lower()
+
+
+def _check_text(file: IO[bytes], name: str) -> None:
+    if suffix_of(name) != ".parquet" and file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise SourceError(f"source {name!r} is in UTF-16: save it as UTF-8")
+    file.seek(0)
 
 
 def _csv(file: IO[bytes], name: str, left_out: LeftOut) -> Read:

@@ -25,6 +25,8 @@ def read_file(path: str) -> bytes:
     """The whole of a regular file, or of a URL; OSError or ImageError where it cannot be read."""
     if is_remote(path):
         return remote.read(path)
+    if "\0" in path:
+        raise ImageError("missing", "no path has a NUL byte in it")
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a named pipe would block
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -43,6 +43,7 @@ class Stamp(NamedTuple):
     mark: int | None  # the time of the last change in ns, or a number made of what a remote store says (ETag)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Something that lists images, and reads them from several threads at once."""
 

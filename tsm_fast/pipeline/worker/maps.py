@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...extractor import SaliencyExtractor
+from ...models.forward import Forward
 from ...saliency import METHODS
 from ...steps.backend import Precision
+from ...variants import variant
 from ..files.run import STAGES
 from .inputs import Problem, one_line
 
@@ -33,9 +34,9 @@ class Made(NamedTuple):
 class Mapper:
     """Makes maps with a model, on its device."""
 
-    extractor: SaliencyExtractor
-    columns: Sequence[tuple[str, str]]  # method and layer
-    options: Mapping[str, Mapping[str, Any]]  # of each method
+    forward: Forward
+    columns: Sequence[tuple[str, str]]  # method, as the record has it, and layer
+    options: Mapping[str, Mapping[str, Any]]  # of each of these methods
     precision: Precision
     device: torch.device
     backend: str | None
@@ -111,13 +112,13 @@ class Mapper:
 
     def _maps(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
         started = time.perf_counter()
-        features = self.extractor.features(inputs.to(self.device))
+        features = self.forward(inputs.to(self.device), self.largest or 0)
         self._wait()
         between = time.perf_counter()
         made = Made({}, {})
         for method, layer in self.columns:
             column, values = f"{method}/{layer}", features[layer]
-            maps = METHODS[method].function(
+            maps = METHODS[variant(method).method].function(
                 values,
                 nan="propagate",
                 normalize=False,

@@ -7,14 +7,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 
 from ... import models
 from ...extractor import SaliencyExtractor
 from ...models import answers, weights
+from ...models.forward import Forward
 from ...steps.backend import Precision
 from ..errors import FingerprintError
 from ..files.record import RunFile
@@ -41,27 +42,37 @@ class Network:
         return self.inputs.read(lambda: self.source.read(item))
 
 
-_networks: dict[tuple[str, str, str, str | None, Command], Network] = {}
+_networks: dict[tuple[Any, ...], Network] = {}
 _networks_guard = threading.Lock()
 
 
-def network(run: Run, command: Command, device: torch.device, resources: Resources, source: Source | None) -> Network:
-    """The model that the command names, on a device; the last one is kept for the next shard."""
-    key = (str(run.out), run.fingerprint, str(device), resources.backend, command)
+def network(
+    run: Run,
+    command: Command,
+    device: torch.device,
+    resources: Resources,
+    source: Source | None = None,
+    model: models.Model | None = None,
+) -> Network:
+    """The model that the command names, or that is given, on a device; the last one is kept for the next shard."""
+    key = (str(run.out), run.file.fingerprint, str(device), resources.backend, command, id(model))
     with _networks_guard:
         if key not in _networks:
             _networks.clear()
-            _networks[key] = _load(run.file, command, device, resources, source)
+            found = model or models.load(command.settings.model, **command.settings.loading)
+            _networks[key] = _load(run.file, command, device, resources, source, found)
         return _networks[key]
 
 
 def _load(
-    file: RunFile, command: Command, device: torch.device, resources: Resources, source: Source | None
+    file: RunFile,
+    command: Command,
+    device: torch.device,
+    resources: Resources,
+    source: Source | None,
+    model: models.Model,
 ) -> Network:
     settings, record = command.settings, file.record
-    model = models.load(
-        settings.model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
-    )
     if weights.digest(model.module) != record.model.sha256:
         raise FingerprintError(
             f"model {settings.model} has other weights or layers here than when the run was planned; a factory must "
@@ -71,7 +82,9 @@ def _load(
     extractor = SaliencyExtractor(model.module, list(record.layers))
     if file.evidence is not None:
         there = file.evidence.answers
-        here = answers.of(model, answers.fixed_features(extractor, shape), picture=answers.PREPROCESSING in there)
+        here = answers.of(
+            model, extractor.features(answers.fixed_inputs(shape)), picture=answers.PREPROCESSING in there
+        )
         if (text := answers.difference(settings.model, there, here)) is not None:
             raise FingerprintError(text)
     model.module.to(device)
@@ -80,7 +93,7 @@ def _load(
         source or reopen(command.kind, command.root),
         Inputs(model.preprocess, tuple(shape), record.max_pixels, Room(resources.decode_threads * DECODED)),
         Mapper(
-            extractor=extractor,
+            forward=Forward(extractor, model.module, **asdict(record.forward)),
             columns=[(column.method, column.layer) for column in record.columns],
             options={method: record.options(method) for method in record.methods},
             precision=cast(Precision, record.precision),
@@ -103,13 +116,31 @@ def keep_memory() -> None:
     of the CPU time of a forward pass (lite0: 59 ms an image, 29 without). For processes that are ours; elsewhere than
     on Linux with glibc it does nothing.
     """
+    _mallopt(2**30, 2**31 - 1)
+
+
+@contextmanager
+def keeping_memory(wanted: bool) -> Iterator[None]:
+    """`keep_memory` for the time of the block, in a process of somebody else."""
+    if not wanted:
+        yield
+        return
+    keep_memory()
+    try:
+        yield
+    finally:
+        _mallopt(_DEFAULT, _DEFAULT)
+
+
+def _mallopt(mmap: int, trim: int) -> None:
+    """From how many bytes on a block is one of its own, and free memory is given back."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, mmap)
+        mallopt(_M_TRIM_THRESHOLD, trim)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _DEFAULT = -1, -3, 128 << 10  # of malloc.h
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ... import models
 from ...extractor import SaliencyExtractor
+from ...models.forward import Forward
 from ...pictures.decode import quiet_decoders
 from ..files.run import STAGES
 from ..files.shards import OK
@@ -31,8 +32,8 @@ class SaliencyStage:
 
     Args:
         column: the column of the images; None for the first of "bytes" and "image" that is there.
-        model, weights, trust_model_code, layers, methods, rank, center, combine, sign, precision, size, max_pixels:
-            as in `Settings`.
+        model, weights, trust_model_code, layers, methods, rank, center, combine, sign, precision, size, fit,
+            max_pixels, channels_last (None: no), autocast, compile: as in `Settings`.
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         backend: of the decompositions.
 
@@ -61,19 +62,24 @@ class SaliencyStage:
         **options: Any,
     ) -> None:
         settings = Settings("a stage", model=model, layers=tuple(layers), methods=tuple(methods), **options)
-        loaded = models.load(
-            model, weights=settings.weights, trust_model_code=settings.trust_model_code, size=settings.size
-        )
+        loaded = models.load(model, **settings.loading)
         where = device_of(device)
         extractor = SaliencyExtractor(loaded.module.to(where), list(layers) or None)
         shape = loaded.preprocess(Image.new("RGB", (640, 480))).shape
         extractor.features(torch.zeros(1, *shape, device=where))  # chooses the layer
-        columns = [(method, layer) for method in methods for layer in extractor.layers]
-        chosen = {method: settings.options(method) for method in methods}
+        columns = [(method, layer) for method in settings.methods for layer in extractor.layers]
+        chosen = {method: settings.options(method) for method in settings.methods}
         largest = CPU_BATCH if where.type == "cpu" else None
         self._column = column
         self._inputs = Inputs(loaded.preprocess, shape, settings.max_pixels)
-        self._mapper = Mapper(extractor, columns, chosen, settings.precision, where, backend, largest)
+        forward = Forward(
+            extractor,
+            loaded.module,
+            channels_last=bool(settings.channels_last),
+            autocast=settings.autocast,
+            compile=settings.compile,
+        )
+        self._mapper = Mapper(forward, columns, chosen, settings.precision, where, backend, largest)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         with quiet_decoders():

@@ -8,7 +8,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +16,15 @@ import numpy as np
 import torch
 
 from ..._version import versions
+from ...models import Model
 from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
-from ..files.record import FORMAT
 from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
 from ..files.shards import ALL, OK, Rows, ShardWriter, marker_path, read_columns, shard_path
 from ..files.urls import parquet
+from ..files.writing import writing
 from ..settings import Resources
 from ..sources.source import Source
 from .inputs import Problem, Slot
@@ -72,6 +72,7 @@ def run_shard(
     alive: Callable[[At], None] | None = None,
     stop: threading.Event | None = None,
     source: Source | None = None,
+    model: Model | None = None,
     poison: Mapping[int, Problem] = NOTHING,
     retry: str | None = None,
 ) -> Marker:
@@ -86,7 +87,7 @@ def run_shard(
         tell: told after every micro-batch.
         alive: told before it, and when images were read.
         stop: once set, the shard is given up.
-        source: needed where `prepare` was given one.
+        source, model: needed where `prepare` was given them.
         poison: rows that are not to be computed, and their problems; only those the network raises for are read.
         retry: "all" or a kind of error: of a shard that is there, such error rows are computed again and no others.
 
@@ -100,7 +101,7 @@ def run_shard(
     """
     resources = resources or Resources()
     run = Run.open(spec.out)
-    if run.fingerprint != spec.fingerprint:
+    if [known.fingerprint for known in run.shards[spec.index : spec.index + 1]] != [spec.fingerprint]:
         raise FingerprintError(f"{spec.out} holds another run than the one that shard {spec.index} was planned for")
     command = given(spec.command, spec.out)
     present = run.marker(spec.index)
@@ -112,7 +113,7 @@ def run_shard(
     for left in (path, marked):  # by a worker that was killed
         publish.clean(left.parent, left.name)
     with torch_state(resources) as device, quiet_decoders():
-        found = network(run, command, device, resources, source)
+        found = network(run, command, device, resources, source, model)
         shard = _Shard(run, spec, found, resources, tell, alive, stop, poison)
         marker = shard.publish(path) if present is None else shard.repair(path, present, retry)
     publish.publish_json(marked, marker.to_json())
@@ -132,15 +133,16 @@ def find_poison(
     alive: Callable[[At], None],
     stop: threading.Event | None = None,
     source: Source | None = None,
+    model: Model | None = None,
 ) -> tuple[int, Problem] | None:
     """The first of some rows of a shard that cannot be read or computed in memory; each is read and computed alone.
 
     Where one of them ends this process or hangs, `alive` was told which; a blank image comes before them, as no row.
     """
     run, resources = Run.open(spec.out), resources or Resources()
-    items = plan_file.read(run.out, spec.index)
+    items = plan_file.read(run.out, spec.group, spec.part)
     with torch_state(resources) as device, quiet_decoders():
-        net = network(run, given(spec.command, spec.out), device, resources, source)
+        net = network(run, given(spec.command, spec.out), device, resources, source, model)
         alive(At(spec.index, ()))
         net.mapper.poison(torch.zeros(1, *net.inputs.shape))
         for row in rows:
@@ -173,9 +175,10 @@ class _Shard:
     ) -> None:
         self._run, self._spec, self._network, self._resources = run, spec, network, resources
         self._listener, self._alive, self._stop, self._poison = tell, alive, stop, poison
-        self._items = plan_file.read(run.out, spec.index)
+        self._items = plan_file.read(run.out, spec.group, spec.part)
         if len(self._items) != spec.stop - spec.start:
-            raise FingerprintError(f"{run.out / plan_file.NAME} is not the plan of this run: {plan_file.ANEW}")
+            path = plan_file.path(run.out, spec.part)
+            raise FingerprintError(f"{path} is not the plan of this run: {plan_file.anew(spec.part)}")
         self._started = time.monotonic()
         self._batch = resources.batch_size or run.record.batch_size
         self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -209,20 +212,11 @@ class _Shard:
     @contextmanager
     def _writing(self, path: Path) -> Iterator[ShardWriter]:
         """A writer whose file becomes the shard at the end of the block, and then `_marker` is there."""
-        about = {"format": FORMAT, "fingerprint": self._spec.fingerprint, "shard": self._spec.index}
-        about["columns"] = [asdict(column) for column in self._run.columns]
-        with publish.publishing(path) as file:
-            hashing = publish.HashingFile(file)
-            carried = plan_file.carried(self._run.out, self._spec.index)
-            writer = ShardWriter(hashing, self._run.columns, about, carried)  # pyright: ignore[reportArgumentType]
-            try:
-                yield writer
-                started = time.perf_counter()
-                writer.close()
-                self._seconds["write"] += time.perf_counter() - started
-            except BaseException:
-                hashing.abandon()
-                raise
+        with writing(self._run, self._spec, path) as (writer, hashing):
+            yield writer
+            started = time.perf_counter()
+            writer.close()
+            self._seconds["write"] += time.perf_counter() - started
         flags = {name: sum(n for bits, n in writer.flags.items() if bits & bit) for name, bit in FLAGS.items()}
         rows, errors = self._spec.stop - self._spec.start, dict(sorted(writer.errors.items()))
         self._marker = Marker(

@@ -1,0 +1,95 @@
+"""How the feature maps of a run are computed: in which memory format and dtype, compiled or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..extractor import SaliencyExtractor
+from ..layers import find_layers, first_tensor
+
+_SAME = 1e-4  # of the largest feature: other orders of sums stay below, other results do not
+
+
+class Forward:
+    """The feature maps `[B, C, H, W]` of every layer of an extractor, by its name.
+
+    Args:
+        extractor: of `module`, with its layers named.
+        module: the network, in eval mode; for `channels_last` its weights change their memory format.
+        channels_last: inputs and weights in this memory format, which most convolutions of the CPU are faster in.
+        autocast: "bfloat16" or "float16": operations that `torch.autocast` lists run in it.
+        compile: by `torch.compile`, which takes up to a minute at the first call.
+    """
+
+    def __init__(
+        self,
+        extractor: SaliencyExtractor,
+        module: nn.Module,
+        *,
+        channels_last: bool = False,
+        autocast: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        self._extractor, self._autocast = extractor, autocast
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        if channels_last:
+            cast(Any, module).to(memory_format=torch.channels_last)
+        self._compiled = _compiled(module, extractor.layers) if compile else None
+
+    def __call__(self, inputs: Tensor, size: int = 0) -> Mapping[str, Tensor]:
+        """Of inputs [B, C, H, W]; a graph is compiled for each B, and once for all up to `size`."""
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=self._format)
+        with self._types(inputs.device.type):
+            if self._compiled is None:
+                return self._extractor.features(inputs)
+            blank = inputs.new_zeros(max(size - len(inputs), 0), *inputs.shape[1:])
+            with torch.no_grad():
+                found = self._compiled(torch.cat([inputs, blank]).contiguous(memory_format=self._format))
+            return {name: maps[: len(inputs)] for name, maps in found.items()}
+
+    def _types(self, device: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self._autocast is None else torch.autocast(device, getattr(torch, self._autocast))
+
+
+def takes_channels_last(extractor: SaliencyExtractor, features: Mapping[str, Tensor], inputs: Tensor) -> bool:
+    """Whether a network gives the same features for inputs in that memory format; some reshape what it is not for."""
+    try:
+        there = extractor.features(inputs.contiguous(memory_format=torch.channels_last))
+    except Exception:  # networks of others raise anything
+        return False
+    return all(_close(there[name], maps) for name, maps in features.items())
+
+
+def _close(there: Tensor, here: Tensor) -> bool:
+    largest = here[here.isfinite()].abs().amax() if here.isfinite().any() else 0.0
+    return there.shape == here.shape and torch.allclose(there, here, 0, _SAME * float(largest), equal_nan=True)
+
+
+def _compiled(module: nn.Module, layers: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A compiled function to the outputs of layers; what else the network computes is no part of its graph."""
+    found: dict[str, Tensor] = {}
+
+    def keeper(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+            if name not in found:
+                found[name] = first_tensor(output).clone()  # later layers may write into it
+
+        return keep
+
+    for name, layer in find_layers(module, list(layers)).items():
+        layer.register_forward_hook(keeper(name))
+
+    def features(inputs: Tensor) -> dict[str, Tensor]:
+        found.clear()
+        module(inputs)
+        taken = dict(found)
+        found.clear()
+        return taken
+
+    return torch.compile(features, dynamic=False)
