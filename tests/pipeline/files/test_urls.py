@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader
 import tsm_fast as package
 from tsm_fast import SaliencyDataset
 from tsm_fast.pipeline import FingerprintError, Run, prepare
+from tsm_fast.pipeline.engines import tries
 from tsm_fast.pipeline.engines.run import run as run_engine
 from tsm_fast.pipeline.files import publish, urls
 from tsm_fast.pipeline.results.check import status, verify
 from tsm_fast.pipeline.results.export import export
+from tsm_fast.pipeline.results.merge import merge
 from tsm_fast.pipeline.results.report import write_report
 
 from ...needs import NETWORK, needs
@@ -217,6 +219,27 @@ def test_error_rows_again(memory_box: str, pictures: Path, tmp_path: Path) -> No
     fresh = compute(source, tmp_path / "fresh")
     assert np.array_equal(SaliencyDataset(url).numpy(), SaliencyDataset(fresh).numpy())
     assert verify(url, source=str(source)).ok
+
+
+def test_more_pictures_and_runs_as_one(memory_box: str, pictures: Path, local: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for number, path in enumerate(sorted(pictures.glob("*.png"))):
+        folder = first if number < 6 else second
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    url = compute(first, f"{memory_box}/grown")
+    grown = prepare(settings(second, shard_size=SHARD, methods=("mtsm",)), url, add=True)
+    assert (len(grown.pending()), tries._key(grown.shards[2], 8)) == (2, "08.png")
+    assert run_engine(grown, workers=0, resources=QUICK).complete
+    other = compute(second, f"{memory_box}/other")
+    whole = SaliencyDataset(local)
+    joined = SaliencyDataset([compute(first, f"{memory_box}/part"), other])
+    merge([f"{memory_box}/part", other], f"{memory_box}/merged")
+    for ds in (SaliencyDataset(url), joined, SaliencyDataset(f"{memory_box}/merged")):
+        assert ds.keys == whole.keys
+        np.testing.assert_allclose(ds.numpy(), whole.numpy(), atol=1e-5)
+    assert verify(url).ok
+    assert verify(f"{memory_box}/merged").complete
 
 
 def test_a_damaged_shard(memory_box: str, pictures: Path, local: Path) -> None:

@@ -288,11 +288,12 @@ def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
 
 def _homeless(run: Run) -> Iterator[Finding]:
     """Markers of shards that are not planned: the plan of a part is gone."""
-    for path in sorted((run.out / "markers").glob("*.json")):
-        if path.stem.isdecimal() and int(path.stem) >= len(run.shards):
+    for name in sorted(urls.sizes(run.out / "markers")):
+        number = name.removesuffix(".json")
+        if number != name and number.isdecimal() and int(number) >= len(run.shards):
             lost = plan_file.path("", len(run.parts)).name
             yield Finding(
-                f"markers/{path.name}",
+                f"markers/{name}",
                 f"is of no shard of the run, whose {lost} is gone",
                 f"put {lost} back, or add the same pictures again: their shards stay",
             )
