@@ -8,7 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
-collect_ignore = [] if find_spec("pytorch_grad_cam") else ["test_grad_cam.py"]
+_NEEDS = {"test_grad_cam.py": "pytorch_grad_cam", "test_torchcam.py": "torchcam"}  # the second is for Python 3.11
+collect_ignore = [name for name, module in _NEEDS.items() if find_spec(module) is None]
 
 if find_spec("torchvision"):
     # It looks for its compiled operators at import, which are not there beside a CPU build of torch.

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..saliency import METHODS
 
+_DECIDED = ("normalize", "relu", "size")  # by the tool
+
 
 def own_options(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a method, without those that the tool decides: TypeError for these."""
-    for name in ("normalize", "relu", "size"):
-        if name in options:
-            raise TypeError(f"{METHODS[method].title} has no option {name!r} here: the tool scales and resizes")
+    """The options of a method, tried on an empty batch: TypeError for unknown ones and those that the tool decides."""
+    has = [name for name in signature(METHODS[method].function).parameters if name not in _DECIDED]
+    for name in options:
+        if name not in has:
+            raise TypeError(f"{METHODS[method].title} has no option {name!r} here; it has {', '.join(has[1:])}")
+    tried = {**options, "rank": None} if "rank" in options else options
+    raw_maps(method, torch.zeros(0, 1, 1, 1, device="cpu"), relu=True, **{**tried, "backend": "reference"})
     return options
 
 

@@ -5,12 +5,10 @@ from pytorch_grad_cam import EigenCAM            ->  from tsm_fast.integrations.
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from ..extractor import SaliencyExtractor
 from ..steps.arrays import as_tensor
 from ._maps import own_options, raw_maps
 from ._peer import peer
+from ._rebind import rebind
 
 peer("grad-cam", "pytorch_grad_cam", "1.5.5", "grad-cam")
 
@@ -247,7 +246,7 @@ def patch(*, compare: int = 8, backend: str | None = None) -> Iterator[Patched]:
         done = _open[0] if _open else Patched(compare)
         if not _open:
             _made.update(_replacements(done, {"backend": backend}))
-            _rebind(_made)
+            rebind(_made)
         _open.append(done)
     try:
         yield done
@@ -255,7 +254,7 @@ def patch(*, compare: int = 8, backend: str | None = None) -> Iterator[Patched]:
         with _turn:
             _open.pop()
             if not _open:
-                _rebind({new: old for old, new in _made.items()})
+                rebind({new: old for old, new in _made.items()})
                 _made.clear()
                 done.tell()
 
@@ -275,12 +274,3 @@ def _replacements(done: Patched, options: dict[str, Any]) -> dict[Callable[..., 
 
     ours = {"get_2d_projection": projected, "get_2d_projection_with_sign_correction": corrected}
     return {getattr(stock, name): new for name, new in ours.items() if hasattr(stock, name)}
-
-
-def _rebind(replacements: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
-    """Replace functions in every module that has them."""
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", None)
-        for name, value in list(names.items()) if isinstance(names, dict) else ():
-            if type(value) is FunctionType and value in replacements:
-                setattr(module, name, replacements[value])
