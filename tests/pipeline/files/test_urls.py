@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader
 import tsm_fast as package
 from tsm_fast import SaliencyDataset
 from tsm_fast.pipeline import FingerprintError, Run, prepare
+from tsm_fast.pipeline.engines import tries
 from tsm_fast.pipeline.engines.run import run as run_engine
 from tsm_fast.pipeline.files import publish, urls
 from tsm_fast.pipeline.results.check import status, verify
 from tsm_fast.pipeline.results.export import export
+from tsm_fast.pipeline.results.merge import merge
 from tsm_fast.pipeline.results.report import write_report
 
 from ...needs import NETWORK, needs
@@ -114,7 +116,7 @@ def test_the_commands(s3_box: str, pictures: Path, local: Path, tmp_path: Path) 
     done = tsm_fast(*arguments(pictures, url, "--dry-run"))
     assert done.exit_code == 0, done.stderr
     assert "GB free" not in done.stdout
-    assert urls.names(urls.folder(url)) == set()
+    assert urls.sizes(urls.folder(url)) == {}
     code, out, err = end(start(arguments(pictures, url, "--workers", 2)))
     assert code == 0, err
     assert f"4 of 4 shards in {url}" in out
@@ -141,7 +143,7 @@ def test_ranks(s3_box: str, pictures: Path, local: Path) -> None:
 def test_killed_and_taken_up(s3_box: str, pictures: Path, local: Path) -> None:
     url = f"{s3_box}/killed"
     process = start(arguments(pictures, url, "--workers", 1))
-    wait_for(lambda: bool(urls.names(urls.folder(url) / "markers")), process)
+    wait_for(lambda: bool(urls.sizes(urls.folder(url) / "markers")), process)
     os.killpg(process.pid, 9)
     process.communicate()
     left = {name for name in files(url) if name.startswith("shards/")}
@@ -217,6 +219,27 @@ def test_error_rows_again(memory_box: str, pictures: Path, tmp_path: Path) -> No
     fresh = compute(source, tmp_path / "fresh")
     assert np.array_equal(SaliencyDataset(url).numpy(), SaliencyDataset(fresh).numpy())
     assert verify(url, source=str(source)).ok
+
+
+def test_more_pictures_and_runs_as_one(memory_box: str, pictures: Path, local: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for number, path in enumerate(sorted(pictures.glob("*.png"))):
+        folder = first if number < 6 else second
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    url = compute(first, f"{memory_box}/grown")
+    grown = prepare(settings(second, shard_size=SHARD, methods=("mtsm",)), url, add=True)
+    assert (len(grown.pending()), tries._key(grown.shards[2], 8)) == (2, "08.png")
+    assert run_engine(grown, workers=0, resources=QUICK).complete
+    other = compute(second, f"{memory_box}/other")
+    whole = SaliencyDataset(local)
+    joined = SaliencyDataset([compute(first, f"{memory_box}/part"), other])
+    merge([f"{memory_box}/part", other], f"{memory_box}/merged")
+    for ds in (SaliencyDataset(url), joined, SaliencyDataset(f"{memory_box}/merged")):
+        assert ds.keys == whole.keys
+        np.testing.assert_allclose(ds.numpy(), whole.numpy(), atol=1e-5)
+    assert verify(url).ok
+    assert verify(f"{memory_box}/merged").complete
 
 
 def test_a_damaged_shard(memory_box: str, pictures: Path, local: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
-from ..files import plan_file
+from ..files import plan_file, urls
 from ..files.run import ShardSpec
 from ..worker.inputs import Problem
 from .messages import Found, Lost, Task
@@ -82,4 +81,4 @@ class Tries:
 
 
 def _key(spec: ShardSpec, row: int) -> str:
-    return plan_file.read(Path(spec.out), spec.index)[row - spec.start].key
+    return plan_file.read(urls.folder(spec.out), spec.group, spec.part)[row - spec.start].key

@@ -90,7 +90,7 @@ def added(out: Path, file: RunFile) -> tuple[Part, ...]:
     Raises:
         ValueError: one of them is broken, was changed, or is gone while later ones are there.
     """
-    numbers = {int(found[1]) for name in urls.names(out) if (found := _ADDED.fullmatch(name))}
+    numbers = {int(found[1]) for name in urls.sizes(out) if (found := _ADDED.fullmatch(name))}
     made = [parts.first(file)]
     for number in range(1, len(numbers) + 1):
         if number not in numbers:

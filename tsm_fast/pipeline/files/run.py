@@ -165,15 +165,16 @@ class Run:
 
     def done(self, *, check_hash: bool = False) -> dict[int, Marker]:
         """The markers of the shards that are published: the file is there with the marker's size (and hash)."""
-        names = urls.names(self.out / "markers")
-        marked = [spec.index for spec in self.shards if marker_path("", spec.index).name in names]
-
-        def whole(index: int) -> Marker | None:
-            marker = self.marker(index)
-            return marker if marker is not None and self.is_whole(marker, check_hash=check_hash) else None
-
-        found = zip(marked, urls.each(self.out, whole, marked), strict=True)
-        return {index: marker for index, marker in found if marker is not None}
+        markers, sizes = urls.sizes(self.out / "markers"), urls.sizes(self.out / "shards")
+        marked = [spec.index for spec in self.shards if marker_path("", spec.index).name in markers]
+        found = zip(marked, urls.each(self.out, self.marker, marked), strict=True)
+        return {
+            index: marker
+            for index, marker in found
+            if marker is not None
+            and marker.bytes == sizes.get(shard_path("", index).name)
+            and (not check_hash or self.is_whole(marker))
+        }
 
     def pending(self) -> list[ShardSpec]:
         """The shards that are still to be computed."""

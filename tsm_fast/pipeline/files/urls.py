@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import pyarrow.parquet as pq
@@ -114,9 +114,12 @@ class Url:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.text) from None
             raise
 
-    def names(self) -> list[str]:
-        """Of the files in a folder."""
-        return [PurePosixPath(path).name for path in self._ask("ls", detail=False)]
+    def sizes(self) -> dict[str, int]:
+        """What is in a folder, by name, and how many bytes each has."""
+        return {
+            about["name"].rstrip("/").rpartition("/")[2]: about.get("size") or 0
+            for about in self._ask("ls", detail=True)
+        }
 
     def below(self) -> list[str]:
         """The paths of all files below a folder."""
@@ -141,13 +144,17 @@ class Url:
             raise OSError(errno.EIO, f"cannot be reached: {type(error).__name__}: {_line(error)}", self.text) from None
 
 
-def names(where: Path) -> set[str]:
-    """What is in a folder; nothing where it is not there."""
-    there = url(where)
-    try:
-        return set(os.listdir(where) if there is None else there.names())
-    except FileNotFoundError:
-        return set()
+def sizes(where: Path) -> dict[str, int]:
+    """What is in a folder, by name, and how many bytes each has; nothing where it is not there."""
+    found: dict[str, int] = {}
+    with suppress(FileNotFoundError):
+        if (there := url(where)) is not None:
+            return there.sizes()
+        with os.scandir(where) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # a temporary file that is gone
+                    found[entry.name] = entry.stat().st_size
+    return found
 
 
 def below(where: Path) -> list[str]:

@@ -141,7 +141,7 @@ def _bytes(planned: draft.Draft, rows: int) -> int:
 def _check_empty(folder: Path) -> None:
     """Nothing tells of which pictures and of which model shards without a run.json are."""
     if (
-        any(name.endswith(".json") for name in urls.names(folder / "markers")) and not (folder / NAME).exists()
+        any(name.endswith(".json") for name in urls.sizes(folder / "markers")) and not (folder / NAME).exists()
     ):  # in this order: runs write that first
         raise FingerprintError(
             f"{folder} has shards of a run, but not its run.json: put that back, or name another folder"

@@ -189,11 +189,18 @@ def verify(
     keys, problems = _plan_keys(run)
     problems += _homeless(run)
     pictures = None if source is None else _Pictures(run, source)
-    checked, rows, pending = 0, 0, []
-    for number, spec in enumerate(run.shards):
-        if not marker_path(run.out, spec.index).exists():
-            pending.append(spec.index)
-        elif (found := _check_shard(run, spec, keys)) is not None:
+    checked, rows = 0, 0
+    marked = urls.sizes(run.out / "markers")
+    pending = [spec.index for spec in run.shards if marker_path("", spec.index).name not in marked]
+    left = frozenset(pending)
+
+    def look(spec: ShardSpec) -> Finding | None:
+        return None if spec.index in left else _check_shard(run, spec, keys)
+
+    for number, (spec, found) in enumerate(zip(run.shards, urls.each(run.out, look, run.shards), strict=True)):
+        if spec.index in left:
+            pass
+        elif found is not None:
             problems.append(found)
         else:
             checked, rows = checked + 1, rows + spec.stop - spec.start
@@ -281,11 +288,12 @@ def _plan_keys(run: Run) -> tuple[pa.Array | None, list[Finding]]:
 
 def _homeless(run: Run) -> Iterator[Finding]:
     """Markers of shards that are not planned: the plan of a part is gone."""
-    for path in sorted((run.out / "markers").glob("*.json")):
-        if path.stem.isdecimal() and int(path.stem) >= len(run.shards):
+    for name in sorted(urls.sizes(run.out / "markers")):
+        number = name.removesuffix(".json")
+        if number != name and number.isdecimal() and int(number) >= len(run.shards):
             lost = plan_file.path("", len(run.parts)).name
             yield Finding(
-                f"markers/{path.name}",
+                f"markers/{name}",
                 f"is of no shard of the run, whose {lost} is gone",
                 f"put {lost} back, or add the same pictures again: their shards stay",
             )

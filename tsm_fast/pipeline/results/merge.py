@@ -76,7 +76,7 @@ def _plan(runs: Sequence[Run], out: Path) -> list[tuple[Run, ShardSpec]]:
     """Publish run.json and the plans, or see that they are there: where each shard comes from."""
     first, made = runs[0], [parts.first(runs[0].file)]
     if RunFile.read(out) is None:
-        if any(name.endswith(".json") for name in urls.names(out / "markers")):
+        if any(name.endswith(".json") for name in urls.sizes(out / "markers")):
             raise FileExistsError(errno.EEXIST, "has shards of another run: name a new folder", str(out))
         publish.publish_bytes(out / NAME, (first.out / NAME).read_bytes(), replace=False)
     if RunFile.read(out) != first.file:
