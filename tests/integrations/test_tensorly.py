@@ -153,7 +153,7 @@ FALLBACKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "n_iter_max": (RANDOM, {"n_iter_max": 0}),
     "svd": (RANDOM, {"svd": "symeig_svd"}),
     "rank": (RANDOM, {"rank": [10, 3, 3], "random_state": 0}),
-    "zero or not finite": (np.zeros((3, 4, 5)), {"n_iter_max": 3}),
+    "range": (np.zeros((3, 4, 5)), {"n_iter_max": 3}),
 }
 
 

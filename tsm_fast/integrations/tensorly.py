@@ -21,9 +21,10 @@ from torch import Tensor
 from .. import decomposition as engine
 from ..steps import checks, hosvd
 from ..steps.arrays import as_tensor
+from ..steps.backend import Backend
 from ..steps.choice import needs_grad, resolve
 from ..steps.gradients import norm
-from ..steps.scaling import peaks, unfold
+from ..steps.scaling import column_signs, peaks, unfold
 from ._peer import peer
 from ._rebind import rebind
 
@@ -32,6 +33,10 @@ peer("tensorly", "tensorly", "0.10", "tensorly")
 import tensorly as tl  # noqa: E402
 from tensorly.decomposition import _tucker as stock  # noqa: E402
 from tensorly.tucker_tensor import TuckerTensor, validate_tucker_rank  # noqa: E402
+
+_SMALL = 2**16  # entries, up to which a tall matrix is decomposed as it is, not by its Gram matrix
+_SMALLEST = 1e-100  # of the largest entries, whose squares are numbers still
+_SQUARED = 1e-8  # of the largest eigenvalue of a Gram matrix: vectors of larger ones have eight digits and more
 
 # Under no names of this module, which would be replaced too.
 _STOCK = {"tucker": stock.tucker, "partial_tucker": stock.partial_tucker}
@@ -301,7 +306,7 @@ def _reason(
     if needs_grad(x):
         return "gradient"
     peak = peaks(x[None])
-    return None if bool((peak > 0) & peak.isfinite()) else "zero or not finite"
+    return None if bool((peak > _SMALLEST) & (peak < 1 / _SMALLEST)) else "range"  # also zeros, NaN and Inf
 
 
 def _reason_of(factors: Sequence[Any], tensor: Any, modes: Sequence[int]) -> str | None:
@@ -342,10 +347,10 @@ def _swept(
     def vectors(projected: Tensor, index: int) -> Tensor:
         unfolded = unfold(projected, modes[index])
         feasible = min(ranks[index], *unfolded.shape[1:])
-        u, _, _ = hosvd.truncated_svd(module, feasible, "u", x.dtype, unfolded)
+        u = _left_vectors(module, unfolded, feasible)
         return u if feasible == ranks[index] else _completed(u, ranks[index], random_state)
 
-    def projected(skip: int | None = None) -> Tensor:
+    def projected(skip: int) -> Tensor:
         kept = [index for index in range(len(modes)) if index != skip]
         return module.core_contraction(item, [current[index] for index in kept], [modes[index] for index in kept])
 
@@ -354,12 +359,28 @@ def _swept(
     core = item
     for sweep in range(n_iter_max):
         for index in range(len(modes)):
-            current[index] = vectors(projected(index), index)
-        core = projected()
+            others = projected(index)
+            current[index] = vectors(others, index)
+        core = module.core_contraction(others, current[-1:], modes[-1:])
         errors.append(abs(total**2 - float(norm(core)) ** 2) ** 0.5 / total)
         if sweep > 1 and abs(errors[-2] - errors[-1]) < tol:
             break
     return core[0], [factor[0] for factor in current], errors
+
+
+def _left_vectors(module: Backend, m: Tensor, rank: int) -> Tensor:  # [1, M, R]
+    """The leading left singular vectors of [1, M, N], in the quickest way that keeps their digits."""
+    rows, columns = m.shape[1:]
+    if m.is_cuda or (rows > columns and rows * columns > _SMALL):
+        return hosvd.truncated_svd(module, rank, "u", m.dtype, m)[0]
+    if rows <= columns:
+        wide = m.double()
+        values, vectors = torch.linalg.eigh(wide @ wide.mT)
+        u = vectors[..., rows - rank :].flip(-1).to(m.dtype)
+        if values[0, rows - rank] > _SQUARED * values[0, -1]:
+            return u * column_signs(u)
+    u = torch.linalg.svd(m, full_matrices=False)[0][..., :rank]
+    return u * column_signs(u)
 
 
 def _completed(u: Tensor, rank: int, random_state: Any) -> Tensor:

@@ -1,0 +1,220 @@
+"""Whole calls of other tools beside ours, through the adapters of `tsm_fast.integrations`, on one thread of the CPU.
+
+    make build/integrations/.done && PYTHONPATH=build/integrations .venv/bin/python -m benchmarks.other_tools
+
+pytorch-grad-cam's EigenCAM with networks of timm (random weights, which cost the same), forward pass included; and
+TensorLy's `tucker` and `partial_tucker` of one tensor. Each pair first gives the same result, then takes turns. The
+results go into `benchmarks/results/other_tools.json`, and the tables of it into `other_tools.md`.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before torch and NumPy
+
+import argparse
+import json
+import platform
+import warnings
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import tensorly
+import torch
+from tensorly import datasets
+from tensorly import decomposition as theirs
+
+from tsm_fast.integrations import tensorly as ours
+
+RESULTS = Path(__file__).resolve().parent / "results"
+NETWORKS = (("resnet50", "layer4", 224, 2), ("convnext_tiny", "stages", 224, 2), ("resnet18", "layer4", 96, 2))
+SHAPES: tuple[tuple[tuple[int, ...], Any, dict[str, Any]], ...] = (
+    ((2048, 7, 7), (16, 4, 4), {}),
+    ((512, 14, 14), (16, 4, 4), {}),
+    ((64, 32, 32), (8, 8, 8), {}),
+    ((145, 145, 200), (10, 10, 10), {}),
+    ((8, 7, 6), (3, 3, 3), {}),
+    ((9, 8, 7, 6), (3, 3, 3, 3), {}),
+    ((64, 32, 32), (8, 8), {"modes": [1, 2]}),
+    ((64, 32, 32), (8, 8, 8), {"init": "random", "random_state": 0}),
+    ((64, 8, 8), (64, 2, 2), {"random_state": 0}),
+)
+
+
+def timed(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
+    """The median and the outer fifths of the times in ms of calls that take turns, five turns or more."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    begin = perf_counter()
+    while len(times[next(iter(runs))]) < 5 or perf_counter() - begin < seconds:
+        for name, run in runs.items():
+            start = perf_counter()
+            run()
+            times[name].append((perf_counter() - start) * 1e3)
+    found = {}
+    for name, row in times.items():
+        fifths = quantiles(row, n=10, method="inclusive")
+        found[name] = {"p20": fifths[1], "p50": fifths[4], "p80": fifths[7]}
+    return found
+
+
+def grad_cam_rows(seconds: float) -> list[dict[str, Any]]:
+    # It looks for its compiled operators at import, which are not there beside a CPU build of torch.
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import pytorch_grad_cam as stock  # pyright: ignore[reportMissingImports]
+    import timm  # pyright: ignore[reportMissingImports]
+
+    from tsm_fast.integrations import grad_cam
+
+    projection = stock.utils.svd_on_activations.get_2d_projection
+    rows = []
+    for name, layer, size, batch in NETWORKS:
+        torch.manual_seed(0)
+        model = timm.create_model(name).eval()
+        images = torch.rand(batch, 3, size, size)
+        layers, targets = [model.get_submodule(layer)], [0] * batch  # its default needs the output's classes
+        their, mine = stock.EigenCAM(model, layers), grad_cam.EigenCAM(model, layers)
+        their(images, targets)
+        mine(images)
+        features = mine.activations_and_grads.activations[0]
+        array = features.numpy()
+        with grad_cam.patch(compare=0):
+            patched_projection = stock.utils.svd_on_activations.get_2d_projection
+            signed = patched_projection(array)
+        exact = projection(array)
+        turn = np.sign((signed * exact).sum(axis=(1, 2), keepdims=True))
+        difference = float(np.abs(exact - turn * signed).max() / np.abs(exact).max())
+        assert difference < 1e-5, difference
+
+        def forward(model: torch.nn.Module = model, images: torch.Tensor = images) -> None:
+            with torch.no_grad():
+                model(images)
+
+        def patched(run: Any = their, given: Any = (images, targets), ours: Any = patched_projection) -> None:
+            stock.eigen_cam.get_2d_projection = ours  # as within `patch()`, which scripts enter once
+            run(*given)
+            stock.eigen_cam.get_2d_projection = projection
+
+        whole = {"theirs": partial(their, images, targets), "ours": partial(mine, images), "patched": patched}
+        alone = {"theirs": partial(projection, array), "ours": partial(patched_projection, array)}
+        rows.append(
+            {
+                "network": name,
+                "size": size,
+                "batch": batch,
+                "features": list(features.shape[1:]),
+                "difference": difference,
+                "whole call": timed({**whole, "forward": forward}, seconds),
+                "projection": timed(alone, seconds),
+            }
+        )
+    return rows
+
+
+def tensorly_rows(seconds: float) -> list[dict[str, Any]]:
+    rows = []
+    for shape, rank, options in SHAPES:
+        if shape == (145, 145, 200):
+            x = np.asarray(datasets.load_indian_pines().tensor, dtype=np.float64)
+        else:
+            x = np.random.default_rng(0).random(shape)
+        for backend in ("numpy", "pytorch"):
+            with tensorly.backend_context(backend), warnings.catch_warnings():  # pyright: ignore[reportAttributeAccessIssue]
+                warnings.simplefilter("ignore")  # padded ranks
+                tensor = tensorly.tensor(x)
+                runs = {
+                    "theirs": partial(theirs.partial_tucker, tensor, rank, **options),
+                    "ours": partial(ours.partial_tucker, tensor, rank, **options),
+                }
+                before = ours.counts.accelerated
+                (_, errors), (_, said) = runs["theirs"](), runs["ours"]()
+                assert ours.counts.accelerated == before + 1
+                assert len(errors) == len(said)
+                assert abs(float(errors[-1]) - float(said[-1])) < 1e-7
+                row = {"shape": shape, "rank": rank, "options": options, "backend": backend, "sweeps": len(said)}
+                rows.append({**row, "call": timed(runs, seconds)})
+    return rows
+
+
+def markdown(run: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    lines = [
+        "# Other tools' calls beside ours",
+        "",
+        f"{run['machine']}, one thread; {versions}; {run['date']}. Milliseconds: median (p20..p80) of calls that take "
+        f"turns; load averages of the machine {run['load']}.",
+        "",
+        "## pytorch-grad-cam: EigenCAM of two images, the whole call",
+        "",
+        "| network | features | pytorch-grad-cam | ours | ratio | with `patch()` | ratio | forward pass |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in run["grad_cam"]:
+        whole, name = row["whole call"], f"{row['network']}, {row['size']} x {row['size']}"
+        shape = " x ".join(map(str, row["features"]))
+        beside = f"{_beside(whole, 'ours')} | {_beside(whole, 'patched')}"
+        lines.append(f"| {name} | {shape} | {_ms(whole['theirs'])} | {beside} | {_ms(whole['forward'])} |")
+    lines += ["", "The projection alone:", "", "| network | pytorch-grad-cam | ours | ratio | difference up to sign |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for row in run["grad_cam"]:
+        alone = row["projection"]
+        times = f"{_ms(alone['theirs'])} | {_beside(alone, 'ours')}"
+        lines.append(f"| {row['network']} | {times} | {row['difference']:.0e} |")
+    lines += ["", "## TensorLy: one tensor, float64", ""]
+    lines.append("| shape | rank | options | backend | sweeps | TensorLy | ours | ratio |")
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in run["tensorly"]:
+        shape, rank = " x ".join(map(str, row["shape"])), ", ".join(map(str, row["rank"]))
+        options = ", ".join(f"{name}={value!r}" for name, value in row["options"].items())
+        times = f"{_ms(row['call']['theirs'])} | {_beside(row['call'], 'ours')}"
+        lines.append(f"| {shape} | {rank} | {options} | {row['backend']} | {row['sweeps']} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ms(time: dict[str, float]) -> str:
+    return f"{time['p50']:,.2f} ({time['p20']:,.2f}..{time['p80']:,.2f})"
+
+
+def _beside(times: dict[str, dict[str, float]], name: str) -> str:
+    """Two cells: a time, and how many times theirs is that."""
+    return f"{_ms(times[name])} | {times['theirs']['p50'] / times[name]['p50']:,.1f}x"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring, for each pair")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    packages = ("torch", "numpy", "grad-cam", "tensorly", "timm")
+    run = {
+        "machine": processor(),
+        "date": date.today().isoformat(),
+        "load": "{:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg()),
+        "versions": {name: version(name) for name in packages},
+        "grad_cam": grad_cam_rows(given.seconds),
+        "tensorly": tensorly_rows(given.seconds),
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "other_tools.json").write_text(json.dumps(run, indent=1) + "\n")
+    (given.out / "other_tools.md").write_text(markdown(run))
+
+
+def processor() -> str:
+    """The name of the CPU, where Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in path.open() if "model name" in line] if path.exists() else []
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
