@@ -19,7 +19,7 @@ PAGES = [*(ROOT / name for name in AT_THE_TOP), *sorted((ROOT / "docs").glob("*.
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # Their blocks read what their commands wrote: tests/pipeline/test_docs.py runs both.
-WITH_COMMANDS = ("first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
+WITH_COMMANDS = ("exports.md", "first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
 # `make test-integrations` and Python 3.11 have what these need.
 NEEDS = {"grad-cam.md": "pytorch_grad_cam", "torch-cam.md": "torchcam"}
 LEFT_OUT = {*WITH_COMMANDS, *(name for name, module in NEEDS.items() if importlib.util.find_spec(module) is None)}
