@@ -11,6 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # TensorLy decomposes small 
 
 import pytest
 import torch
+from hypothesis import settings
 
 from .sampling import keep, spaced
 
@@ -18,6 +19,9 @@ pytest.register_assert_rewrite("tests.steps.definitions")
 # Transformers looks for a package of this name, and would find the folder of ours, which is tsm_fast.kernels.
 sys.modules.setdefault("kernels", None)  # pyright: ignore[reportArgumentType]
 
+
+settings.register_profile("no deadline", deadline=None)  # tests measure no time
+settings.load_profile("no deadline")
 
 FEW = 2  # cases of a test, evenly spaced
 
