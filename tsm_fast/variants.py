@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .saliency import METHODS
 from .steps import checks
 
-_RANK = re.compile(r"\d{1,9}(x\d{1,9})*")
+_RANK = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})*")
 _TRUTH = {"true": True, "false": False}
 
 

@@ -76,8 +76,37 @@ def test_compiled_features() -> None:
             torch.testing.assert_close(found[name], maps, rtol=0, atol=1e-5 * float(maps.abs().max()))
 
 
-@pytest.mark.parametrize(("kind", "takes"), [(Net, True), (Flattening, False), (Ordered, False)])
+class Weights(Net):
+    """Reads the memory of its weights as it lies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.stem.weight
+        there = torch.as_strided(weight, weight.shape, torch.empty(weight.shape).stride())
+        return super().forward(x * (1 + there[0].mean()))
+
+
+class Standardised(Net):
+    """`view` takes only weights in their own order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - self.stem.weight.view(32, -1).mean())
+
+
+class Volumes(Net):
+    """A weight that has no such memory format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv3d(2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes"),
+    [(Net, True), (Flattening, False), (Ordered, False), (Weights, False), (Standardised, False), (Volumes, False)],
+)
 def test_networks_that_do_not_take_channels_last(kind: type[Net], takes: bool) -> None:
-    inputs = torch.rand(2, 3, 33, 41)
-    extractor = SaliencyExtractor(kind().eval(), ["stem", "body"])
-    assert takes_channels_last(extractor, extractor.features(inputs), inputs) is takes
+    inputs, net = torch.rand(2, 3, 33, 41), kind().eval()
+    before = [(value.data_ptr(), value.stride()) for value in net.state_dict().values()]
+    found = SaliencyExtractor(net, ["stem", "body"]).features(inputs)
+    assert takes_channels_last(net, ["stem", "body"], found, inputs) is takes
+    assert [(value.data_ptr(), value.stride()) for value in net.state_dict().values()] == before

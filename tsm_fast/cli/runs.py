@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import readable
 from ..pipeline.engines.progress import shares
+from ..pipeline.files.urls import folder
 from ..pipeline.results import check
 from ..pipeline.results import export as exports
 from ..pipeline.results import merge as merges
@@ -141,8 +142,12 @@ def export(
 
 
 def merge(
-    runs: Annotated[list[Path], typer.Argument(metavar="A B ...", help="Folders of finished runs, in this order.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all of it. The same command again goes on.")],
+    runs: Annotated[
+        list[Any], typer.Argument(parser=folder, metavar="A B ...", help="Folders of finished runs, in this order.")
+    ],
+    out: Annotated[
+        Any, typer.Option("--out", "-o", parser=folder, help="Folder for all of it. The same command again goes on.")
+    ],
 ) -> None:
     """One run of several that were made by the same settings of different pictures; those stay as they are.
 

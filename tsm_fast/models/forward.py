@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -53,14 +54,25 @@ class Forward:
                 found = self._compiled(torch.cat([inputs, blank]).contiguous(memory_format=self._format))
             return {name: maps[: len(inputs)] for name, maps in found.items()}
 
+    def warm(self, shape: Sequence[int], size: int, device: torch.device) -> None:
+        """Compile for batches of `size` inputs [C, H, W], where it is to be compiled."""
+        if self._compiled is not None:
+            self(torch.zeros(size, *shape, device=device), size)
+
     def _types(self, device: str) -> AbstractContextManager[Any]:
         return nullcontext() if self._autocast is None else torch.autocast(device, getattr(torch, self._autocast))
 
 
-def takes_channels_last(extractor: SaliencyExtractor, features: Mapping[str, Tensor], inputs: Tensor) -> bool:
-    """Whether a network gives the same features for inputs in that memory format; some reshape what it is not for."""
+def takes_channels_last(
+    module: nn.Module, layers: Sequence[str], features: Mapping[str, Tensor], inputs: Tensor
+) -> bool:
+    """Whether a network gives the same features with weights and inputs in that memory format.
+
+    Some reshape what it is not for, or read the memory as it lies. A copy is tried.
+    """
     try:
-        there = extractor.features(inputs.contiguous(memory_format=torch.channels_last))
+        copied = copy.deepcopy(module)
+        there = Forward(SaliencyExtractor(copied, list(layers)), copied, channels_last=True)(inputs)
     except Exception:  # networks of others raise anything
         return False
     return all(_close(there[name], maps) for name, maps in features.items())
@@ -69,6 +81,19 @@ def takes_channels_last(extractor: SaliencyExtractor, features: Mapping[str, Ten
 def _close(there: Tensor, here: Tensor) -> bool:
     largest = here[here.isfinite()].abs().amax() if here.isfinite().any() else 0.0
     return there.shape == here.shape and torch.allclose(there, here, 0, _SAME * float(largest), equal_nan=True)
+
+
+def check_compiler() -> None:
+    """ValueError where `torch.compile` has no compiler for the CPU."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+    except ImportError:  # of another version of torch, which says it later
+        return
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"compile needs a C++ compiler: install g++, or name one in CXX ({text})") from None
 
 
 def _compiled(module: nn.Module, layers: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:

@@ -89,7 +89,11 @@ class Transform:
         self._function, self._record = function, record
 
     def __call__(self, image: Image.Image) -> Tensor:  # RGB -> [C, H, W] float32
-        made = torch.as_tensor(np.asarray(found) if not isinstance(found := self._function(image), Tensor) else found)
+        found = self._function(image)
+        try:
+            made = found if isinstance(found, Tensor) else torch.as_tensor(np.asarray(found))
+        except TypeError:
+            raise ValueError(f"the transform must give float [C, H, W], got {type(found).__name__}") from None
         made = made[0] if made.ndim == 4 and len(made) == 1 else made
         if made.ndim != 3 or not made.is_floating_point():
             raise ValueError(f"the transform must give float [C, H, W], got {tuple(made.shape)} {made.dtype}")

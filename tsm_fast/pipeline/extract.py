@@ -6,12 +6,16 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..models.load import live
+from ..steps import checks
 from .engines.progress import Quiet, reporter
 from .engines.run import Outcome, ready
 from .engines.run import run as run_engine
@@ -50,7 +54,8 @@ def extract(
             (`pipeline.sources.datasets.DatasetSource` gives it keys and columns). The key of a path is the path, that
             of an item its number.
         out: the folder of the run.
-        model: a name as for the command, or a module of this program, of which a copy computes.
+        model: a name as for the command, or a module of this program, of which a copy computes in float32. Hooks on it
+            are on the copy too.
         preprocess: of such a module: a function from an RGB picture to `[C, H, W]`. None is the usual central crop of
             224 x 224 pixels, normalised for ImageNet, or what `size` and `fit` say.
         maps: "eigencam", "tsm", "multivec_eigencam", "mtsm", with options as in "mtsm:combine=absolute,rank=16x4x4".
@@ -62,7 +67,8 @@ def extract(
             worker.
         retry_errors: "all", or a kind of error: such rows are computed again.
         progress: show a bar on stderr.
-        **settings: all else that `pipeline.Settings` has: `layers`, `size`, `dtype`, `filter`, `shard_size`, ...
+        **settings: all else that `pipeline.Settings` has (`layers`, `size`, `dtype`, `filter`, `shard_size`, ...) and,
+            without `resources`, what `pipeline.Resources` has (`max_errors`, `device`, `decode_threads`, ...).
 
     Returns:
         The `SaliencyDataset` of the run.
@@ -84,20 +90,26 @@ def extract(
     """
     text, source = _source(pictures)
     own, name = None, model
+    if checks.integer("workers", workers) < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    if source is not None and settings.get("root") is not None:
+        raise ValueError(f"root is for a list or manifest with a name, got root={settings['root']!r}")
     if isinstance(model, nn.Module):
+        if settings.get("weights") is not None:
+            raise ValueError(f"weights are for a model with a name, got weights={settings['weights']!r}")
         if workers:
             raise ValueError(
                 f"workers must be 0 for a module of this program, got {workers}: other processes find a model by its "
                 "name, such as package.module:factory or file.py:factory"
             )
         size, fit = settings.get("size"), settings.get("fit")
-        own = live(copy.deepcopy(model).cpu(), preprocess, size=size, fit=fit)
+        own = live(_copied(model), preprocess, size=size, fit=fit)
         name = own.name
     elif preprocess is not None:
         raise ValueError(f"preprocess is for a module of this program, got model={model!r}")
     methods = (maps,) if isinstance(maps, str) else tuple(maps)
+    settings, how = _sorted(settings, resources, workers)
     wanted = Settings(text, model=name, methods=methods, **settings)  # pyright: ignore[reportArgumentType]
-    how = resources or Resources(torch_threads=None if not workers else 1)
     with reporter() if progress else nullcontext(Quiet()) as telling, Signals() as signals, keeping_memory(not workers):
         try:
             run = ready(wanted, out, "local", workers, how, add=add, source=source, model=own, say=telling.say)
@@ -108,6 +120,39 @@ def extract(
             raise KeyboardInterrupt from None
     _raise(outcome, os.fspath(out))
     return SaliencyDataset(out)
+
+
+def _sorted(options: dict[str, Any], resources: Resources | None, workers: int) -> tuple[dict[str, Any], Resources]:
+    """The options that `Settings` has, and how it is computed."""
+    known = {field.name for field in fields(Settings)} - {"source", "model", "methods"}
+    working = {field.name for field in fields(Resources)} - known
+    for name in options:
+        if name not in known | working:
+            near = get_close_matches(name, [*known, *working, "maps", "preprocess", "workers"], n=3)
+            hint = f"; close names: {', '.join(near)}" if near else ""
+            raise TypeError(f"extract has no option {name!r}{hint}")
+    given = {name: value for name, value in options.items() if name in working}
+    if given and resources is not None:
+        raise TypeError(f"{', '.join(given)} must be in resources, where these are given")
+    own = {name: value for name, value in options.items() if name in known}
+    if isinstance(own.get("layers"), str):
+        own["layers"] = (own["layers"],)
+    return own, resources or Resources(**{"torch_threads": None if not workers else 1, **given})
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy in float32 on the CPU."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model is scripted, so its layers cannot be read: give the module that was scripted")
+    if any(value.is_meta for value in (*model.parameters(), *model.buffers())):
+        raise ValueError("model must have its weights in memory, got tensors on the device meta")
+    try:
+        return copy.deepcopy(model).cpu().float()
+    except Exception as error:  # modules of others raise anything
+        raise ValueError(
+            f"model cannot be copied, name it as package.module:factory or file.py:factory: {type(error).__name__}: "
+            f"{error}"
+        ) from None
 
 
 def _source(pictures: Any) -> tuple[str, Source | None]:

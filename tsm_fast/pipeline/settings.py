@@ -147,6 +147,8 @@ class Settings:
         same: dict[str, str] = {}
         for name, (method, _) in zip(self.methods, asked, strict=True):
             options = self.options(name, all_of_them=True)
+            if isinstance(options.get("rank"), int):
+                options["rank"] = (options["rank"],) * 3
             if (other := same.setdefault(repr((method, options)), name)) != name:
                 raise ValueError(f"methods must be distinct, got {other} and {name}, which are the same maps")
             options.pop("rank", None)

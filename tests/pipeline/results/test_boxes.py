@@ -61,7 +61,7 @@ def picture_boxes(out: Path, column: str, threshold: float) -> dict[str, list[tu
 
 def test_coco_of_real_maps(finished: Path, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
-    for which, threshold, more in (("largest", 0.2, {}), ("all", 0.5, {"threshold": 0.5, "boxes": "all"})):
+    for which, threshold, more in (("largest", 0.5, {}), ("all", 0.2, {"threshold": 0.2, "boxes": "all"})):
         path = export(finished, "coco", tmp_path / f"{which}.json", **more)
         loaded = coco.COCO(str(path))
         names = {category["name"]: number for number, category in loaded.cats.items()}

@@ -26,6 +26,7 @@ from .lanes import GRACE
 from .messages import Done, Fatal, Found, Lost, Message, Task
 
 STARTING = 120.0  # seconds that the first process may take to import and to load the model
+COMPILING = 10.0  # times as long where the network is compiled on the way
 LATER = 15.0, 3.0  # seconds, and times as long as the slowest so far, that a process which is started later may take
 HANGING = 5.0  # seconds after the deadline at which a shard that did not end by itself is taken to hang
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # nobody else sends them
@@ -81,6 +82,7 @@ class ProcessLanes:
         """Why a worker is taken to hang; None where it is in time."""
         now, patience = time.monotonic(), worker.task.patience if worker.task else 1.0
         if worker.begun is None and not worker.settled:
+            patience *= _compiling(worker.task)
             return None if now < worker.given + self._starting * patience else "its worker did not start in time"
         if now > (worker.begun or worker.given) + self._resources.shard_timeout + HANGING:
             return _slow(self._resources)
@@ -313,7 +315,7 @@ class ThreadLane:
         now = time.monotonic()
         if self._begun is not None and now > self._begun + self._resources.shard_timeout + HANGING:
             return _slow(self._resources)
-        seconds = self._waits * task.patience
+        seconds = self._waits * task.patience * (_compiling(task) if self._waits == STARTING else 1)
         return _silent(seconds) if now > self._alive + seconds else None
 
     def stop(self) -> None:
@@ -324,6 +326,11 @@ class ThreadLane:
 
     def close(self) -> None:
         self._stop.set()
+
+
+def _compiling(task: Task | None) -> float:
+    command = task.spec.command if task else None
+    return COMPILING if command is not None and command.settings.compile else 1.0
 
 
 def _silent(seconds: float) -> str:

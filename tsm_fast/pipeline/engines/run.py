@@ -140,7 +140,8 @@ def ready(
 ) -> Run:
     """`prepare`; of several ranks the first one lists the pictures, while the others wait for it and then `follow`.
 
-    Where a plan is there already, rank 0 compares it with a new listing.
+    Where a plan is there already, rank 0 compares it with a new listing. With `add` every rank lists, one after the
+    other: no plan tells whether another rank has added what is new.
     """
     where, folder = place() if engine == "rank" else None, urls.folder(out)
     names = all_devices(resources or Resources(), workers, where)
@@ -165,7 +166,7 @@ def ready(
     if urls.url(folder) is not None and where.rank:  # where nobody has a turn
         _wait_for_plan(folder)
     with turn(folder) as waited:
-        if (where.rank == 0 and not waited) or not _goes_on(folder, add):
+        if add or (where.rank == 0 and not waited) or not _goes_on(folder):
             return plan()
     found = None if source is not None else follow(settings, folder, lambda specs: share(specs, where), model, say)
     return found or plan()
@@ -178,10 +179,9 @@ def _wait_for_plan(out: Path) -> None:
         time.sleep(0.5)
 
 
-def _goes_on(out: Path, add: bool) -> bool:
-    """Whether a run is planned in a folder, and with `add` has shards to compute: those that were added last."""
-    run = readable(out)
-    return run is not None and plan_file.path(out).is_file() and not (add and not run.pending())
+def _goes_on(out: Path) -> bool:
+    """Whether a run is planned in a folder."""
+    return readable(out) is not None and plan_file.path(out).is_file()
 
 
 def _lanes(run: Run, engine: str, workers: int | None, resources: Resources, most: int, where: Place | None) -> Lanes:

@@ -43,7 +43,7 @@ AGAIN = "run the same `tsm-fast extract` command again"
 ANEW = f"delete it and {AGAIN}, which writes it anew"
 ADDED_ANEW = "delete it and add the same pictures again: it is written anew, and the shards that are there stay"
 
-_ADDED = re.compile(r"plan-(\d{6,})\.parquet")
+_ADDED = re.compile(r"plan-([0-9]{6}|[1-9][0-9]{6,})\.parquet")
 _PART = b"tsm_fast part"  # under which the metadata of such a file hold its record
 _CARRIED = {b"tsm_fast": b"carried"}  # what the metadata of such a column say
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Command:
     settings: Settings
     kind: str  # of the source
     root: str  # with which `sources.open.reopen` finds it
+    # Tells what was asked for at another time: what is kept in memory of a source or a model may not be that of now.
+    mark: str = field(default_factory=partial(secrets.token_hex, 8), compare=False)
 
 
 def given(command: Command | None, out: str | Path) -> Command:

@@ -23,6 +23,7 @@ from .draft import Draft
 
 ADD = "take them into it with add=True, as new shards"
 CHANGED = "whose size or time has changed"
+LOOKED_AT = 16  # pictures of a source that has moved, about
 
 
 class Match(NamedTuple):
@@ -55,18 +56,20 @@ def compare(
     assert there.evidence is not None
     assert here.evidence is not None
     apart = add or bool(run.added)  # what is listed now is not what the record lists
+    lost, as_begun = not (run.out / plan_file.NAME).exists(), here.fingerprint == there.fingerprint
     if apart:
         record = replace(here.record, source=there.record.source, shard_size=there.record.shard_size)
         planned = replace(planned, file=replace(here, fingerprint=record.fingerprint, record=record))
-    if there.fingerprint != planned.file.fingerprint:
+    if there.fingerprint != planned.file.fingerprint and not _other_content(run, planned, say):
         raise FingerprintError(_difference(run, planned))
     changed = answers.difference(here.about.model, there.evidence.answers, here.evidence.answers)
     if changed is not None:
         raise FingerprintError(f"{run.out} holds a run of another model: {changed}")
-    if not (run.out / plan_file.NAME).exists():
-        if apart:
+    if lost:
+        if add or not as_begun:
             raise FingerprintError(
-                f"{run.out} holds a run without its plan.parquet: {plan_file.AGAIN}, without add=True"
+                f"{run.out} holds a run without its plan.parquet, which is written anew for the pictures that it began "
+                f"with, those of {there.about.source}: run the command with them, without add=True"
             )
         if there.evidence.stamps != here.evidence.stamps:
             delete = "" if run.done() else f", or delete {run.out / 'run.json'}, for nothing is computed yet"
@@ -87,6 +90,25 @@ def compare(
         _compare_pictures(run, 0, rows, planned, rows, None, say)
     _say_moved(run, 0, planned, say)
     return Match(frozenset({0}), [])
+
+
+def _other_content(run: Run, planned: Draft, say: Callable[[str], None]) -> bool:
+    """Whether only the digest of a dataset is another one, and every picture that has a map is the same.
+
+    So it is when one of the items in that digest was repaired.
+    """
+    record, there = planned.file.record, run.record.source
+    same = replace(record, source=replace(record.source, content=there.content))
+    if same.fingerprint != run.file.fingerprint or planned.stamps is not None:
+        return False
+    rows = range(len(planned.items))
+    if not (run.out / plan_file.NAME).exists() or not _hashes(run, 0, rows):
+        return False
+    try:
+        _compare_pictures(run, 0, rows, planned, rows, None, say)
+    except FingerprintError:  # `_difference` says it
+        return False
+    return True
 
 
 def _compare_share(
@@ -130,13 +152,38 @@ def _check_plans(run: Run) -> None:
 def _say_moved(run: Run, number: int, planned: Draft, say: Callable[[str], None]) -> None:
     before, now = run.parts[number].root, planned.file.about.root
     if before != now:
+        _compare_some(run, number, planned)
         say(f"the source has moved: it was {before}, and has equal content in {now}")
+
+
+def _compare_some(run: Run, number: int, planned: Draft) -> None:
+    """Look at a few pictures of a part that have maps: files of equal size and time may be others elsewhere."""
+    done = run.done()
+    specs = [spec for spec in run.shards if spec.part == number and spec.index in done]
+    if run.parts[number].stamps is None or not specs:
+        return
+    known: list[tuple[Item, str]] = []
+    for spec in specs[:: max(1, len(specs) // LOOKED_AT)]:
+        rows = list(zip(*read_columns(run.out, spec.index, ["status", "sha256"]), strict=True))
+        items = plan_file.read(run.out, spec.group, number)
+        found = [(item, sha) for item, (status, sha) in zip(items, rows, strict=True) if status == OK]
+        known += found[:: max(1, len(found) // max(1, LOOKED_AT // len(specs)))]
+    present = hashes(planned.source, (item for item, _ in known))
+    other = [item.key for (item, sha), now in zip(known, present, strict=True) if now != sha]
+    if other:
+        raise FingerprintError(
+            f"{run.out} holds the maps of other pictures: the source was {run.parts[number].root} then, and of "
+            f"{len(known)} pictures that were looked at in {planned.file.about.root} {len(other)} "
+            f"{'is another one' if len(other) == 1 else 'are others'} of the same size and time: {some(other)}. Name "
+            "another folder"
+        )
 
 
 def _match(run: Run, planned: Draft, say: Callable[[str], None], add: bool) -> Match:
     """Which parts of a run a listing has, which of its items are new, and that all others are the same pictures."""
     now, present = pa.array([item.key for item in planned.items]), planned.file.record.source
-    whole, mine, some_of = set[int](), set[int](), list[tuple[int, list[int], list[int], list[Item] | None]]()
+    whole, mine, proven = set[int](), set[int](), set[int]()
+    some_of: list[tuple[int, list[int], list[int], list[Item] | None]] = []
     known = np.zeros(len(now), bool)
     for number, part in enumerate(run.parts):
         places = plan_file.places(plan_file.keys(run.out, number), now)
@@ -149,21 +196,33 @@ def _match(run: Run, planned: Draft, say: Callable[[str], None], add: bool) -> M
         some_of.append((number, rows, numbers, None if as_planned else plan_file.items(run.out, number)))
         if len(rows) == part.source.items:
             whole.add(number)
-            if as_planned and (part.source.kind, part.source.content) == (present.kind, present.content):
+            if as_planned and part.source.kind == present.kind:
                 mine.add(number)
+                if part.source.content == present.content:
+                    proven.add(number)
     new = np.flatnonzero(~known).tolist()
     if not add:
         _check_whole(run, planned, whole, mine, new, len(whole) < len(some_of))
     for number, rows, numbers, places in some_of:
         _compare_columns(run, number, rows, planned, numbers)
-        # A part of a dataset with this content is of these pictures; where nothing is new its others are not computed.
-        if planned.stamps is not None or (number not in mine and (new or not mine)):
+        # A part of a dataset with this content is of these pictures; those before it were compared when it was added.
+        if planned.stamps is not None or number > max(proven, default=-1):
             _compare_pictures(run, number, rows, planned, numbers, places, say)
     for number in sorted(mine):
         _say_moved(run, number, planned, say)
+    _say_others(run, mine, say)
     if new:
         _check_ready(run, planned, mine, planned.items[new[0]].key)
     return Match(frozenset(mine), new)
+
+
+def _say_others(run: Run, mine: Collection[int], say: Callable[[str], None]) -> None:
+    """What of a run this source leaves as it is, its error rows and what is pending included."""
+    others = [part for number, part in enumerate(run.parts) if number not in mine]
+    if others:
+        count = sum(part.source.items for part in others)
+        names = ", ".join(dict.fromkeys(part.named for part in others))
+        say(f"{counted(count, 'image')} of the run stay as they are: their places are in {names}, as planned then")
 
 
 def _check_whole(run: Run, planned: Draft, whole: set[int], mine: set[int], new: Sequence[int], cut: bool) -> None:

@@ -16,7 +16,7 @@ from ... import models
 from ..._version import __version__, versions
 from ...extractor import SaliencyExtractor
 from ...models import answers, weights
-from ...models.forward import takes_channels_last
+from ...models.forward import check_compiler, takes_channels_last
 from ...pictures.decode import POLICY, from_value
 from ...saliency import METHODS
 from ...variants import variant
@@ -26,6 +26,7 @@ from ..files.run import PACKAGES, Command
 from ..files.shards import MapColumn, schema
 from ..settings import Settings
 from ..sources.columns import renamed
+from ..sources.lists import check_some_exist
 from ..sources.open import open_source
 from ..sources.source import Item, Source, Stamp, listing
 from .select import select
@@ -71,6 +72,9 @@ def make(
         if source.left_out.counts:
             say(f"left out: {source.left_out}")
         stamps = source.stamps(items)
+        check_some_exist(source, items, stamps)
+    if settings.compile and "cpu" in devices:
+        check_compiler()
     say(f"loading the model {settings.model}")
     model = model or models.load(settings.model, **settings.loading)
     say("choosing the layers" if not settings.layers else "checking the layers")
@@ -82,7 +86,9 @@ def make(
     inputs = answers.fixed_inputs(shape)
     features = extractor.features(inputs)
     if settings.channels_last is None:
-        channels_last = set(devices) == {"cpu"} and takes_channels_last(extractor, features, inputs)
+        channels_last = set(devices) == {"cpu"} and takes_channels_last(
+            model.module, extractor.layers, features, inputs
+        )
         settings = replace(settings, channels_last=channels_last)
     columns = [
         _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()

@@ -17,7 +17,7 @@ from .pictures import Pictures, seen
 from .reader import SaliencyDataset
 from .rows import Job, parts, sync
 
-THRESHOLD = 0.2
+THRESHOLD = 0.5
 BOXES = ("largest", "all")
 
 

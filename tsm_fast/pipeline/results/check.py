@@ -247,18 +247,35 @@ class _Pictures:
         if spec.part not in self._parts:
             return
         shard = str(shard_path("", spec.index))
-        rows = zip(*read_columns(self._run.out, spec.index, ["key", "sha256"]), strict=True)
-        known = [(key, sha) for key, sha in rows if sha]
-        present = list(hashes(self._source, (self._items.get(key) for key, _ in known)))
+        rows = zip(*read_columns(self._run.out, spec.index, ["key", "sha256", "status"]), strict=True)
+        known = [(key, sha, status) for key, sha, status in rows if sha]
+        present = list(hashes(self._source, (self._items.get(key) for key, _, _ in known)))
         self.compared += len(known)
-        if other := [key for (key, sha), now in zip(known, present, strict=True) if now not in (None, sha)]:
+        changed = [row for row, now in zip(known, present, strict=True) if now not in (None, row[1])]
+        if repaired := [key for key, _, status in changed if status != OK]:
+            yield Finding(
+                shard,
+                f"{counted(len(repaired), 'picture')} without a map {'was' if len(repaired) == 1 else 'were'} replaced "
+                f"since: {some(repaired)}",
+                "the command of the run with --retry-errors computes these rows again",
+            )
+        if other := [key for key, _, status in changed if status == OK]:
             was = "was replaced since it was" if len(other) == 1 else "were replaced since they were"
             yield Finding(
                 shard,
                 f"{counted(len(other), 'picture')} {was} computed: {some(other)}",
                 "put back what was computed, or start a run in another folder",
             )
-        if gone := [key for (key, _), now in zip(known, present, strict=True) if now is None]:
+        gone = [key for (key, _, _), now in zip(known, present, strict=True) if now is None]
+        if gone and not any(key in self._items for key in gone):
+            lacks = f"the source lacks {'it' if len(gone) == 1 else 'them'}"
+            yield Finding(
+                shard,
+                f"{counted(len(gone), 'picture')} cannot be read there: {some(gone)}: {lacks}, its keys are such "
+                f"as {some([min(self._items)])}",
+                "put back what is gone, or name the source that the run was made of",
+            )
+        elif gone:
             yield Finding(
                 shard,
                 f"{counted(len(gone), 'picture')} cannot be read there: {some(gone)}",

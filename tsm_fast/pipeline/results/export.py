@@ -91,7 +91,7 @@ def export(
             tell: "center", the largest central rectangle of the input's aspect, or "whole", stretched.
         colormap: of "overlay": a colour map of the package cmap; default "inferno".
         threshold: of "coco": the share of the range of a map, enlarged to the input of the network, that its salient
-            parts have at least; default 0.2, as in the CAM paper.
+            parts have at least; default 0.5.
         boxes: of "coco": a box for the "largest" connected part (default, the CAM paper's), or for "all".
         progress: called with the number of rows written and of all rows.
         say: told of pictures without an overlay.
@@ -107,6 +107,8 @@ def export(
         TypeError, ValueError: an unknown format or column, or a wrong option; no picture of the run is in `source`.
     """
     checks.choice("to", to, FORMATS)
+    if source is not None and not isinstance(source, Source):
+        raise TypeError(f"source must be a Source, as `open_source` or `DatasetSource` gives it, got {source!r}")
     chosen = FORMATS[to]
     named = {"size": size, "source": source, "region": region, "colormap": colormap}
     named |= {"threshold": threshold, "boxes": boxes}

@@ -45,7 +45,7 @@ def keys_of(run: Run) -> pa.Array:
 
 def difference(one: Run, other: Run) -> str | None:
     """What differs between the records of two runs beside their pictures, in words."""
-    there, here = ({**asdict(run.record), "source": None, "shard_size": None} for run in (one, other))
+    there, here = ({**asdict(run.record), "source": None, "shard_size": None, "columns": None} for run in (one, other))
     lines = list(islice(differences(there, here), 6))
     if lines:
         return "; ".join(lines).replace(" there and ", " in the first and ").replace(" now", " in the other")

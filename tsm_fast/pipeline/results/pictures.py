@@ -18,7 +18,7 @@ from ..files.run import Run
 from ..sources.keys import decode_key
 from ..sources.open import FILES, reopen
 from ..sources.schemes import is_remote
-from ..sources.source import Item, Source
+from ..sources.source import Item, Source, SourceError
 
 # What `region=` may name where the record of a preprocessing does not tell the part.
 REGIONS = {"center": region.central, "whole": region.whole}
@@ -29,12 +29,19 @@ class Pictures:
 
     Args:
         run: the run.
-        source: where they are now; None for where they were when the run was planned, if they are files.
+        source: where they are now; None for where they were when the run was planned, if they are files. Those that it
+            does not have are looked for there too.
     """
 
     def __init__(self, run: Run, source: Source | None = None) -> None:
         self._run = run
-        own = [source is not None and (not run.added or part.root == source.root) for part in run.parts]
+        self._given = source
+        # Members of tar files may have other places now, and one of several parts may be of this source.
+        self._places = None if source is None or not (run.added or source.kind == "tar") else _listed(source)
+        own = [
+            source is not None and self._places is None and (not run.added or part.root == source.root)
+            for part in run.parts
+        ]
         self._sources = [source if given else _recorded(part) for given, part in zip(own, run.parts, strict=True)]
         self._starts = [spec.start for spec in run.shards]
         self._items = lru_cache(maxsize=2)(partial(plan_file.read, run.out))
@@ -42,14 +49,16 @@ class Pictures:
     @property
     def roots(self) -> list[str]:
         """Where they are looked for; none where no source is known."""
-        return list(dict.fromkeys(source.root for source in self._sources if source is not None))
+        return list(dict.fromkeys(source.root for source in (self._given, *self._sources) if source is not None))
 
     def read(self, index: int, sha256: str = "") -> Image.Image:
         """The picture of a row in RGB, upright; `ImageError` where there is none, or another than the hash is of."""
         part, item = self._item(index)
         source = self._sources[part]
+        if self._places is not None and item.key in self._places:
+            source, item = self._given, self._places[item.key]
         if source is None:
-            raise ImageError("missing", "its source is not known")
+            raise ImageError("missing", "its source is not known, or does not have it")
         try:
             value = source.read(item)
         except (ImageError, MemoryError):
@@ -75,6 +84,14 @@ class Pictures:
         """The part of a row, and what its plan says of it."""
         spec = self._run.shards[bisect_right(self._starts, index) - 1]
         return spec.part, self._items(spec.group, spec.part)[index - spec.start]
+
+
+def _listed(source: Source) -> dict[str, Item] | None:
+    """The items of a source by key; None for one that was listed when the run was planned, and cannot be again."""
+    try:
+        return {item.key: item for item in source.items()}
+    except SourceError:
+        return None
 
 
 def _recorded(part: Part) -> Source | None:

@@ -124,6 +124,13 @@ class SaliencyDataset(Dataset[MapRow]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether one of the rows has this key."""
+        try:
+            return isinstance(key, str) and len(self._positions([key])) == 1
+        except KeyError:
+            return False
+
     def __repr__(self) -> str:
         paths = list(map(str, self._store.outs))
         path = paths if len(paths) > 1 else paths[0]

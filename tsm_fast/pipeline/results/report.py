@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ...models.region import region
+from ...models.region import Region, region
 from ...pictures.decode import FLAGS, ImageError
 from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
@@ -241,11 +241,20 @@ def _opener(run: Run, source: Source | None) -> Show:
             image = pictures.read(item.index, item.sha256)
         except ImageError:
             return None
-        left, top, right, bottom = region(record, *image.size) or (0, 0, *image.size)
-        box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
-        return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
+        return seen_square(image, region(record, *image.size) or (0, 0, *image.size))
 
     return show
+
+
+def seen_square(image: Image.Image, part: Region) -> Image.Image:
+    """A part of a picture as a square of `SIDE` pixels; grey where it reaches over the picture."""
+    left, top, right, bottom = part
+    box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    x0, x1 = (round((x - left) / (right - left) * SIDE) for x in (box[0], box[2]))
+    y0, y1 = (round((y - top) / (bottom - top) * SIDE) for y in (box[1], box[3]))
+    square = Image.new("RGB", (SIDE, SIDE), "grey")
+    square.paste(image.resize((max(x1 - x0, 1), max(y1 - y0, 1)), Image.Resampling.BICUBIC, box=box), (x0, y0))
+    return square
 
 
 def _flag_counts(flags: np.ndarray) -> list[tuple[str, int]]:

@@ -49,7 +49,7 @@ class DatasetSource(Source):
         root: str = "",
         fingerprint: str | None = None,
     ) -> None:
-        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(f"dataset must have a length and items by number, got {type(dataset).__name__}")
         if keys is not None and len(keys) != len(dataset):
             raise ValueError(f"keys must be one for each of the {len(dataset)} items, got {len(keys)}")

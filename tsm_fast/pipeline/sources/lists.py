@@ -70,6 +70,18 @@ class ListSource(PathSource):
         return items
 
 
+def check_some_exist(source: Source, items: Sequence[Item], stamps: Sequence[Stamp] | None) -> None:
+    """SourceError where not one file of a list or manifest is there."""
+    if not isinstance(source, PathSource) or stamps is None or any(stamp.bytes is not None for stamp in stamps):
+        return
+    first = decode_key(items[0].key if items[0].path is None else items[0].path)
+    if not any(is_remote(decode_key(item.key if item.path is None else item.path)) for item in items):
+        raise SourceError(
+            f"source has {len(items)} paths, and none of them exists in {source.root}, the first being {first!r}: "
+            "root= names the folder from which relative paths go"
+        )
+
+
 def lines_of(data: bytes, file: str) -> list[bytes]:
     """The lines that are not empty, or what lies between NUL bytes where there are any; without a BOM."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

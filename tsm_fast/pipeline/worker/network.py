@@ -54,8 +54,11 @@ def network(
     source: Source | None = None,
     model: models.Model | None = None,
 ) -> Network:
-    """The model that the command names, or that is given, on a device; the last one is kept for the next shard."""
-    key = (str(run.out), run.file.fingerprint, str(device), resources.backend, command, id(model))
+    """The model that the command names, or that is given, on a device, with the source that it names, or that is given.
+
+    The last ones are kept for the next shard of the same command.
+    """
+    key = (str(run.out), run.file.fingerprint, str(device), resources.backend, command, command.mark)
     with _networks_guard:
         if key not in _networks:
             _networks.clear()
@@ -88,18 +91,21 @@ def _load(
         if (text := answers.difference(settings.model, there, here)) is not None:
             raise FingerprintError(text)
     model.module.to(device)
+    largest = CPU_BATCH if device.type == "cpu" else None
+    forward = Forward(extractor, model.module, **asdict(record.forward))
+    forward.warm(shape, largest or record.batch_size, device)
     return Network(
         model,
         source or reopen(command.kind, command.root),
         Inputs(model.preprocess, tuple(shape), record.max_pixels, Room(resources.decode_threads * DECODED)),
         Mapper(
-            forward=Forward(extractor, model.module, **asdict(record.forward)),
+            forward=forward,
             columns=[(column.method, column.layer) for column in record.columns],
             options={method: record.options(method) for method in record.methods},
             precision=cast(Precision, record.precision),
             device=device,
             backend=resources.backend,
-            largest=CPU_BATCH if device.type == "cpu" else None,
+            largest=largest,
         ),
     )
 
