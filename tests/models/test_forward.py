@@ -82,7 +82,7 @@ class Weights(Net):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.stem.weight
         there = torch.as_strided(weight, weight.shape, torch.empty(weight.shape).stride())
-        return super().forward(x * (1 + there[0].mean()))
+        return super().forward(x * (1 + there[0, 0].mean()))
 
 
 class Standardised(Net):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tsm_fast
+from tsm_fast.pictures.content import content
 from tsm_fast.pipeline import FingerprintError, Resources, Settings, TooManyErrors, prepare, run_shard
 from tsm_fast.pipeline.sources.datasets import DatasetSource
 
@@ -141,6 +143,37 @@ def test_pictures_that_cannot_be_used(net: Net, photos: Photos, tmp_path: Path) 
     assert lenient.status.tolist() == ["ok", "format", "ok", "ok"]
 
 
+@needs(*NETWORK)
+def test_pictures_are_those_of_the_call(photos: Photos, tmp_path: Path) -> None:
+    """Also of a second call in the same process, into the same folder, with a model that has a name."""
+
+    def hashes_of(pictures: list[Image.Image]) -> list[str | None]:
+        return [content(picture).sha256 for picture in pictures]
+
+    some = [photo.resize((64, 64)) for photo in photos.values()][:7]
+    options: dict[str, Any] = {"size": (64, 64), "maps": "tsm"}
+    tsm_fast.extract(DatasetSource(some[:2], ["a", "b"]), tmp_path / "a", **options)
+    more = tsm_fast.extract(DatasetSource(some[2:4], ["c", "d"]), tmp_path / "a", add=True, **options)
+    assert [row.sha256 for row in more] == hashes_of(some[:4])
+    tsm_fast.extract(some[:5], tmp_path / "b", **options)
+    shutil.rmtree(tmp_path / "b")
+    others = [some[0], some[5], some[2], some[6], some[4]]  # the first, the middle and the last are the same
+    assert [row.sha256 for row in tsm_fast.extract(others, tmp_path / "b", **options)] == hashes_of(others)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3, 5])
+def test_a_repaired_dataset_goes_on(net: Net, photos: Photos, tmp_path: Path, broken: int) -> None:
+    some: list[Any] = [photo.resize((64, 64)) for photo in photos.values()][:6]
+    options: dict[str, Any] = {"model": net, "layers": "body", "size": (64, 64), "max_errors": 1.0}
+    bad = [*some[:broken], b"no picture", *some[broken + 1 :]]
+    tsm_fast.extract(bad, tmp_path / "a", **options)
+    whole = tsm_fast.extract(some, tmp_path / "a", retry_errors="all", **options)
+    assert whole.status.tolist() == ["ok"] * 6
+    assert np.array_equal(whole.numpy(), tsm_fast.extract(some, tmp_path / "b", **options).numpy())
+    with pytest.raises(FingerprintError, match="must give the same items"):
+        tsm_fast.extract(some[::-1], tmp_path / "a", **options)
+
+
 def test_datasets_with_keys_and_columns(net: Net, photos: Photos, tmp_path: Path) -> None:
     source = DatasetSource([photos["cat"], photos["coffee"]], ["b", "a"], columns={"label": [3, 4]})
     found = tsm_fast.extract(source, tmp_path, model=net, layers=["body"])
@@ -189,6 +222,14 @@ def test_an_interrupted_call(net: Net, photos: Photos, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"workers": None}, TypeError, "workers must be an integer, got None"),
+        ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
+        ({"weights": "other.pt"}, ValueError, "weights are for a model with a name, got weights='other.pt'"),
+        ({"root": "."}, ValueError, "root is for a list or manifest with a name"),
+        ({"map": "tsm"}, TypeError, "extract has no option 'map'; close names: maps"),
+        ({"max_errors": 1, "resources": Resources()}, TypeError, "max_errors must be in resources"),
+        ({"preprocess": lambda picture: None}, ValueError, r"the transform must give float \[C, H, W\], got NoneType"),
+        ({"model": torch.nn.Conv2d(3, 32, 3, device="meta")}, ValueError, "got tensors on the device meta"),
         ({"workers": 2}, ValueError, "workers must be 0 for a module of this program, got 2: .*file.py:factory"),
         ({"preprocess": 3}, TypeError, "preprocess must be a function from a picture to .*got int"),
         ({"preprocess": np.asarray, "size": (3, 3)}, ValueError, "preprocess makes the whole input"),

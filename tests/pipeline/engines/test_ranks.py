@@ -126,13 +126,23 @@ def test_one_rank_lists(net: Path, tmp_path: Path, as_rank: Callable[..., list[s
         assert "listing the images" not in as_rank(1, folder, out)
     as_rank(0, source, out)
     assert verify(out, source=str(source)).problems == ()
-    # What was added is planned by one of them.
+    # With --add each looks for itself.
     write(source, "uvwxyz")
     assert "listing the images" not in as_rank(1, source, out)  # without --add it has its share, and no more
     assert "adding 6 images to 10" in as_rank(1, source, out, add=True)
-    assert "listing the images" not in as_rank(1, source, out, add=True)
+    assert "listing the images" in as_rank(1, source, out, add=True)
     as_rank(0, source, out, add=True)
     assert (status(out).images_done, status(out).complete) == (16, True)
+
+
+def test_ranks_add_to_an_unfinished_run(net: Path, tmp_path: Path, as_rank: Callable[..., list[str]]) -> None:
+    """What is pending is no sign that another rank has added what is new."""
+    source, out = write(tmp_path / "a", "abcdefgh"), tmp_path / "out"
+    as_rank(0, source, out)
+    write(source, "uvwxyz")
+    assert "adding 6 images to 8" in as_rank(1, source, out, add=True)
+    as_rank(0, source, out, add=True)
+    assert (status(out).images_done, status(out).complete) == (14, True)
 
 
 @pytest.mark.slow

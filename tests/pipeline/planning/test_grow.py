@@ -249,6 +249,33 @@ def test_a_grown_run_and_other_listings(net: Path, tmp_path: Path) -> None:
     assert f"the source has moved: it was {second}" in moved.stderr
 
 
+def test_a_lost_plan_of_a_grown_run(net: Path, tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", "abcde"), write(tmp_path / "b", "uvw")
+    out = tmp_path / "out"
+    assert command(first, out).exit_code == command(second, out, "--add").exit_code == 0
+    before = files(out)
+    (out / "plan.parquet").unlink()
+    for more in ((), ("--add",)):
+        refused = command(second, out, *more)
+        assert refused.exit_code == 1
+        assert "run the command with them, without --add" in refused.stderr
+    assert command(first, out).exit_code == 0
+    assert {name: sha for name, sha in files(out).items() if name != "report.html"} == {
+        name: sha for name, sha in before.items() if name != "report.html"
+    }
+    is_right(out, first, second)
+
+
+def test_pictures_of_a_grown_run_that_moved_are_drawn(net: Path, tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", "abc"), write(tmp_path / "b", "uvw")
+    out = tmp_path / "out"
+    assert command(first, out).exit_code == command(second, out, "--add").exit_code == 0
+    moved = first.rename(tmp_path / "moved")
+    done = tsm_fast("export", out, tmp_path / "drawn", moved, "--to", "overlay")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert len(list((tmp_path / "drawn").rglob("*.jpg"))) == 6
+
+
 # Other kinds of sources
 
 

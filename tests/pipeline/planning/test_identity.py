@@ -213,6 +213,18 @@ def test_a_source_that_moved_goes_on(kind: str, net: Any, two: tuple[Path, Path]
     assert hashes(run) == hashes(whole)
 
 
+def test_other_pictures_of_equal_sizes_and_times_elsewhere(net: Any, two: tuple[Path, Path], tmp_path: Path) -> None:
+    """As archives have them whose times are fixed."""
+    for folder in two:
+        for path in folder.glob("*.bmp"):
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+    compute(prepare(settings_of(two[0]), tmp_path / "out"), 1)
+    refused = command(two[1], tmp_path / "out")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "holds the maps of other pictures" in refused.stderr
+    assert "of the same size and time" in refused.stderr
+
+
 def hashes(run: Run) -> dict[int, str]:
     return {index: marker.sha256 for index, marker in run.done(check_hash=True).items()}
 

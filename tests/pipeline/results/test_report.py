@@ -18,7 +18,7 @@ from PIL import Image
 from tsm_fast import SaliencyDataset
 from tsm_fast.pipeline import Run
 from tsm_fast.pipeline.files.record import seal
-from tsm_fast.pipeline.results.report import concentration, measure, write_report
+from tsm_fast.pipeline.results.report import SIDE, concentration, measure, seen_square, write_report
 
 from ..small_run import BROKEN, HOSTILE, SHARD_SIZE, changeable, finished, partial
 
@@ -54,6 +54,18 @@ def text(changeable: Path) -> str:
     path = write_report(changeable, pictures=8)
     assert path == changeable / "report.html"
     return path.read_text(encoding="utf-8")
+
+
+def test_what_the_network_saw_as_a_square() -> None:
+    """Grey where the part reaches over the picture, as a padded input does."""
+    image = Image.new("RGB", (300, 200), "red")
+    square = np.asarray(seen_square(image, (0, -50, 300, 250)))
+    margin = round(SIDE * 50 / 300)
+    assert square.shape == (SIDE, SIDE, 3)
+    assert (square[margin : SIDE - margin] == (255, 0, 0)).all()
+    assert (square[:margin] == 128).all()
+    assert (square[SIDE - margin :] == 128).all()
+    assert (np.asarray(seen_square(image, (50, 0, 250, 200))) == (255, 0, 0)).all()
 
 
 def test_it_tells_what_the_run_is_and_how_it_went(text: str, changeable: Path) -> None:

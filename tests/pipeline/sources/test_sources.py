@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 from tsm_fast.pictures.decode import ImageError, Picture, from_value, unreadable
+from tsm_fast.pipeline import Settings, prepare
 from tsm_fast.pipeline.sources.datasets import DatasetSource, picture_of
 from tsm_fast.pipeline.sources.keys import encode_key
 from tsm_fast.pipeline.sources.open import open_source, reopen
@@ -135,6 +137,17 @@ def test_folders_that_link_to_each_other(tmp_path: Path, folder: Path) -> None:
     assert len(found) < 2 * 12 * 12
     assert source.left_out.counts["listed already, behind two links"] > 0
     assert keys(open_source(str(tmp_path))) == found
+
+
+def test_a_list_without_one_file(tmp_path: Path, folder: Path) -> None:
+    """Most likely its relative paths go from another folder."""
+    (tmp_path / "list.txt").write_text("cat.jpg\ncoffee.jpg\n")
+    settings = Settings(str(tmp_path / "list.txt"), size=(64, 64))
+    with pytest.raises(SourceError, match=r"2 paths, and none of them exists in .*: root= names the folder"):
+        prepare(settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    there = replace(settings, root=str(folder / "upright"))
+    assert prepare(there, tmp_path / "out").n_items == 2
 
 
 def test_a_path_with_a_nul_byte(tmp_path: Path) -> None:
