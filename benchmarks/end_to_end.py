@@ -2,7 +2,8 @@
 
     python -m benchmarks.end_to_end [--images 400] [--rounds 3] [--out end_to_end.json]
 
-- `gradcam`: a loop over the pictures with pytorch-grad-cam's EigenCAM (packages `grad-cam` and torchvision);
+- `gradcam`: a loop over the pictures with pytorch-grad-cam's EigenCAM (after `make test-integrations`, with
+  PYTHONPATH=build/integrations);
 - `pytorch`: plain PyTorch as a careful user writes it: a DataLoader with processes, batches, a hook, and the Gram
   matrix with `torch.linalg.eigh` in place of an SVD;
 - `extract`: `tsm-fast extract` with its defaults.
@@ -56,6 +57,9 @@ class Pictures(Dataset[Tensor]):
 
 
 def gradcam(folder: Path) -> np.ndarray:
+    from .other_tools import declare_operators
+
+    _library = declare_operators()
     from pytorch_grad_cam import EigenCAM  # pyright: ignore[reportMissingImports]
 
     model, pictures = models.load("lite0").module, Pictures(folder)

@@ -65,11 +65,19 @@ def timed(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[
     return found
 
 
-def grad_cam_rows(seconds: float) -> list[dict[str, Any]]:
-    # It looks for its compiled operators at import, which are not there beside a CPU build of torch.
+def declare_operators() -> torch.library.Library:
+    """For torchvision: it looks at import for its compiled operators, which are not there beside a CPU build of torch.
+
+    They are there as long as what is returned.
+    """
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+def grad_cam_rows(seconds: float) -> list[dict[str, Any]]:
+    _library = declare_operators()
     import pytorch_grad_cam as stock  # pyright: ignore[reportMissingImports]
     import timm  # pyright: ignore[reportMissingImports]
 
