@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,7 @@ def test_error_rows_are_named_reported_and_computed_again(tmp_path: Path) -> Non
     repaired = tsm_fast(*command, "--retry-errors", "--json")
     outcome = json.loads(repaired.stdout)
     assert (repaired.exit_code, outcome["computed"], outcome["errors"]) == (0, 2, 0), repaired.stderr
+    assert re.search(r"computing error rows of \d+ shards? again", repaired.stderr)
     assert tsm_fast("verify", out).exit_code == 0
     assert "truncated" not in (out / "report.html").read_text()
     assert tsm_fast(*arguments(tmp_path / "whole", "--workers", 0, source=source)).exit_code == 0

@@ -24,6 +24,7 @@ from ..pipeline.results.report import write_report
 from ..pipeline.settings import BATCH_SIZE
 from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
+from ..pipeline.worker.run_shard import has_errors
 from ..readable import counted, duration
 from . import options
 from .common import complain, errors, table
@@ -165,7 +166,7 @@ def _extract(
     new = not (out / NAME).exists()
     with redirect_stdout(sys.stderr), reporter() as progress:
         run = ready(settings, out, engine, workers, resources, resume=resume, add=add, say=progress.say)
-        _introduce(run, progress)
+        _introduce(run, retry_errors, progress)
         if engine == "local" and workers is None and new and len(run.shards) == 1:
             workers = 0  # no process to start; where that ends badly, the next start of the run has one
         outcome = run_engine(
@@ -188,9 +189,12 @@ def _worth_a_report(run: Run, engine: str, outcome: Outcome) -> bool:
     return bool(new and mine and outcome.shards_done and outcome.code in (0, 1, 3))
 
 
-def _introduce(run: Run, progress: Reporter) -> None:
-    done, total = len(run.done()), len(run.shards)
+def _introduce(run: Run, retry_errors: str | None, progress: Reporter) -> None:
+    markers, total = run.done(), len(run.shards)
+    done = len(markers) - sum(has_errors(marker, retry_errors) for marker in markers.values())
     state = "already complete" if done == total else f"going on after {counted(done, 'shard')}" if done else "starting"
+    if done < len(markers):
+        state += f", computing error rows of {counted(len(markers) - done, 'shard')} again"
     progress.say(f"{counted(run.n_items, 'image')} in {counted(total, 'shard')}, {state}: {run.out}")
 
 

@@ -22,3 +22,4 @@ def test_a_line_where_something_has_changed() -> None:
         lines.show(tally)
     told = text.getvalue().splitlines()
     assert [line.split(" images")[0] for line in told] == ["tsm-fast: 4/8", "tsm-fast: 8/8"]
+    assert [line.split(", ")[1] for line in told] == ["the first images", "finishing"]

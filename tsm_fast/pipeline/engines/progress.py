@@ -101,7 +101,9 @@ def _speed(tally: Tally) -> str:
     eta = tally.eta
     if not tally.fresh:
         return "starting"
-    return f"{tally.rate:.3g} images/s, ETA {'unknown' if eta is None else duration(eta)}"
+    if tally.images >= tally.rows:
+        return "finishing"
+    return "the first images" if eta is None else f"{tally.rate:.3g} images/s, ETA {duration(eta)}"
 
 
 def _state(tally: Tally) -> str:

@@ -119,6 +119,8 @@ def export(
             raise ValueError(f"{name} is an option of to={' and '.join(having)}, got to={to!r}")
     checks.choice("region", region or "whole", REGIONS)
     checks.choice("boxes", boxes or BOXES[0], BOXES)
+    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+        raise TypeError(f"threshold must be a number, got {threshold!r}")
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f"threshold must be a share in 0..1 above 0, got {threshold}")
     if chosen.module is not None and find_spec(chosen.module) is None:
