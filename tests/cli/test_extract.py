@@ -122,7 +122,7 @@ def test_options_from_a_file(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("shard-sise: 4", "has an option 'shard-sise' that `extract` has not; close names: shard-size"),
-        ("nonsense: 4", "has an option 'nonsense' that `extract` has not; it has autocast, backend, "),
+        ("nonsense: 4", "has an option 'nonsense' that `extract` has not; it has add, autocast, backend, "),
         ("shard-size: many", "Invalid value for '--shard-size'"),
         ("max-errors: 2", "must be a share such as 0.01 or 1%, got '2'"),
         ("- a list", "must hold names and values, got list"),

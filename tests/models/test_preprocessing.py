@@ -31,7 +31,7 @@ def test_any_picture_has_its_input(height: int, width: int, h: int, w: int, fit:
     if fit == "crop":
         assert min(left, top, width - right, height - bottom) >= 0
     else:
-        assert max(left, top, width - right, height - bottom) <= 0
+        assert max(left, top, width - right, height - bottom) <= 1e-6
 
 
 @pytest.mark.parametrize("fit", FITS)
