@@ -13,6 +13,7 @@ import pytest
 from tsm_fast.steps.choice import load
 
 from ..helpers import NATIVE
+from .fuzz import one
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,6 +31,11 @@ def test_random_calls(level):
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"SIMD level {level}, seed 1: {CALLS} calls, 0 wrong" in done.stdout
+
+
+@pytest.mark.parametrize(("seed", "number", "what"), [(0, 409, "maps")])  # a leading pair 0.7 % apart, 16 sweeps
+def test_calls_that_were_wrong(seed, number, what):
+    assert one(seed, number)[0] == what
 
 
 def test_the_guards_of_workspaces_see_what_they_are_for(tmp_path):
