@@ -34,6 +34,8 @@ from tensorly import decomposition as theirs
 
 from tsm_fast.integrations import tensorly as ours
 
+from .operators import declare_operators
+
 RESULTS = Path(__file__).resolve().parent / "results"
 NETWORKS = (("resnet50", "layer4", 224, 2), ("convnext_tiny", "stages", 224, 2), ("resnet18", "layer4", 96, 2))
 SHAPES: tuple[tuple[tuple[int, ...], Any, dict[str, Any]], ...] = (
@@ -63,17 +65,6 @@ def timed(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[
         fifths = quantiles(row, n=10, method="inclusive")
         found[name] = {"p20": fifths[1], "p50": fifths[4], "p80": fifths[7]}
     return found
-
-
-def declare_operators() -> torch.library.Library:
-    """For torchvision: it looks at import for its compiled operators, which are not there beside a CPU build of torch.
-
-    They are there as long as what is returned.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 def grad_cam_rows(seconds: float) -> list[dict[str, Any]]:

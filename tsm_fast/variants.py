@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .saliency import METHODS
@@ -18,6 +18,11 @@ class Variant(NamedTuple):
 
     method: str
     options: Mapping[str, Any]
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """That of the method, without the options."""
+        return METHODS[self.method].function
 
     @property
     def name(self) -> str:

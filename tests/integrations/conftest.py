@@ -6,13 +6,26 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import pytest
 import torch
+from torch import Tensor, nn
+
+from benchmarks.operators import declare_operators
 
 _NEEDS = {"test_grad_cam.py": "pytorch_grad_cam", "test_torchcam.py": "torchcam"}  # the second is for Python 3.11
 collect_ignore = [name for name, module in _NEEDS.items() if find_spec(module) is None]
 
 if find_spec("torchvision"):
-    # It looks for its compiled operators at import, which are not there beside a CPU build of torch.
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library = declare_operators()
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
+    return nn.Sequential(nn.Conv2d(3, 34, 3, 2), nn.ReLU(), nn.Conv2d(34, 40, 3, 2), nn.ReLU(), pooled).eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 33, 41, generator=torch.Generator().manual_seed(0))

@@ -16,18 +16,6 @@ CLASSES = {"eigencam": LayerEigenCam, "multivec_eigencam": LayerMultivecEigenCam
 every_class = pytest.mark.parametrize("layer_class", CLASSES.values(), ids=CLASSES)
 
 
-@pytest.fixture
-def model() -> nn.Sequential:
-    torch.manual_seed(0)
-    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
-    return nn.Sequential(nn.Conv2d(3, 34, 3, 2), nn.ReLU(), nn.Conv2d(34, 40, 3, 2), nn.ReLU(), pooled).eval()
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(2, 3, 33, 41, generator=torch.Generator().manual_seed(0))
-
-
 @every_class
 def test_attributions_are_raw_maps(layer_class: Any, model: nn.Sequential, images: Tensor) -> None:
     attributions = layer_class(model, model[3]).attribute(images)

@@ -17,18 +17,6 @@ CLASSES = {"eigencam": EigenCAM, "multivec_eigencam": MultivecEigenCAM, "tsm": T
 every_class = pytest.mark.parametrize("cam_class", CLASSES.values(), ids=CLASSES)
 
 
-@pytest.fixture
-def model() -> nn.Sequential:
-    torch.manual_seed(0)
-    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
-    return nn.Sequential(nn.Conv2d(3, 34, 3, 2), nn.ReLU(), nn.Conv2d(34, 40, 3, 2), nn.ReLU(), pooled).eval()
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(2, 3, 33, 41, generator=torch.Generator().manual_seed(0))
-
-
 @every_class
 def test_maps(cam_class: Any, model: nn.Sequential, images: Tensor) -> None:
     with cam_class(model, "3") as extract:

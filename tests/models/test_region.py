@@ -25,9 +25,10 @@ def coordinates(width: int, height: int) -> Image.Image:
 def seen(pixels: np.ndarray, width: int, height: int) -> np.ndarray:  # [3, h, w] in 0..255 -> left, top, right, bottom
     """The edges in the picture that the outermost pixels of an input have, by a line through what they show."""
     edges = []
-    for values, side in ((pixels[0].mean(0), width), (pixels[1].mean(1), height)):
-        inner = slice(len(values) // 8, -len(values) // 8 or None)
-        slope, first = np.polyfit(np.arange(len(values))[inner] + 0.5, values[inner] / 255 * (side - 1) + 0.5, 1)
+    for values, side in ((pixels[0].max(0), width), (pixels[1].max(1), height)):  # what is padded is black
+        (shown,) = np.nonzero((values > 4) & (values < 251))
+        inner = shown[len(shown) // 8 : -len(shown) // 8 or None]
+        slope, first = np.polyfit(inner + 0.5, values[inner] / 255 * (side - 1) + 0.5, 1)
         edges.append((first, first + slope * len(values)))
     (left, right), (top, bottom) = edges
     return np.array([left, top, right, bottom])

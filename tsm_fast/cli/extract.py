@@ -218,7 +218,7 @@ def _tell(run: Run, outcome: Outcome, as_json: bool) -> None:
         complain(f"{bad.key!r}: {bad.kind}: {bad.error}")
     if outcome.errors:
         complain("once that is put right, the same command with --retry-errors computes these rows again")
-    if others := [spec for spec in run.pending() if spec.command is None]:
+    if others := [spec for spec in (run.pending() if run.added else ()) if spec.command is None]:
         names = ", ".join(dict.fromkeys(run.parts[spec.part].named for spec in others))
         complain(
             f"{counted(len(others), 'shard')} to compute, of pictures in {names}, which this command does not name"

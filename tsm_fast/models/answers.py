@@ -7,10 +7,10 @@ from math import isfinite
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .load import Model
+from .preprocessing import fixed_picture
 
 PREPROCESSING = "preprocessing"
 WAVES = 8
@@ -18,11 +18,6 @@ WAVES = 8
 TOLERANCE = 1e-3
 
 Answer = tuple[float | None, ...]
-
-
-def fixed_picture() -> Image.Image:
-    """Noise, taller than wide."""
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (640, 480, 3), dtype=np.uint8))
 
 
 def fixed_inputs(shape: Sequence[int]) -> Tensor:

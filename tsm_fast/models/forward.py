@@ -49,9 +49,12 @@ class Forward:
         with self._types(inputs.device.type):
             if self._compiled is None:
                 return self._extractor.features(inputs)
-            blank = inputs.new_zeros(max(size - len(inputs), 0), *inputs.shape[1:])
+            full = inputs
+            if len(inputs) < size:
+                blank = inputs.new_zeros(size - len(inputs), *inputs.shape[1:])
+                full = torch.cat([inputs, blank]).contiguous(memory_format=self._format)
             with torch.no_grad():
-                found = self._compiled(torch.cat([inputs, blank]).contiguous(memory_format=self._format))
+                found = self._compiled(full)
             return {name: maps[: len(inputs)] for name, maps in found.items()}
 
     def warm(self, shape: Sequence[int], size: int, device: torch.device) -> None:

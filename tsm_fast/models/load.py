@@ -17,7 +17,7 @@ from torch import nn
 from ..factory import call, is_factory
 from . import weights as weight_files
 from .lite0 import LITE0, lite0
-from .preprocessing import Preprocess, Resize, Transform, resized
+from .preprocessing import Preprocess, Resize, Transform, resized, shapes
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
@@ -87,10 +87,9 @@ def load(
 
 def _size(own: Preprocess, name: str) -> tuple[int, int]:
     """(h, w) that a model's own preprocessing gives to any picture."""
-    shapes = {tuple(own(Image.new("RGB", size)).shape[1:]) for size in ((320, 240), (240, 320))}
-    if len(shapes) > 1:
+    (_, h, w), wide = shapes(own)
+    if (h, w) != wide[1:]:
         raise ValueError(f"the preprocessing of {name} gives inputs of several sizes: fit needs size=(h, w)")
-    h, w = shapes.pop()
     return h, w
 
 

@@ -106,6 +106,17 @@ class Transform:
 Preprocess = Resize | Transform
 
 
+def shapes(preprocess: Preprocess) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the inputs that it makes of a tall and a wide picture, which differ where their size follows the picture."""
+    tall = fixed_picture()
+    return tuple(preprocess(tall).shape), tuple(preprocess(tall.transpose(Image.Transpose.ROTATE_90)).shape)
+
+
+def fixed_picture() -> Image.Image:
+    """Noise, taller than wide."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (640, 480, 3), dtype=np.uint8))
+
+
 def resized(mean: Sequence[float], std: Sequence[float], interpolation: str) -> Resize:
     """The preprocessing of a model at another input size: the whole central rectangle."""
     known = interpolation if interpolation in RESAMPLING else "bicubic"

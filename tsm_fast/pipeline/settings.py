@@ -145,14 +145,14 @@ class Settings:
             if getattr(self, name) is not None and not any(v.method in having and name not in v.options for v in asked):
                 raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
         same: dict[str, str] = {}
-        for name, (method, _) in zip(self.methods, asked, strict=True):
+        for name, one in zip(self.methods, asked, strict=True):
             options = self.options(name, all_of_them=True)
             if isinstance(options.get("rank"), int):
                 options["rank"] = (options["rank"],) * 3
-            if (other := same.setdefault(repr((method, options)), name)) != name:
+            if (other := same.setdefault(repr((one.method, options)), name)) != name:
                 raise ValueError(f"methods must be distinct, got {other} and {name}, which are the same maps")
             options.pop("rank", None)
-            METHODS[method].function(torch.zeros(0, 1, 1, 1), backend="reference", **options)
+            one.function(torch.zeros(0, 1, 1, 1), backend="reference", **options)
 
 
 @dataclass(frozen=True)

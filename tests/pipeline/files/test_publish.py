@@ -72,13 +72,14 @@ def test_a_name_that_is_taken(tmp_path: Path) -> None:
     assert names(tmp_path) == ["run.json"]
 
 
-def test_of_many_at_once_one_takes_the_name(tmp_path: Path) -> None:
-    won, start = [], threading.Barrier(8)
+def at_once(path: Path) -> list[int]:
+    """Which of eight threads took a name: each writes a thousand times its number."""
+    won, start = list[int](), threading.Barrier(8)
 
     def write(number: int) -> None:
         start.wait()
         try:
-            publish.publish_bytes(tmp_path / "run.json", bytes([number]) * 1000, replace=False)
+            publish.publish_bytes(path, bytes([number]) * 1000, replace=False)
         except FileExistsError:
             return
         won.append(number)
@@ -88,6 +89,11 @@ def test_of_many_at_once_one_takes_the_name(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    return won
+
+
+def test_of_many_at_once_one_takes_the_name(tmp_path: Path) -> None:
+    won = at_once(tmp_path / "run.json")
     assert (tmp_path / "run.json").read_bytes() == bytes(won) * 1000
     assert names(tmp_path) == ["run.json"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from ...needs import NETWORK, needs
 from ..processes import QUICK, end, start, tsm_fast, wait_for
 from ..small_run import settings, write_few
 from ..stores import memory_box, s3_box
+from .test_publish import at_once
 
 pytestmark = [pytest.mark.slow, needs(*NETWORK)]
 
@@ -186,21 +186,7 @@ def test_a_client_that_fails(
 @pytest.mark.parametrize("box", ["memory_box", "s3_box"])
 def test_of_many_at_once_one_claims_the_run(box: str, request: pytest.FixtureRequest) -> None:
     path = urls.folder(request.getfixturevalue(box)) / "claimed" / "run.json"
-    won, begin = [], threading.Barrier(8)
-
-    def write(number: int) -> None:
-        begin.wait()
-        try:
-            publish.publish_bytes(path, bytes([number]) * 1000, replace=False)
-        except FileExistsError:
-            return
-        won.append(number)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    won = at_once(path)
     if box == "s3_box":
         assert len(won) == 1  # the store decides; memory of one process looks first, and then writes
     assert path.read_bytes()[0] in won

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 from torch import Tensor
 
 from ... import models
@@ -17,8 +16,8 @@ from ..._version import __version__, versions
 from ...extractor import SaliencyExtractor
 from ...models import answers, weights
 from ...models.forward import check_compiler, takes_channels_last
+from ...models.preprocessing import shapes
 from ...pictures.decode import POLICY, from_value
-from ...saliency import METHODS
 from ...variants import variant
 from ..files import plan_file, typed
 from ..files.record import DECIDING, About, Evidence, Record, RunFile, SourceRecord
@@ -164,14 +163,13 @@ def _probe(
     own = _first_tensor(source, items, settings.max_pixels) if source.kind in ("dataset", "factory") else None
     if own is not None:
         return tuple(own.shape), {"kind": BY_THE_DATASET, "input": list(own.shape)}
-    tall = answers.fixed_picture()
-    shapes = [tuple(model.preprocess(image).shape) for image in (tall, tall.transpose(Image.Transpose.ROTATE_90))]
-    if shapes[0] != shapes[1]:
+    tall, wide = shapes(model.preprocess)
+    if tall != wide:
         raise ValueError(
-            f"the preprocessing of {settings.model} gives inputs of several sizes ({list(shapes[0])} for a tall "
-            f"picture, {list(shapes[1])} for a wide one), but the maps of a run have one: set size=(h, w)"
+            f"the preprocessing of {settings.model} gives inputs of several sizes ({list(tall)} for a tall "
+            f"picture, {list(wide)} for a wide one), but the maps of a run have one: set size=(h, w)"
         )
-    return shapes[0], {**model.preprocess.record(), "input": list(shapes[0])}
+    return tall, {**model.preprocess.record(), "input": list(tall)}
 
 
 def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Tensor | None:
@@ -187,9 +185,9 @@ def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Ten
 
 def _column(method: str, layer: str, features: Tensor, settings: Settings) -> MapColumn:
     """The column of a method and layer, after trying the method's options (a rank, say) on its features."""
-    name, function = f"{method}/{layer}", METHODS[variant(method).method].function
+    name = f"{method}/{layer}"
     try:
-        function(features, nan="propagate", precision=settings.precision, **settings.options(method))
+        variant(method).function(features, nan="propagate", precision=settings.precision, **settings.options(method))
     except ValueError as error:
         raise ValueError(f"map {name!r}: {error}") from None
     scale = None if settings.dtype == "float32" else f"{name}:scale"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...models.forward import Forward
-from ...saliency import METHODS
 from ...steps.backend import Precision
-from ...variants import variant
 from ..files.run import STAGES
 from .inputs import Problem, one_line
 
@@ -36,7 +34,7 @@ class Mapper:
 
     forward: Forward
     columns: Sequence[tuple[str, str]]  # method, as the record has it, and layer
-    options: Mapping[str, Mapping[str, Any]]  # of each of these methods
+    functions: Mapping[str, Callable[..., Tensor]]  # of each of these methods, with its options
     precision: Precision
     device: torch.device
     backend: str | None
@@ -118,13 +116,12 @@ class Mapper:
         made = Made({}, {})
         for method, layer in self.columns:
             column, values = f"{method}/{layer}", features[layer]
-            maps = METHODS[variant(method).method].function(
+            maps = self.functions[method](
                 values,
                 nan="propagate",
                 normalize=False,
                 precision=self.precision,
                 backend=self.backend,
-                **self.options[method],
             )
             made.maps[column] = maps.to("cpu", torch.float32).numpy()
             for item in np.flatnonzero(~np.isfinite(made.maps[column]).all(axis=(1, 2))).tolist():

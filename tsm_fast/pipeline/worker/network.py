@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from ...extractor import SaliencyExtractor
 from ...models import answers, weights
 from ...models.forward import Forward
 from ...steps.backend import Precision
+from ...variants import variant
 from ..errors import FingerprintError
 from ..files.record import RunFile
 from ..files.run import Command, Run
@@ -101,7 +103,7 @@ def _load(
         Mapper(
             forward=forward,
             columns=[(column.method, column.layer) for column in record.columns],
-            options={method: record.options(method) for method in record.methods},
+            functions={name: partial(variant(name).function, **record.options(name)) for name in record.methods},
             precision=cast(Precision, record.precision),
             device=device,
             backend=resources.backend,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ... import models
 from ...extractor import SaliencyExtractor
 from ...models.forward import Forward
 from ...pictures.decode import quiet_decoders
+from ...variants import variant
 from ..files.run import STAGES
 from ..files.shards import OK
 from ..settings import Settings
@@ -68,7 +70,7 @@ class SaliencyStage:
         shape = loaded.preprocess(Image.new("RGB", (640, 480))).shape
         extractor.features(torch.zeros(1, *shape, device=where))  # chooses the layer
         columns = [(method, layer) for method in settings.methods for layer in extractor.layers]
-        chosen = {method: settings.options(method) for method in settings.methods}
+        functions = {name: partial(variant(name).function, **settings.options(name)) for name in settings.methods}
         largest = CPU_BATCH if where.type == "cpu" else None
         self._column = column
         self._inputs = Inputs(loaded.preprocess, shape, settings.max_pixels)
@@ -79,7 +81,7 @@ class SaliencyStage:
             autocast=settings.autocast,
             compile=settings.compile,
         )
-        self._mapper = Mapper(forward, columns, chosen, settings.precision, where, backend, largest)
+        self._mapper = Mapper(forward, columns, functions, settings.precision, where, backend, largest)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         with quiet_decoders():
