@@ -134,6 +134,46 @@ def test_size(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor, size
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-6)
 
 
+def test_a_number_as_size(lite0: nn.Sequential, photos: Tensor) -> None:
+    assert SaliencyExtractor(lite0, "features", size=30)(photos).shape == (3, 30, 30)
+
+
+def test_several_methods_in_one_pass(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
+    runs: list[None] = []
+    hook = lite0.get_submodule("features").register_forward_hook(lambda *_: runs.append(None))
+    names = ["tsm", "mtsm", "eigencam", "mtsm:combine=absolute,rank=8x4x3"]
+    maps = SaliencyExtractor(lite0, "features", names, normalize=False, center=False)(photos)
+    hook.remove()
+    assert len(runs) == 1
+    assert list(maps) == names
+    f = lite0_features
+    expected = [
+        tsm_fast.tsm(f, normalize=False),
+        tsm_fast.mtsm(f, normalize=False),
+        tsm_fast.eigencam(f, center=False, normalize=False),
+        tsm_fast.mtsm(f, (8, 4, 3), combine="absolute", normalize=False),
+    ]
+    for own, wanted in zip(maps.values(), expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5 * float(wanted.max()))
+
+
+def test_what_comes_back(small: Residual, images: Tensor) -> None:
+    assert isinstance(SaliencyExtractor(small, "stem", "tsm:rank=2")(images), Tensor)
+    assert list(SaliencyExtractor(small, "stem", ["tsm"])(images)) == ["tsm"]
+    maps = SaliencyExtractor(small, ["stem", "block2"], {"one": "tsm", "two": "mtsm:rank=2"}, size="input")(images)
+    assert {layer: list(own) for layer, own in maps.items()} == {"stem": ["one", "two"], "block2": ["one", "two"]}
+    assert all(values.shape == (2, 12, 16) for own in maps.values() for values in own.values())
+    assert SaliencyExtractor(small, "stem", ["tsm", "mtsm"]).method == ("tsm", "mtsm")
+
+
+def test_an_option_goes_to_the_methods_that_have_it(small: Residual, images: Tensor) -> None:
+    maps = SaliencyExtractor(small, "stem", ["eigencam", "mtsm", "mtsm:rank=1"], rank=2)(images)
+    features = layer_output(small, small.stem, images)
+    torch.testing.assert_close(maps["eigencam"], tsm_fast.eigencam(features), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps["mtsm"], tsm_fast.mtsm(features, 2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps["mtsm:rank=1"], tsm_fast.mtsm(features, 1), rtol=0, atol=1e-6)
+
+
 def test_rank_and_options_reach_the_method(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
     extract = SaliencyExtractor(lite0, "features", "mtsm", rank=(8, 4, 3), combine="absolute", normalize=False)
     expected = tsm_fast.mtsm(lite0_features, (8, 4, 3), combine="absolute", normalize=False)
@@ -238,8 +278,10 @@ def test_size_input_needs_images_of_one_size(small: Residual) -> None:
 
 
 def test_inputs_of_a_wrong_type(small: Residual) -> None:
-    with pytest.raises(TypeError, match="inputs must be a tensor, a tuple or list of arguments, or a mapping, got str"):
-        SaliencyExtractor(small, "stem")("photo.jpg")
+    with pytest.raises(
+        TypeError, match=r"inputs must be pictures .*, a tensor, a tuple or list .*, or a mapping, got int"
+    ):
+        SaliencyExtractor(small, "stem")(3)
 
 
 def test_outputs_in_a_tuple_count_by_their_first_tensor(images: Tensor) -> None:
@@ -265,10 +307,9 @@ def test_tokens_with_a_reshape_transform(images: Tensor) -> None:
 
     extract = SaliencyExtractor(model, layer, reshape_transform=to_map, size="input")
     assert extract({"pixel_values": pixels}).shape == (2, 32, 32)
-    with pytest.raises(
-        ValueError, match=r"layers\.1' must give feature maps \[B, C, H, W\], got \[2, 65, 48\] float32"
-    ):
-        SaliencyExtractor(model, layer)(pixels)
+    pooler = next(name for name, _ in model.named_modules() if name.endswith("classifier"))
+    with pytest.raises(ValueError, match=r"classifier' must give feature maps \[B, C, H, W\], got \[2, 2\] float32"):
+        SaliencyExtractor(model, pooler)(pixels)
     with pytest.raises(ValueError, match=r"reshape_transform of layer .* got \[2, 65, 48\]"):
         SaliencyExtractor(model, layer, reshape_transform=lambda tokens: tokens)(pixels)
 
@@ -311,6 +352,7 @@ def test_the_real_network_is_read_before_its_pooling(
 ) -> None:
     extract = SaliencyExtractor(lite0, size="input")
     assert extract.layers == ()
+    assert extract.reason == "not chosen yet: the first call does"
     maps = extract(photos)
     assert extract.layers == ("features",)
     assert "the last module before the global pooling 'pool'" in extract.reason
@@ -352,21 +394,36 @@ def test_automatic_choice(name: str, config: dict[str, Any], layer: str, channel
     assert hook_count(model) == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "other"),
-    [
-        ("ViT", {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}, "[2, 17, 48]"),
-        ("Swin", {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "image_size": 64}, "[2, 256, 32]"),
-        ("FocalNet", {"embed_dim": 32, "depths": [1, 1], "image_size": 64}, "[2, 8, 8, 64]"),
-    ],
-)
-def test_other_layouts_are_refused_unless_declared(name: str, config: dict[str, Any], other: str) -> None:
-    model = transformers_model(name, **config)
-    with pytest.raises(ValueError, match=f"no layer of {name}.* can be chosen: .* goes on in another layout") as error:
-        SaliencyExtractor(model)(torch.rand(2, 3, 64, 64))
-    assert other in str(error.value)
+class Patches(nn.Module):
+    """A vision transformer of nobody's package."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 48, 16, 16)
+        self.block = nn.TransformerEncoderLayer(48, 2, 48, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).mT
+        return self.block(torch.cat([tokens.mean(1, keepdim=True), tokens], 1))[:, 0]
+
+
+def test_other_layouts_are_refused_unless_declared() -> None:
+    images = torch.rand(2, 3, 64, 96)
+    with pytest.raises(
+        ValueError, match=r"no layer of Patches can be chosen: .* another layout \('.*' gives \[2, 25, 48\]"
+    ):
+        SaliencyExtractor(Patches())(images)
+    with pytest.raises(
+        ValueError, match=r"layer 'block' must give .* got \[2, 25, 48\] float32; declare another layout"
+    ):
+        SaliencyExtractor(Patches(), "block")(images)
     with pytest.raises(ValueError, match="reshape_transform needs layers="):
-        SaliencyExtractor(model, reshape_transform=lambda tokens: tokens)
+        SaliencyExtractor(Patches(), reshape_transform=lambda tokens: tokens)
+    extract = SaliencyExtractor(Patches(), reshape_transform="tokens")
+    assert extract(images).shape == (2, 4, 6)
+    assert extract.layers == ("block",)
+    assert "read as 1 + 4 x 6 tokens" in extract.reason
+    assert SaliencyExtractor(Patches(), "block", reshape_transform="tokens")(images).shape == (2, 4, 6)
 
 
 def test_channels_last_layouts_are_no_maps() -> None:
@@ -478,21 +535,42 @@ def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
     with pytest.raises(ValueError, match=r"method must be one of 'eigencam', 'tsm', .* got 'gradcam'"):
         SaliencyExtractor(small, method="gradcam")
     with pytest.raises(
-        TypeError, match="method 'tsm' has no option 'center'; it has relu, nan, normalize, precision, backend"
+        TypeError, match="method 'tsm' never centres: center= is one of 'eigencam' and 'multivec_eigencam'"
     ):
         SaliencyExtractor(small, method="tsm", center=False)
+    options = "layers, method, size, rank, reshape_transform, transform, relu, nan, normalize, precision, backend"
+    for theirs, ours in (("target_layers", "layers"), ("layer", "layers"), ("normalise", "normalize")):
+        with pytest.raises(TypeError, match=f"no option '{theirs}': did you mean {ours}=. It has model, {options}"):
+            SaliencyExtractor(small, **{theirs: "stem"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="SaliencyExtractor has no option 'gamma'; it has model, layers"):
+        SaliencyExtractor(small, gamma=2)
     with pytest.raises(TypeError, match="method 'eigencam' has no option 'rank'"):
         SaliencyExtractor(small, method="eigencam", rank=3)
     with pytest.raises(ValueError, match=r"sign must be one of .* got 'w'"):
         SaliencyExtractor(small, method="mtsm", sign="w")
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'gpu'"):
         SaliencyExtractor(small, backend="gpu")
-    with pytest.raises(TypeError, match="size must be"):
-        SaliencyExtractor(small, size=224)  # type: ignore[arg-type]
+    for size in ("inputs", True, 2.5):
+        with pytest.raises(TypeError, match="size must be"):
+            SaliencyExtractor(small, size=size)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="size must be"):
         SaliencyExtractor(small, size=(0, 4))
-    with pytest.raises(TypeError, match="reshape_transform must be callable, got str"):
-        SaliencyExtractor(small, "stem", reshape_transform="tokens")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reshape_transform must be one of 'auto', 'tokens', 'nhwc', got 'token'"):
+        SaliencyExtractor(small, "stem", reshape_transform="token")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"reshape_transform must be one of 'auto', .* or a function, got int"):
+        SaliencyExtractor(small, "stem", reshape_transform=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"transform must be a function from a picture to .* got str"):
+        SaliencyExtractor(small, "stem", transform="imagenet")  # type: ignore[arg-type]
+    for method, error, text in (
+        ([], ValueError, "method must name at least one"),
+        (["tsm", "tsm"], ValueError, "method must be distinct"),
+        (3, TypeError, "method must be a name, a list or a dict"),
+        (["tsm", "gradcam"], ValueError, "method must be one of"),
+        ({"a": 3}, ValueError, "method must be one of"),
+        ("mtsm:rank=-1", ValueError, "rank must be a number"),
+    ):
+        with pytest.raises(error, match=text):
+            SaliencyExtractor(small, method=method)  # type: ignore[arg-type]
 
 
 # State

@@ -150,7 +150,7 @@ def test_a_sheet_of_several_pictures(photos: dict[str, Image.Image]) -> None:
     assert two.width == one.width
     assert two.height > one.height
     named = tsm_fast.sheet([photos[n] for n in names], maps, names=names, title="Two")
-    assert (named.width, named.height) == (two.width + drawing.LABEL, two.height + 78)
+    assert (named.width, named.height) == (two.width + drawing.LABEL, two.height + 44)
 
 
 BAD_SHEETS: list[tuple[tuple[Any, Any], dict[str, Any], type[Exception], str]] = [

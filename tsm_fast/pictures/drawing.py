@@ -82,7 +82,7 @@ def contact_sheet(
     titles = list(rows[0].maps) if rows else []
     tiles = [_tiles(row, titles, colormap, opacity) for row in rows]
     left = MARGIN + (LABEL if any(row.name for row in rows) else 0)
-    top = MARGIN + (112 if title else 34)
+    top = MARGIN + 34 + 44 * bool(title) + 34 * bool(subtitle)
     width = left + (1 + len(titles)) * (TILE + GAP) - GAP + MARGIN
     heights = [own[0].height + GAP for own in tiles]
     sheet = Image.new("RGB", (width, top + sum(heights) + 72), PAPER)
@@ -113,12 +113,12 @@ def _tiles(row: Row, titles: Sequence[str], colormap: str, opacity: float) -> li
 
 
 def _color_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, colormap: str, opacity: float) -> None:
-    length, thickness = min(2 * TILE, sheet.width - x - MARGIN), 18
+    length, thickness = TILE * (2 if sheet.width > 4 * TILE else 1), 18
     ramp = np.broadcast_to(np.linspace(0, 1, length), (thickness, length))
     sheet.paste(Image.fromarray(colorize(ramp, colormap)), (x, y))
     for value, anchor in ((0, "lt"), (0.5, "mt"), (1, "rt")):
         draw.text((x + value * length, y + thickness + 6), f"{value:g}", INK, _font(16), anchor=anchor)
-    note = f"saliency, scaled to 0..1 in every map; drawn at {opacity:.0%} over the photo"
+    note = f"each map in 0..1, drawn at {opacity:.0%}"
     room = sheet.width - MARGIN - (x + length + 20)
     draw.text((x + length + 20, y + thickness // 2), _fit(draw, note, _font(16), room), FAINT, _font(16), anchor="lm")
 
