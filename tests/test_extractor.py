@@ -284,6 +284,89 @@ def test_inputs_of_a_wrong_type(small: Residual) -> None:
         SaliencyExtractor(small, "stem")(3)
 
 
+# Pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The photos as what may be given: a PIL image, the name of a file, a path."""
+    from tsm_fast.pictures import load_photos
+
+    folder = tmp_path_factory.mktemp("photos")
+    for photo in load_photos()[1:3]:
+        photo.image.save(folder / f"{photo.name}.png")
+    return [load_photos()[0].image, str(folder / "cat.png"), folder / "coffee.png"]
+
+
+def test_pictures_go_in_with_the_models_own_transform(
+    lite0: nn.Sequential, photos: Tensor, pictures: list[Any]
+) -> None:
+    from tsm_fast.models import LITE0
+
+    extract = SaliencyExtractor(lite0, "features")
+    expected = extract(photos)
+    for given in (pictures, tuple(pictures)):
+        torch.testing.assert_close(extract(given), expected, rtol=0, atol=1e-5)
+    for number, picture in enumerate(pictures):
+        torch.testing.assert_close(extract(picture), expected[number : number + 1], rtol=0, atol=1e-5)
+    assert SaliencyExtractor(lite0, size="input")(pictures[0]).shape == (1, 224, 224)
+    assert list(extract.features(pictures[1])) == ["features"]
+    assert extract.preprocessing == "that of lite0"
+    assert extract.region(640, 480) == LITE0.region(640, 480)
+
+
+def test_a_model_without_a_transform_takes_the_usual_one(small: Residual, pictures: list[Any]) -> None:
+    from PIL import Image
+
+    from tsm_fast.models.preprocessing import Resize
+
+    extract = SaliencyExtractor(small, "stem", size="input")
+    assert extract(pictures).shape == (3, 224, 224)
+    usual = Resize((224, 224))(Image.open(pictures[1]))
+    assert torch.equal(extract.features(pictures[1])["stem"], extract.features(usual[None])["stem"])
+    assert extract.preprocessing.startswith("ImageNet's usual one (224 x 224")
+    assert extract.region(512, 256) == Resize((224, 224)).region(512, 256)
+
+
+def test_a_transform_of_ones_own(small: Residual, pictures: list[Any]) -> None:
+    def transform(picture: Any) -> Tensor:
+        return torch.full((3, picture.height // 20, picture.width // 20), 0.5)
+
+    extract = SaliencyExtractor(small, "stem", transform=transform)
+    assert extract(pictures[0]).shape == (1, 25, 25)
+    assert extract.preprocessing == "given as transform="
+    with pytest.raises(ValueError, match=r"transform must give all pictures .* one shape, got \(3, 25, 25\), \(3, 15"):
+        extract(pictures)
+    with pytest.raises(ValueError, match="region: this transform does not tell which part"):
+        extract.region(100, 100)
+    with pytest.raises(ValueError, match="the transform must give float"):
+        SaliencyExtractor(small, "stem", transform=lambda picture: "no")(pictures[0])
+
+
+def test_a_processor_of_transformers(small: Residual, pictures: list[Any]) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra dev")
+    processor = transformers.ViTImageProcessor(size={"height": 48, "width": 64})
+    extract = SaliencyExtractor(small, "stem", transform=processor, size="input")
+    assert extract(pictures).shape == (3, 48, 64)
+    assert extract.region(640, 480) == (0, 0, 640, 480)
+
+
+def test_pictures_take_the_dtype_of_the_model(small: Residual, pictures: list[Any]) -> None:
+    assert SaliencyExtractor(small.bfloat16(), "stem")(pictures[0]).dtype == torch.float32
+
+
+def test_bad_pictures(small: Residual, tmp_path: Any) -> None:
+    (tmp_path / "notes.jpg").write_text("no picture")
+    extract = SaliencyExtractor(small, "stem")
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        extract("none.jpg")
+    with pytest.raises(ValueError, match=r"notes\.jpg is not a readable picture"):
+        extract([tmp_path / "notes.jpg"])
+    extract.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        extract("none.jpg")
+
+
 def test_outputs_in_a_tuple_count_by_their_first_tensor(images: Tensor) -> None:
     class Pair(nn.Conv2d):
         def forward(self, input: Tensor) -> Any:
