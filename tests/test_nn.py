@@ -28,12 +28,20 @@ def gapped(*shape: int, seed: int = 0) -> Tensor:
 
 
 @every_method
-@pytest.mark.parametrize("shape", [(3, 64, 7, 7), (2, 16, 9, 11), (2, 36, 6, 6), (2, 5, 1, 4), (1, 1, 3, 3), (0, 8, 4, 4)])
+@pytest.mark.parametrize(
+    "shape", [(3, 64, 7, 7), (2, 16, 9, 11), (2, 36, 6, 6), (2, 5, 1, 4), (1, 1, 3, 3), (0, 8, 4, 4)]
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_it_gives_the_maps(method: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     features = gapped(*shape).to(dtype)
     precision = "float64" if dtype == torch.float64 else "auto"
-    for options in ({}, {"size": (13, 10)}, {"normalize": False}, {"relu": False, "normalize": False}):
+    variants: list[dict[str, Any]] = [
+        {},
+        {"size": (13, 10)},
+        {"normalize": False},
+        {"relu": False, "normalize": False},
+    ]
+    for options in variants:
         expected = getattr(tsm_fast, method)(features, precision=precision, **options)
         maps = SaliencyHead(method, **options)(features)
         assert maps.dtype == expected.dtype
@@ -60,10 +68,11 @@ def test_scales_zeros_and_nan(method: str) -> None:
 def test_gradients_are_those_of_the_map(method: str) -> None:
     features = gapped(2, 12, 4, 3).double().requires_grad_()
     weights = torch.rand(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    given: list[Tensor] = []
-    for maps in (SaliencyHead(method)(features), getattr(tsm_fast, method)(features, precision="float64")):
-        given.extend(torch.autograd.grad((weights * maps).sum(), features))
-    assert torch.allclose(*given, atol=1e-8)
+    mine, expected = (
+        torch.autograd.grad((weights * maps).sum(), features)[0]
+        for maps in (SaliencyHead(method)(features), getattr(tsm_fast, method)(features, precision="float64"))
+    )
+    assert torch.allclose(mine, expected, atol=1e-8)
 
 
 def test_close_values_need_more_iterations() -> None:
@@ -94,13 +103,13 @@ def test_bad_arguments() -> None:
 class WithMap(nn.Module):
     """A network's class scores and its map, from one pass."""
 
-    def __init__(self, net: Any, head: nn.Module) -> None:
+    def __init__(self, net: nn.Sequential, head: nn.Module) -> None:
         super().__init__()
-        self.net, self.head = net, head
+        self.features, self.classifier, self.head = net[0], net[1:], head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.net.features(images)
-        return self.net[1:](features), self.head(features)
+        features = self.features(images)
+        return self.classifier(features), self.head(features)
 
 
 @needs("onnxscript", "onnxruntime", extra="onnx")
@@ -127,7 +136,7 @@ def test_a_network_with_its_map_in_onnxruntime(tmp_path: Path) -> None:
     net, images = lite0(), lite0_inputs([photo.image for photo in load_photos()[:3]])
     session = exported(WithMap(net, SaliencyHead("tsm", size=(224, 224))), images[:2], tmp_path)
     _, maps = session.run(None, {"images": images.numpy()})
-    expected = tsm_fast.tsm(net.features(images).detach(), size=(224, 224))
+    expected = tsm_fast.tsm(net[0](images).detach(), size=(224, 224))
     assert abs(maps - expected.numpy()).max() < 1e-4  # their convolutions round differently
 
 

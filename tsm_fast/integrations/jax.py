@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..saliency import METHODS
 from ..steps import checks
+from ..steps.arrays import as_tensor
 from ._peer import peer
 
 jax = peer("jax", "jax", "0.4.34", "jax")
@@ -58,8 +60,8 @@ def _map(method: str, features: Any, options: dict[str, Any]) -> Any:
         raise ValueError(f"features must be [B, C, H, W], got shape {features.shape}")
     if not jax.numpy.issubdtype(features.dtype, jax.numpy.floating):
         raise TypeError(f"features must have a floating-point dtype, got {features.dtype}")
-    batch, _, *positions = features.shape
-    trial = function(torch.ones(1, 1, *positions))  # wrong options show here, and not inside of compiled code
+    batch, *sizes = features.shape
+    trial = function(torch.ones(0, *sizes))  # wrong options show here, and not inside of compiled code
     dtype = "float64" if trial.dtype == torch.float64 and jax.config.jax_enable_x64 else "float32"
     return _traced(function, jax.ShapeDtypeStruct((batch, *trial.shape[1:]), dtype))(features)
 
@@ -78,7 +80,7 @@ def _traced(function: Callable[[Tensor], Tensor], result: Any) -> Callable[[Any]
         x, leading = _flat(features)
         x = x.requires_grad_()
         found = function(x)
-        given = torch.from_numpy(_numpy(weights)).to(found.dtype).reshape(found.shape)
+        given = torch.from_numpy(np.array(weights)).to(found.dtype).reshape(found.shape)
         (gradient,) = torch.autograd.grad(found, x, given)
         return _like(gradient, features.dtype).reshape(*leading, *features.shape[len(leading) :])
 
@@ -99,17 +101,9 @@ def _traced(function: Callable[[Tensor], Tensor], result: Any) -> Callable[[Any]
 
 def _flat(features: Any) -> tuple[Tensor, tuple[int, ...]]:
     """Features [*leading, B, C, H, W] as a batch [n, C, H, W]."""
-    array = _numpy(features)
-    leading = array.shape[:-4]
-    wide = array.astype("float32") if array.dtype.kind == "V" or array.dtype.name == "bfloat16" else array
-    return torch.from_numpy(wide).reshape(-1, *array.shape[-3:]), leading
+    x, _ = as_tensor("features", np.array(features))
+    return x.reshape(-1, *x.shape[-3:]), tuple(x.shape[:-4])
 
 
-def _numpy(array: Any) -> Any:
-    import numpy as np
-
-    return np.array(array)
-
-
-def _like(tensor: Tensor, dtype: Any) -> Any:
-    return tensor.detach().numpy().astype(dtype)
+def _like(tensor: Tensor, dtype: Any) -> np.ndarray:
+    return tensor.detach().to(torch.float64).numpy().astype(dtype)
