@@ -31,7 +31,7 @@ class SaliencyExtractor:
             module, or a list of these. None chooses a layer at the first call, from one whole forward pass: the last
             module before global pooling whose input and output are `[B, C, H, W]`, C >= 32 and H, W > 1 at the
             output (`layers.choose_layer`); `layers` and `reason` tell which and why.
-        method: "eigencam", "tsm", "multivec_eigencam" or "mtsm".
+        method: "eigencam", "tsm", "multivec_eigencam", "mtsm" or "mean_activation".
         size: None for the layer's own resolution, "input" for that of the input images, or (h, w).
         rank: None (full) or the Tucker rank of "tsm" and "mtsm".
         reshape_transform: takes a layer's output and returns `[B, C, H, W]`, for tokens, `[B, H, W, C]` or dicts.

@@ -1,4 +1,4 @@
-"""The four saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
+"""The saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from .steps import checks
 from .steps.arrays import as_tensor
-from .steps.backend import Method, Precision, map_noise
-from .steps.choice import resolve
+from .steps.backend import Precision, map_noise
+from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
-from .steps.scaling import peaks, scaled, unit_exponents
+from .steps.scaling import peaks, per_item, scaled, unit_exponents
 
-_POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the features' scale, in that of the map
+# Of the features' scale, in that of the map.
+_POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2, "mean_activation": 1}
 _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32 are over 1e-5 of it
 
 
@@ -214,6 +215,38 @@ def mtsm(
     return _saliency(features, "mtsm", how, rank=rank, combine=combine, sign=sign)
 
 
+@untraced
+def mean_activation(
+    features: Any,  # [B, C, H, W]
+    *,
+    nan: str = "raise",
+    normalize: bool = True,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> Any:  # [B, H, W] or [B, *size]
+    """The mean of the channels (LaFAM, arXiv 2407.06059): the baseline of the others, without any decomposition.
+
+    After a ReLU it is often close to `tsm` at full rank.
+
+    Args:
+        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        nan, normalize, size, precision, backend: as in `eigencam`; sums are in float64.
+
+    Returns:
+        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `eigencam`.
+
+    >>> import torch, tsm_fast
+    >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> tsm_fast.mean_activation(features).shape
+    torch.Size([8, 7, 7])
+    """
+    return _saliency(features, "mean_activation", _How(False, nan, normalize, size, precision, backend))
+
+
 class _How(NamedTuple):
     """The options that every map has."""
 
@@ -227,7 +260,7 @@ class _How(NamedTuple):
 
 def _saliency(
     features: Any,
-    method: Method,
+    method: str,
     how: _How,
     *,
     rank: checks.Rank = None,
@@ -247,16 +280,9 @@ def _saliency(
     effective = None if rank is None else checks.rank(rank, x.shape[1:])
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
-    raw = partial(
-        module.saliency,
-        method=method,
-        rank=effective,
-        center=center,
-        combine=combine,
-        sign=sign,
-        relu=relu,
-        precision=precision,
-    )
+    step: Any = _mean if method == "mean_activation" else module.saliency
+    what = {"method": method, "rank": effective, "center": center, "combine": combine, "sign": sign, "relu": relu}
+    raw = partial(step, **what, precision=precision)
     maps, finite = raw(x)
     if nan == "raise":
         checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
@@ -274,12 +300,20 @@ def _saliency(
     return restore(maps)
 
 
+def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
+    """The mean over channels [B, H, W] and the finite items [B], in place of `Backend.saliency`."""
+    finite = peaks(x).isfinite()
+    maps = (cast(x, torch.float64) if needs_grad(x) else x).mean(1, dtype=torch.float64)
+    maps = torch.where(per_item(finite, maps), maps, torch.nan)
+    return cast(maps, torch.float64 if precision == "float64" else torch.float32), finite
+
+
 def _zeroed(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, 0)
 
 
 def _in_range(
-    maps: Tensor, x: Tensor, raw: Callable[..., tuple[Tensor, Tensor]], method: Method, center: bool
+    maps: Tensor, x: Tensor, raw: Callable[..., tuple[Tensor, Tensor]], method: str, center: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
@@ -340,4 +374,5 @@ METHODS = {
     "tsm": _method(tsm, "TSM"),
     "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
     "mtsm": _method(mtsm, "MTSM"),
+    "mean_activation": _method(mean_activation, "Mean activation"),
 }
