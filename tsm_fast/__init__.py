@@ -8,7 +8,7 @@ from ._lazy import lazy
 from ._version import __version__ as __version__
 from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
 from .modes import fold, mode_dot, multi_mode_dot, unfold
-from .saliency import eigencam, mtsm, multivec_eigencam, tsm
+from .saliency import eigencam, mean_activation, mtsm, multivec_eigencam, tsm
 from .steps.choice import BackendInfo, backends
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "extract",
     "fold",
     "hosvd",
+    "mean_activation",
     "mode_dot",
     "mtsm",
     "multi_mode_dot",

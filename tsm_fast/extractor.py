@@ -18,7 +18,7 @@ from .saliency import METHODS
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
 
-Size = Literal["input"] | tuple[int, int] | None
+Size = Literal["input"] | Sequence[int] | None
 
 
 class SaliencyExtractor:
@@ -31,10 +31,12 @@ class SaliencyExtractor:
             module, or a list of these. None chooses a layer at the first call, from one whole forward pass: the last
             module before global pooling whose input and output are `[B, C, H, W]`, C >= 32 and H, W > 1 at the
             output (`layers.choose_layer`); `layers` and `reason` tell which and why.
-        method: "eigencam", "tsm", "multivec_eigencam" or "mtsm".
-        size: None for the layer's own resolution, "input" for that of the input images, or (h, w).
+        method: "eigencam", "tsm", "multivec_eigencam", "mtsm" or "mean_activation".
+        size: None for the layer's own resolution, "input" for that of the inputs, or one number per position mode:
+            (h, w) for pictures.
         rank: None (full) or the Tucker rank of "tsm" and "mtsm".
-        reshape_transform: takes a layer's output and returns `[B, C, H, W]`, for tokens, `[B, H, W, C]` or dicts.
+        reshape_transform: takes a layer's output and returns `[B, C, *positions]` with one to three position modes, for
+            tokens, `[B, H, W, C]` or dicts.
             A tuple or list comes in as its first tensor.
         **options: the other options of the method: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
             `precision`, `backend`.
@@ -42,7 +44,9 @@ class SaliencyExtractor:
     Calling it with `inputs` runs the model as far as the last wanted layer: a tensor is the only argument, a tuple or
     list are the positional arguments, a mapping the keyword arguments (a list of images as one argument is
     `([a, b],)`). It returns float32 maps on the features' device: `[B, H, W]` for one layer given by name or module
-    or chosen, and a dict from layer name to `[B, H, W]` for a list or a glob, also of one.
+    or chosen, and a dict from layer name to `[B, H, W]` for a list or a glob, also of one. A layer may give
+    `[B, C, T, H, W]` too (video, volumes), and with a `reshape_transform` `[B, C, N]`: the maps then are `[B, T, H, W]`
+    or `[B, N]`.
 
     A layer that runs several times in one forward pass is read at its first run. The model runs in eval mode and
     without gradients; the mode of every submodule, the hooks and the grad mode are as before after each call, also
@@ -52,7 +56,7 @@ class SaliencyExtractor:
     run at the same time. Running such a model elsewhere meanwhile is not safe, since it is in eval mode and hooked.
 
     Raises:
-        ValueError: a layer does not exist (close names are offered), or gives something else than `[B, C, H, W]`.
+        ValueError: a layer does not exist (close names are offered), or gives something else than feature maps.
         TypeError: wrong types, integer or complex feature maps, or an option that the method does not have.
         RuntimeError: a layer that did not run, or a call after `close()`.
 
@@ -63,8 +67,6 @@ class SaliencyExtractor:
     >>> maps.shape, maps.dtype
     (torch.Size([2, 16, 16]), torch.float32)
     """
-
-    _layout, _orders = "[B, C, H, W]", (4,)  # what a layer is to give
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class SaliencyExtractor:
         self._model: nn.Module | None = _unwrapped(model)
         self._options = _checked_options(method, {"rank": rank} if rank is not None else {}, options)
         self.method = method
-        self.size: Size = size if size == "input" else checks.size(size)
+        self.size: Size = size if size == "input" else checks.sizes(size, None)
         self._reshape_transform = reshape_transform
         self._many = not (
             layers is None or isinstance(layers, nn.Module) or (isinstance(layers, str) and not is_glob(layers))
@@ -102,13 +104,13 @@ class SaliencyExtractor:
 
     def __call__(self, inputs: Any) -> Any:
         """Maps `[B, H, W]` of one layer, or a dict of them by layer name; see the class."""
-        size = _input_size(*_arguments(inputs)) if self.size == "input" else self.size
+        sizes = _input_sizes(*_arguments(inputs)) if self.size == "input" else {}
         features = self.features(inputs)
-        maps = {name: self._maps(features.pop(name), size) for name in self._names}
+        maps = {name: self._maps(features.pop(name), sizes) for name in self._names}
         return maps if self._many else next(iter(maps.values()))
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
-        """The feature maps `[B, C, H, W]` of every layer by its name: what the maps are made of.
+        """The feature maps `[B, C, *positions]` of every layer by its name: what the maps are made of.
 
         `inputs` and errors are as in a call; the forward pass stops after the last wanted layer.
         """
@@ -179,16 +181,23 @@ class SaliencyExtractor:
         return value if self._reshape_transform is None else self._reshape_transform(value)
 
     def _check(self, name: str, features: Any) -> None:
-        """ValueError for what is no [B, C, H, W] tensor, TypeError for integer maps, both naming the layer."""
+        """ValueError for what is no [B, C, *positions] tensor, TypeError for integer maps, both naming the layer.
+
+        [B, C, N] has to be declared: what looks like it is most often [B, N, C].
+        """
         transformed = self._reshape_transform is not None
         source = f"reshape_transform of layer {name!r}" if transformed else f"layer {name!r}"
-        if not isinstance(features, Tensor) or features.ndim not in self._orders:
+        if not isinstance(features, Tensor) or not (3 if transformed else 4) <= features.ndim <= 5:
             hint = "" if transformed else "; declare another layout with reshape_transform="
-            raise ValueError(f"{source} must give feature maps {self._layout}, got {describe(features)}{hint}")
+            layouts = "[B, C, *positions]" if transformed else "[B, C, H, W] or [B, C, T, H, W]"
+            raise ValueError(f"{source} must give feature maps {layouts}, got {describe(features)}{hint}")
         if features.dtype not in FLOAT_DTYPES:
             raise TypeError(f"{source} must give floating-point feature maps, got {describe(features)}")
 
-    def _maps(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def _maps(self, features: Tensor, sizes: Mapping[int, tuple[int, ...]]) -> Tensor:
+        size = sizes.get(modes := features.ndim - 2) if self.size == "input" else self.size
+        if self.size == "input" and size is None:
+            raise ValueError(f"size='input' needs inputs with {modes} position modes, as {describe(features)} has")
         # The decomposition keeps its own precision contract: autocast would round its products.
         device = features.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
@@ -255,17 +264,18 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     raise TypeError(f"inputs must be a tensor, a tuple or list of arguments, or a mapping, got {type(inputs).__name__}")
 
 
-def _input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
-    """(h, w) of the first [B, C, H, W] tensor among the inputs, or of its [C, H, W] images where all agree."""
+def _input_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, tuple[int, ...]]:
+    """By their number, the position modes of the first [B, C, *positions] tensor among the inputs that has so many; two
+    also from [C, H, W] images where all agree.
+    """
     tensors = list(_tensors((args, kwargs)))
-    batch = next((tensor for tensor in tensors if tensor.ndim == 4), None)
-    if batch is not None:
-        return batch.shape[-2], batch.shape[-1]
-    sizes = {(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors if tensor.ndim == 3}
-    if len(sizes) != 1:
+    images = {tuple(tensor.shape[1:]) for tensor in tensors if tensor.ndim == 3}
+    sizes = {2: images.pop()} if len(images) == 1 else {}
+    sizes |= {tensor.ndim - 2: tuple(tensor.shape[2:]) for tensor in reversed(tensors) if 3 <= tensor.ndim <= 5}
+    if not sizes.keys() & {2, 3}:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor"
         raise ValueError(f"size='input' needs [B, C, H, W] or equal [C, H, W] images among the inputs, got {shapes}")
-    return sizes.pop()
+    return sizes
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -134,7 +134,7 @@ Methods = Annotated[
     _maps(
         "--map",
         "--method",
-        help="eigencam, tsm, multivec_eigencam or mtsm (default), also with options, as in "
+        help="eigencam, tsm, multivec_eigencam, mtsm (default) or mean_activation, also with options, as in "
         "mtsm:combine=absolute,rank=16x4x4; repeatable, all in one pass.",
     ),
 ]

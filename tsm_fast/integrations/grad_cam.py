@@ -144,8 +144,6 @@ class NotFinite(np.linalg.LinAlgError, ValueError):
 class _Reader(SaliencyExtractor):
     """The outputs of the target layers, one for each, without resizing or maps."""
 
-    _layout, _orders = "[B, C, H, W] or [B, C, D, H, W]", (4, 5)
-
     def __init__(self, model: nn.Module, layers: list[nn.Module], method: str, reshape: Any, **options: Any) -> None:
         super().__init__(model, layers, method, reshape_transform=reshape, **options)
         self._wanted = layers

@@ -35,8 +35,8 @@ class Settings:
             `weights_only=True`.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
         layers: dotted names or globs; none for the automatic choice.
-        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", also with options of their own, as in
-            "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
+        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation", also with options of
+            their own, as in "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
         rank, center, combine, sign: options of all methods that have them and do not name them themselves; None leaves
             each method's default.
         precision: as everywhere in this package.
