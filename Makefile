@@ -41,9 +41,10 @@ test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all test
 	$(PYTEST) --doctest-modules tsm_fast tests
 
 test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam, timm, JAX and Quantus, which lie beside the environment
-	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_jax.py \
-		tests/integrations/test_quantus.py tests/steps/test_array_api.py tests/docs/test_readme.py \
-		-k "grad_cam or grad-cam or jax or quantus"
+	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_layouts.py \
+		tests/integrations/test_jax.py tests/integrations/test_quantus.py
+	PYTHONPATH=build/integrations $(PYTEST) tests/steps/test_array_api.py tests/docs/test_readme.py \
+		-k "jax or grad-cam or quantus or README or vision or detectors"
 
 check: build lint  ## in two minutes: all checks, and a few cases of every quick test
 	$(PYTEST) --few --doctest-modules tsm_fast tests
