@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .steps import checks
-from .steps.arrays import as_tensor
+from .steps.arrays import Array, as_tensor
 from .steps.backend import Method, Precision, map_noise
 from .steps.choice import resolve
 from .steps.gradients import cast
@@ -24,7 +24,7 @@ _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32
 
 @untraced
 def eigencam(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, H, W]
     *,
     center: bool = True,
     sign: str = "absmax",
@@ -34,7 +34,7 @@ def eigencam(
     size: tuple[int, int] | None = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, H, W] or [B, *size]
     """Eigen-CAM: the features projected on their first singular vector, negative part cut off.
 
     With `F` [C, H*W] the unfolded features of an item, less the mean of each channel for `center=True`, and `u_1` its
@@ -80,7 +80,7 @@ def eigencam(
 
 @untraced
 def tsm(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, H, W]
     rank: checks.Rank = None,
     *,
     relu: bool = True,
@@ -89,7 +89,7 @@ def tsm(
     size: tuple[int, int] | None = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, H, W] or [B, *size]
     """Tensor saliency map: the features projected on the first channel factor of their Tucker decomposition.
 
     The map is `abs(X x_1 a_1^T)`, `a_1` the first column of the channel factor `A_1` that HOOI finds at `rank`. At full
@@ -122,7 +122,7 @@ def tsm(
 
 @untraced
 def multivec_eigencam(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, H, W]
     *,
     center: bool = True,
     combine: str = "signed",
@@ -133,7 +133,7 @@ def multivec_eigencam(
     size: tuple[int, int] | None = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, H, W] or [B, *size]
     """Eigen-CAM over all singular vectors, each weighted by its singular value.
 
     With `F`, `u_i`, `sigma_i` the (centred) unfolding and its singular vectors and values, the map is
@@ -170,7 +170,7 @@ def multivec_eigencam(
 
 @untraced
 def mtsm(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, H, W]
     rank: checks.Rank = None,
     *,
     combine: str = "signed",
@@ -181,7 +181,7 @@ def mtsm(
     size: tuple[int, int] | None = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, H, W] or [B, *size]
     """Multivector tensor saliency map: all columns of the channel factor, weighted by the mode-1 singular values.
 
     The map is `abs(sum_i sigma_i (X x_1 a_i^T))` over the columns `a_i` of the channel factor that HOOI finds at

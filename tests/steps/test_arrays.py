@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,11 +67,12 @@ def test_numpy_comes_back_as_numpy(backend):
 
 def test_dlpack_comes_back_through_its_library(backend):
     expected = tsm_fast.tsm(FEATURES, backend=backend.name)
-    maps = tsm_fast.tsm(ArrayApi(FEATURES), backend=backend.name)
+    rich: Any = ArrayApi(FEATURES)
+    maps = tsm_fast.tsm(rich, backend=backend.name)
     assert isinstance(maps, ArrayApi)
     assert torch.equal(maps.tensor, expected)
-    bare = tsm_fast.tsm(OnlyDlpack(FEATURES), backend=backend.name)
-    assert torch.equal(bare, expected)
+    bare: Any = OnlyDlpack(FEATURES)
+    assert torch.equal(tsm_fast.tsm(bare, backend=backend.name), expected)
 
 
 class Broken(OnlyDlpack):
@@ -80,8 +82,9 @@ class Broken(OnlyDlpack):
 
 def test_arrays_that_cannot_be_exported():
     message = "^features must be readable through DLPack, got Broken: this array is spread over several devices$"
+    broken: Any = Broken(FEATURES)
     with pytest.raises(TypeError, match=message):
-        tsm_fast.tsm(Broken(FEATURES))
+        tsm_fast.tsm(broken)
 
 
 NUMPY_VIEWS = {
