@@ -119,7 +119,7 @@ class SaliencyExtractor:
             raise TypeError(f"transform must be a function from a picture to [C, H, W], got {type(transform).__name__}")
         self._model: nn.Module | None = _unwrapped(model)
         self._maps = _bound(_variants(method), {**({} if rank is None else {"rank": rank}), **options})
-        self.method = method if isinstance(method, str) else tuple(self._maps)
+        self.method: str | tuple[str, ...] = method if isinstance(method, str) else tuple(self._maps)
         self.size: Literal["input"] | int | tuple[int, ...] | None = _checked_size(size)
         self._transform, self._own = transform, None
         self._layouts: dict[str, Callable[[Any], Any] | None] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .steps import checks, orders
-from .steps.arrays import as_tensor
+from .steps.arrays import Array, as_tensor
 from .steps.backend import Precision, map_noise
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
@@ -25,7 +25,7 @@ _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32
 
 @untraced
 def eigencam(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     *,
     center: bool = True,
     sign: str = "absmax",
@@ -35,7 +35,7 @@ def eigencam(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Eigen-CAM: the features projected on their first singular vector, negative part cut off.
 
     Features are `[B, C, *positions]` with one to three position modes: `[B, C, N]` of tokens or sequences,
@@ -84,7 +84,7 @@ def eigencam(
 
 @untraced
 def tsm(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     rank: checks.Rank = None,
     *,
     relu: bool = True,
@@ -93,7 +93,7 @@ def tsm(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Tensor saliency map: the features projected on the first channel factor of their Tucker decomposition.
 
     The map is `abs(X x_1 a_1^T)`, `a_1` the first column of the channel factor `A_1` that HOOI finds at `rank`. At full
@@ -127,7 +127,7 @@ def tsm(
 
 @untraced
 def multivec_eigencam(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     *,
     center: bool = True,
     combine: str = "signed",
@@ -138,7 +138,7 @@ def multivec_eigencam(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Eigen-CAM over all singular vectors, each weighted by its singular value.
 
     With `F`, `u_i`, `sigma_i` the (centred) unfolding and its singular vectors and values, the map is
@@ -175,7 +175,7 @@ def multivec_eigencam(
 
 @untraced
 def mtsm(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     rank: checks.Rank = None,
     *,
     combine: str = "signed",
@@ -186,7 +186,7 @@ def mtsm(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Multivector tensor saliency map: all columns of the channel factor, weighted by the mode-1 singular values.
 
     The map is `abs(sum_i sigma_i (X x_1 a_i^T))` over the columns `a_i` of the channel factor that HOOI finds at

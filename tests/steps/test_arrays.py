@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,11 +68,12 @@ def test_numpy_comes_back_as_numpy(backend):
 
 def test_dlpack_comes_back_through_its_library(backend):
     expected = tsm_fast.tsm(FEATURES, backend=backend.name)
-    maps = tsm_fast.tsm(ArrayApi(FEATURES), backend=backend.name)
+    rich: Any = ArrayApi(FEATURES)
+    maps = tsm_fast.tsm(rich, backend=backend.name)
     assert isinstance(maps, ArrayApi)
     assert torch.equal(maps.tensor, expected)
-    bare = tsm_fast.tsm(OnlyDlpack(FEATURES), backend=backend.name)
-    assert torch.equal(bare, expected)
+    bare: Any = OnlyDlpack(FEATURES)
+    assert torch.equal(tsm_fast.tsm(bare, backend=backend.name), expected)
 
 
 class Broken(OnlyDlpack):
@@ -81,8 +83,9 @@ class Broken(OnlyDlpack):
 
 def test_arrays_that_cannot_be_exported():
     message = "^features must be readable through DLPack, got Broken: this array is spread over several devices$"
+    broken: Any = Broken(FEATURES)
     with pytest.raises(TypeError, match=message):
-        tsm_fast.tsm(Broken(FEATURES))
+        tsm_fast.tsm(broken)
 
 
 NUMPY_VIEWS = {
@@ -253,12 +256,13 @@ def test_other_arrays_are_told_how_they_become_one(tmp_path):
     chunked = zarr.create_array(tmp_path / "features.zarr", shape=(2, 3, 4, 5), dtype="f4")
     with h5py.File(tmp_path / "features.h5", "w") as file:
         stored = file.create_dataset("features", data=np.zeros((2, 3, 4, 5), np.float32))
-        for array, way in (
+        arrays: list[tuple[Any, str]] = [
             (chunked, r"got Array: pass features\[:\]"),
             (stored, r"got Dataset: pass features\[:\]"),
             (pandas.DataFrame([[1.0]]), r"got DataFrame: pass features.to_numpy\(\)"),
             (HandsOutNumpy(), r"got HandsOutNumpy: pass numpy.asarray\(features\)"),
-        ):
+        ]
+        for array, way in arrays:
             with pytest.raises(TypeError, match=way):
                 tsm_fast.tsm(array)
-        assert tsm_fast.tsm(chunked[:]).shape == tsm_fast.tsm(stored[:]).shape == (2, 4, 5)
+        assert tsm_fast.tsm(np.asarray(chunked[:])).shape == tsm_fast.tsm(stored[:]).shape == (2, 4, 5)

@@ -29,6 +29,8 @@ from ..readable import counted, duration
 from . import options
 from .common import complain, errors, table
 
+Command = options.RetryErrorsCommand
+
 
 def extract(
     source: options.Source,

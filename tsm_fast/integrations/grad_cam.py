@@ -187,7 +187,9 @@ class Patched:
     """
 
     def __init__(self, compare: int) -> None:
-        self.calls = self.maps = self.compared = self.turned = 0
+        self.calls = self.maps = 0
+        self.compared: int = 0
+        self.turned: int = 0
         self._left = compare
 
     def look(self, activations: np.ndarray, maps: np.ndarray) -> None:

@@ -5,12 +5,27 @@ from __future__ import annotations
 import sys
 import warnings
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .memory import stored
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class DLPackArray(Protocol):
+    """Any other array: what comes out is of its kind."""
+
+    @property
+    def shape(self) -> Any: ...
+    def __dlpack__(self) -> Any: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Array = TypeVar("Array", Tensor, "np.ndarray", DLPackArray)  # a tensor in gives a tensor out, and so on
 
 
 class Restore(Protocol):
