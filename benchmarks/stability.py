@@ -2,10 +2,10 @@
 
     python -m benchmarks.stability
 
-writes benchmarks/results/stability.json, and its tables into docs/choosing.md. A change leaves what the picture shows as
-it is: JPEG at quality 75, a crop that begins about 8 pixels of the network's input further right and down, and the
-mirrored picture. Maps are enlarged to the input, laid over each other where they show the same, and compared by their
-correlation; that says which maps are stable, and nothing about which are right.
+writes benchmarks/results/stability.json, its tables into docs/choosing.md, and docs/choosing.webp. A change leaves what
+the picture shows as it is: JPEG at quality 75, a crop that begins about 8 pixels of the network's input further right
+and down, and the mirrored picture. Maps are enlarged to the input, laid over each other where they show the same, and
+compared by their correlation; that says which maps are stable, and nothing about which are right.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from torch import Tensor
 
 from tsm_fast.models import lite0, lite0_inputs
 from tsm_fast.pictures import load_photos
+from tsm_fast.pictures.drawing import Row, contact_sheet
 from tsm_fast.variants import variant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "stability.json"
 PAGE = ROOT / "docs" / "choosing.md"
+PICTURE = ROOT / "docs" / "choosing.webp"
 MARKERS = ("<!-- stability: begin -->\n", "<!-- stability: end -->\n")
 SIDE, PIXELS = 224, 8
 LAYERS = {"features": "7x7, the last layer", "features.network._blocks.10": "14x14, block 10 of 16"}
@@ -43,6 +45,7 @@ MAPS = (
     "multivec_eigencam",
     "multivec_eigencam:combine=absolute",
 )
+DRAWN = ("tsm", "mtsm:combine=absolute", "mtsm", "eigencam", "multivec_eigencam")
 CHANGES = {"jpeg": "JPEG 75", "shift": f"moved by {PIXELS} pixels", "mirror": "mirrored"}
 
 
@@ -103,6 +106,8 @@ def measure() -> dict[str, Any]:
         original = features["as it is"]
         found: dict[str, Any] = {"shape": list(original.shape[1:]), "maps": {}}
         found["ratio"] = {"centred": gaps(original, True), "uncentred": gaps(original, False)}
+        ours, mean = enlarged("tsm", original), enlarged(BASELINE, original)
+        found["tsm and the mean"] = [correlation(a, b) for a, b in zip(ours, mean, strict=True)]
         for text in (*MAPS, BASELINE):
             maps = {name: enlarged(text, x) for name, x in features.items()}
             found["maps"][text] = {
@@ -123,6 +128,20 @@ def enlarged(text: str, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, SIDE
         return torch.nn.functional.interpolate(mean, (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
     chosen = variant(text)
     return chosen.function(features, size=(SIDE, SIDE), **chosen.options)
+
+
+def draw(names: tuple[str, ...]) -> Image.Image:
+    """Some photos as they are and as JPEG 75, with maps of both."""
+    rows = []
+    for photo in (photo for photo in load_photos() if photo.name in names):
+        before = photo.image.convert("RGB")
+        for name, image in ((photo.name, before), ("as JPEG 75", jpeg(before))):
+            found = outputs(lite0(), lite0_inputs([image]))["features"]
+            maps = {variant(text).title: enlarged(text, found)[0].numpy() for text in DRAWN}
+            left, top = ((side - min(image.size)) // 2 for side in image.size)
+            square = image.crop((left, top, left + min(image.size), top + min(image.size)))
+            rows.append(Row(name, "", square, maps))
+    return contact_sheet("The same photo, saved again", "EfficientNet-lite0, last layer, 7x7", rows)
 
 
 def outputs(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -162,22 +181,26 @@ def tables(result: dict[str, Any]) -> str:
         parts.append(f"`{layer}` ({LAYERS[layer]}):\n\n" + "".join(f"| {line} |\n" for line in lines))
 
     last = result["layers"]["features"]
-    head = ["photo", "`eigencam`, JPEG 75", "centred", "`tsm`, JPEG 75", "not centred"]
+    head = ["photo", "`eigencam`, JPEG 75", "centred", "`tsm`, JPEG 75", "not centred", "`tsm` and the mean"]
     rows = [
-        [name, f"{eigencam:.2f}", f"{centred:.2f}", f"{tsm:.2f}", f"{uncentred:.2f}"]
-        for eigencam, name, centred, tsm, uncentred in sorted(
+        [name, f"{eigencam:.2f}", f"{centred:.2f}", f"{tsm:.2f}", f"{uncentred:.2f}", f"{mean:.2f}"]
+        for eigencam, name, centred, tsm, uncentred, mean in sorted(
             zip(
                 last["maps"]["eigencam"]["jpeg"],
                 result["photos"],
                 last["ratio"]["centred"],
                 last["maps"]["tsm"]["jpeg"],
                 last["ratio"]["uncentred"],
+                last["tsm and the mean"],
                 strict=True,
             )
         )
     ]
     lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
-    text = "The same photo by photo in the last layer, beside `sigma_1 / sigma_2` of the features of the map:\n\n"
+    text = (
+        "Photo by photo in the last layer: the correlations after JPEG 75 beside `sigma_1 / sigma_2` of the features, "
+        "centred and not, and that of `tsm` with the mean of the channels:\n\n"
+    )
     return "\n".join([*parts, text + "".join(f"| {line} |\n" for line in lines)])
 
 
@@ -189,6 +212,6 @@ def with_tables(page: str, result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     result = measure()
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    if PAGE.exists():
-        PAGE.write_text(with_tables(PAGE.read_text(), result))
+    PAGE.write_text(with_tables(PAGE.read_text(), result))
+    draw(("cat", "coffee")).save(PICTURE, quality=80)
     print(tables(result))

@@ -74,6 +74,7 @@ def test_files_named_for_contributors_exist() -> None:
 def test_the_table_is_that_of_the_recorded_run() -> None:
     report = load_report()
     run = json.loads((report.RESULTS / "cpu.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert report.with_table(readme, report.short_table(run)) == readme
+    pages = report.pages(run)
+    assert {page.name for page in pages} == {"README.md", "index.md", "accuracy.md"}
+    assert all(page.read_text() == made for page, made in pages.items())
     assert report.full_report(run) == (report.RESULTS / "cpu.md").read_text()
