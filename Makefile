@@ -47,7 +47,7 @@ check: build lint  ## in two minutes: all checks, and a few cases of every quick
 	$(PYTEST) --few --doctest-modules tsm_fast tests
 
 docs: build/docs/.done  ## the pages as a site that works from the disk, build/site: links, anchors, formulas and what is loaded are checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/pytest -q tests/docs/test_site.py
 	@echo "build/site/index.html"
 
