@@ -41,7 +41,8 @@ test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all test
 	$(PYTEST) --doctest-modules tsm_fast tests
 
 test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam and the networks of timm, which lie beside the environment
-	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/docs/test_readme.py -k "grad_cam or grad-cam"
+	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_layouts.py
+	PYTHONPATH=build/integrations $(PYTEST) tests/docs/test_readme.py -k "grad-cam or README or vision or detectors"
 
 check: build lint  ## in two minutes: all checks, and a few cases of every quick test
 	$(PYTEST) --few --doctest-modules tsm_fast tests

@@ -13,6 +13,7 @@ from .steps.choice import BackendInfo, backends
 
 if TYPE_CHECKING:
     from .extractor import SaliencyExtractor
+    from .pictures.show import overlay, sheet
     from .pipeline.extract import extract
     from .pipeline.results.reader import SaliencyDataset
 
@@ -30,6 +31,8 @@ __all__ = [
     "mtsm",
     "multi_mode_dot",
     "multivec_eigencam",
+    "overlay",
+    "sheet",
     "truncated_svd",
     "tsm",
     "tucker",
@@ -43,5 +46,7 @@ __getattr__, __dir__ = lazy(
         "SaliencyDataset": ".pipeline.results.reader",
         "SaliencyExtractor": ".extractor",
         "extract": ".pipeline.extract",
+        "overlay": ".pictures.show",
+        "sheet": ".pictures.show",
     },
 )

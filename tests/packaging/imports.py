@@ -13,7 +13,8 @@ FOLDERS = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast.kernels": ROOT / "kernels"}
 
 # From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
 FLOORS = (
-    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "layers", "readable"),
+    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "readable", "reshape"),
+    ("layers",),
     ("steps.backend", "steps.checks", "steps.gradients", "steps.memory", "steps.scaling"),
     ("steps.arrays", "steps.choice", "steps.cusolver"),
     ("steps.cpu", "steps.cuda", "steps.reference", "kernels"),
@@ -23,8 +24,9 @@ FLOORS = (
     ("decomposition",),
     ("saliency",),
     ("variants",),
+    ("models", "pictures"),
     ("extractor",),
-    ("integrations", "models", "pictures"),
+    ("integrations", "models.forward"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),

@@ -35,7 +35,7 @@ def extract(
     *,
     model: str | nn.Module = "lite0",
     preprocess: Callable[[Any], Any] | None = None,
-    maps: str | Sequence[str] = ("mtsm",),
+    maps: str | Sequence[str] = ("tsm",),
     add: bool = False,
     workers: int = 0,
     resources: Resources | None = None,
