@@ -97,7 +97,7 @@ def home_table(run: dict) -> str:
     ):
         record = next(record for record in records(run, step) if record["shape"] == shape)
         cells = [
-            f"{milliseconds(record['ms'][each])} ms, {times(record['ratio'][each])}" if each in record["ms"] else ""
+            f"{milliseconds(record['ms'][each])} ms ({times(record['ratio'][each])})" if each in record["ms"] else ""
             for each in (SPLIT, peer)
         ]
         rows.append([name, f"{milliseconds(record['ms']['tsm_fast'])} ms", cells[0], f"{peer}: {cells[1]}"])

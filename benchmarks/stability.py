@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -172,7 +173,7 @@ def tables(result: dict[str, Any]) -> str:
         head = ["map", *(f"{title}: lowest, median" for title in CHANGES.values())]
         rows = [
             [
-                text if text == BASELINE else f"`{text}`",
+                text if text == BASELINE else ", ".join(f"`{part}`" for part in re.split("[:,]", text)),
                 *(f"{min(values[name]):.2f}, {median(values[name]):.2f}" for name in CHANGES),
             ]
             for text, values in found["maps"].items()
