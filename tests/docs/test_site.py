@@ -100,7 +100,7 @@ def test_formulas_are_set() -> None:
 def test_search_works_from_the_disk(tmp_path: Path) -> None:
     shown, asked = browse(SITE / "index.html?q=orthonormal", tmp_path / "home", "--virtual-time-budget=10000")
     assert "Saliency maps without labels" in shown
-    assert re.search(r'md-search-result__article.*?The method', shown, re.DOTALL)
+    assert re.search(r"md-search-result__article.*?The method", shown, re.DOTALL)
     assert all(address.startswith(("file:", "data:", "blob:")) for address in asked)
 
 
