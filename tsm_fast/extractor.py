@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ._turns import turn
 from .layers import Layers, choose_layer, describe, find_layers, first_tensor, is_glob
-from .saliency import METHODS
+from .methods import METHODS
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
 

@@ -22,6 +22,7 @@ FLOORS = (
     ("modes",),
     ("decomposition",),
     ("saliency",),
+    ("methods",),
     ("variants",),
     ("extractor",),
     ("integrations", "models", "pictures"),
