@@ -14,7 +14,7 @@ CUDA       ?= OFF
 CUDA_ARCHS ?= native
 # The first that the Triton backend is offered for, see steps/choice.py.
 OLDEST_TRITON := 3.6.0
-CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+CMAKE  := cmake -S . -DTSM_FAST_CPU=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
 # One process of tests a core; a process keeps its stretch of them, and what they share, as long as it can.
 PYTEST  = TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
@@ -131,14 +131,14 @@ build/integrations/.done: $(VENV)/.torch
 	@touch $@
 
 build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
-	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=OFF \
+	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -DTSM_FAST_EMULATION=ON \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/asan --parallel $(JOBS)
 	cmake --install build/asan --prefix build/asan/site
 	@touch $@
 
 build/races/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
-	$(CMAKE) -B build/races -DCMAKE_BUILD_TYPE=Release -DTSM_FAST_RACES=ON -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=OFF \
+	$(CMAKE) -B build/races -DCMAKE_BUILD_TYPE=Release -DTSM_FAST_RACES=ON -DTSM_FAST_EMULATION=ON \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/races --parallel $(JOBS) --target cuda_emulation
 	@touch $@
