@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ._turns import turn
 from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
+from .methods import METHODS
 from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
-from .saliency import METHODS
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
 from .variants import DEFAULT, Variant, variant

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
+from tsm_fast.methods import METHODS
 from tsm_fast.pictures.page import Table, html_page
-from tsm_fast.saliency import METHODS
 
 from ..needs import needs
 from .test_drawing import rows
