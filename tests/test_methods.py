@@ -96,7 +96,7 @@ FEATURES = torch.rand(3, 8, 5, 6, generator=torch.Generator().manual_seed(0))
 def test_a_method_is_one_like_ours(install: Install) -> None:
     install(mean="added_maps:mean")
     assert list(METHODS) == [*BUILT_IN, "mean"]
-    assert len(METHODS) == 5
+    assert len(METHODS) == len(BUILT_IN) + 1
     row = METHODS["mean"]
     assert (row.title, row.options, row.package) == ("Mean activation", {"power": 1.0, "root": False}, "added-maps")
     assert row.function.__doc__ == "The mean over channels."
@@ -136,7 +136,7 @@ def test_the_extractor_takes_it(install: Install) -> None:
     with tsm_fast.SaliencyExtractor(model, "1", method="mean", power=2.0, size="input") as extract:
         maps = extract(images)
     assert maps.shape == (2, 9, 9)
-    with pytest.raises(TypeError, match="method 'mean' has no option 'rank'; it has power, root, nan"):
+    with pytest.raises(TypeError, match="method 'mean' has no option 'rank': rank= is one of 'tsm' and 'mtsm'"):
         tsm_fast.SaliencyExtractor(model, "1", method="mean", rank=3)
 
 
@@ -235,4 +235,7 @@ def test_a_run_of_the_command(install: Install, site: Path, tmp_path: Path) -> N
     assert wrong.stderr.splitlines()[-1].startswith("tsm-fast: method 'wrong' of added-maps must give float maps (")
     unknown = run(*extract, "wrong", "--map", "mean", path=elsewhere)
     assert unknown.returncode == 2
-    assert "methods must be one of 'eigencam', 'tsm', 'multivec_eigencam', 'mtsm', got 'mean'" in unknown.stderr
+    assert (
+        "methods must be one of 'eigencam', 'tsm', 'multivec_eigencam', 'mtsm', 'mean_activation', got 'mean'"
+        in unknown.stderr
+    )

@@ -127,7 +127,7 @@ class SaliencyExtractor:
             layers is None or isinstance(layers, nn.Module) or (isinstance(layers, str) and not is_glob(layers))
         )
         self._modules = {} if layers is None else find_layers(self._model, layers)
-        self._names = tuple(self._modules)
+        self._names: tuple[str, ...] = tuple(self._modules)
         self.reason = "not chosen yet: the first call does" if layers is None else "named by the caller"
 
     @property

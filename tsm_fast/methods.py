@@ -1,7 +1,7 @@
 """The map methods by name: ours, and those that other packages add by entry points in the group `tsm_fast.methods`.
 
-The object of such an entry point is a function of features [B, C, *positions], a float32 or float64 tensor without NaN or
-Inf, and of options with defaults, that gives maps [B, *positions]. What all maps have (`nan`, `normalize`, `size`,
+The object of such an entry point is a function of features [B, C, *positions], a float32 or float64 tensor without NaN
+or Inf, and of options with defaults, that gives maps [B, *positions]. What all maps have (`nan`, `normalize`, `size`,
 `precision`, `backend`) is done here. An attribute `title` of the function is its name for people.
 """
 
