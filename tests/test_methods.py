@@ -96,7 +96,7 @@ FEATURES = torch.rand(3, 8, 5, 6, generator=torch.Generator().manual_seed(0))
 def test_a_method_is_one_like_ours(install: Install) -> None:
     install(mean="added_maps:mean")
     assert list(METHODS) == [*BUILT_IN, "mean"]
-    assert len(METHODS) == 5
+    assert len(METHODS) == 6
     row = METHODS["mean"]
     assert (row.title, row.options, row.package) == ("Mean activation", {"power": 1.0, "root": False}, "added-maps")
     assert row.function.__doc__ == "The mean over channels."
@@ -114,6 +114,8 @@ def test_it_has_what_all_maps_have(install: Install) -> None:
     assert torch.equal(function(FEATURES, normalize=False), raw)
     torch.testing.assert_close(function(FEATURES), (raw - low) / (high - low))
     assert function(FEATURES, size=(10, 12)).shape == (3, 10, 12)
+    assert torch.equal(function(FEATURES.flatten(2), normalize=False), raw.flatten(1))
+    assert function(FEATURES[:, :, None], size=(2, 10, 12)).shape == (3, 2, 10, 12)
     assert function(FEATURES[:0], size=(10, 12)).shape == (0, 10, 12)
     assert isinstance(function(FEATURES.half().numpy()), np.ndarray)
     assert function(FEATURES.half(), normalize=False).dtype == torch.float32
@@ -136,7 +138,7 @@ def test_the_extractor_takes_it(install: Install) -> None:
     with tsm_fast.SaliencyExtractor(model, "1", method="mean", power=2.0, size="input") as extract:
         maps = extract(images)
     assert maps.shape == (2, 9, 9)
-    with pytest.raises(TypeError, match="method 'mean' has no option 'rank'; it has power, root, nan"):
+    with pytest.raises(TypeError, match="method 'mean' has no option 'rank': rank= is one of 'tsm' and 'mtsm'"):
         tsm_fast.SaliencyExtractor(model, "1", method="mean", rank=3)
 
 
@@ -235,4 +237,7 @@ def test_a_run_of_the_command(install: Install, site: Path, tmp_path: Path) -> N
     assert wrong.stderr.splitlines()[-1].startswith("tsm-fast: method 'wrong' of added-maps must give float maps (")
     unknown = run(*extract, "wrong", "--map", "mean", path=elsewhere)
     assert unknown.returncode == 2
-    assert "methods must be one of 'eigencam', 'tsm', 'multivec_eigencam', 'mtsm', got 'mean'" in unknown.stderr
+    assert (
+        "methods must be one of 'eigencam', 'tsm', 'multivec_eigencam', 'mtsm', 'mean_activation', got 'mean'"
+        in unknown.stderr
+    )

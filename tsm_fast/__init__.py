@@ -17,10 +17,13 @@ __all__ = [
     "extract",
     "fold",
     "hosvd",
+    "mean_activation",
     "mode_dot",
     "mtsm",
     "multi_mode_dot",
     "multivec_eigencam",
+    "overlay",
+    "sheet",
     "truncated_svd",
     "tsm",
     "tucker",
@@ -31,9 +34,10 @@ if TYPE_CHECKING:
     from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
     from .extractor import SaliencyExtractor
     from .modes import fold, mode_dot, multi_mode_dot, unfold
+    from .pictures.show import overlay, sheet
     from .pipeline.extract import extract
     from .pipeline.results.reader import SaliencyDataset
-    from .saliency import eigencam, mtsm, multivec_eigencam, tsm
+    from .saliency import eigencam, mean_activation, mtsm, multivec_eigencam, tsm
     from .steps.choice import BackendInfo, backends
 else:  # the command says its help, and a missing package what it needs, before PyTorch is there
     __getattr__, __dir__ = lazy(
@@ -41,11 +45,13 @@ else:  # the command says its help, and a missing package what it needs, before 
         {
             **dict.fromkeys(("TuckerResult", "hosvd", "truncated_svd", "tucker"), ".decomposition"),
             **dict.fromkeys(("fold", "mode_dot", "multi_mode_dot", "unfold"), ".modes"),
-            **dict.fromkeys(("eigencam", "mtsm", "multivec_eigencam", "tsm"), ".saliency"),
+            **dict.fromkeys(("eigencam", "mean_activation", "mtsm", "multivec_eigencam", "tsm"), ".saliency"),
             **dict.fromkeys(("BackendInfo", "backends"), ".steps.choice"),
             "SaliencyDataset": ".pipeline.results.reader",
             "SaliencyExtractor": ".extractor",
             "extract": ".pipeline.extract",
+            "overlay": ".pictures.show",
+            "sheet": ".pictures.show",
         },
-        extras={"SaliencyDataset": "datasets", "extract": "datasets"},
+        extras={"SaliencyDataset": "datasets", "extract": "datasets", "overlay": "pictures", "sheet": "pictures"},
     )

@@ -1,7 +1,7 @@
 """The map methods by name: ours, and those that other packages add by entry points in the group `tsm_fast.methods`.
 
-The object of such an entry point is a function of features [B, C, H, W], a float32 or float64 tensor without NaN or
-Inf, and of options with defaults, that gives maps [B, H, W]. What all maps have (`nan`, `normalize`, `size`,
+The object of such an entry point is a function of features [B, C, *positions], a float32 or float64 tensor without NaN
+or Inf, and of options with defaults, that gives maps [B, *positions]. What all maps have (`nan`, `normalize`, `size`,
 `precision`, `backend`) is done here. An attribute `title` of the function is its name for people.
 """
 
@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .saliency import eigencam, mtsm, multivec_eigencam, tsm
-from .steps import checks
+from .saliency import eigencam, mean_activation, mtsm, multivec_eigencam, tsm
+from .steps import checks, orders
 from .steps.arrays import as_tensor
 from .steps.backend import Precision, result_dtype
 from .steps.choice import resolve
 from .steps.memory import readable
+from .steps.scaling import per_item
 
 GROUP = "tsm_fast.methods"
 OPTIONS = ("rank", "center", "combine", "sign")  # of ours, that decide what is computed; the others say how
@@ -48,6 +49,7 @@ BUILT_IN = {
     "tsm": _method(tsm, "TSM"),
     "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
     "mtsm": _method(mtsm, "MTSM"),
+    "mean_activation": _method(mean_activation, "Mean activation"),
 }
 
 
@@ -118,21 +120,22 @@ def _finished(what: str, function: Callable[..., Any], options: Mapping[str, Any
     """The function with the options that all maps have."""
 
     def maps(
-        features: Any,  # [B, C, H, W]
+        features: Any,  # [B, C, *positions]
         *,
         nan: str = "raise",
         normalize: bool = True,
-        size: tuple[int, int] | None = None,
+        size: checks.Size = None,
         precision: Precision = "auto",
         backend: str | None = None,
         **own: Any,
-    ) -> Any:  # [B, H, W] or [B, *size]
+    ) -> Any:  # [B, *positions] or [B, *size]
         checks.choice("nan", nan, ("raise", "zero", "propagate"))
         checks.precision(precision)
         checks.flag("normalize", normalize)
-        size = checks.size(size)
         x, restore = as_tensor("features", features)
         checks.features(x)
+        positions = x.shape[2:]
+        size = checks.sizes(size, len(positions))
         module = resolve(backend, x)
         readable("features", x, module.name)
         x = x.to(result_dtype(x.dtype, precision))
@@ -141,9 +144,10 @@ def _finished(what: str, function: Callable[..., Any], options: Mapping[str, Any
             checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
         made = _checked(what, function(torch.where(x.isfinite(), x, 0), **own), x) if len(x) else x[:, 0]
         if nan == "propagate":
-            made = made.masked_fill(~finite[:, None, None], torch.nan)
+            made = torch.where(per_item(finite, made), made, torch.nan)
         if normalize or size is not None:
-            made = module.finish(made, size, normalize=normalize)
+            made = made if len(positions) == 2 else made.flatten(1)[..., None]
+            made = orders.finish(module, made, positions, size, normalize=normalize)
         return restore(made)
 
     taken = signature(maps).parameters

@@ -20,8 +20,14 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # Their blocks read what their commands wrote: tests/pipeline/test_docs.py runs both.
 WITH_COMMANDS = ("exports.md", "first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
-# `make test-integrations` and Python 3.11 have what these need.
-NEEDS = {"grad-cam.md": "pytorch_grad_cam", "torch-cam.md": "torchcam"}
+# `make test-integrations` and Python 3.11 have what these need, but for FiftyOne, which needs a database.
+NEEDS = {
+    "fiftyone.md": "fiftyone",
+    "grad-cam.md": "pytorch_grad_cam",
+    "jax.md": "jax",
+    "quantus.md": "quantus",
+    "torch-cam.md": "torchcam",
+}
 LEFT_OUT = {*WITH_COMMANDS, *(name for name, module in NEEDS.items() if importlib.util.find_spec(module) is None)}
 WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text()) and page.name not in LEFT_OUT]
 

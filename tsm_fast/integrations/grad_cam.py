@@ -144,8 +144,6 @@ class NotFinite(np.linalg.LinAlgError, ValueError):
 class _Reader(SaliencyExtractor):
     """The outputs of the target layers, one for each, without resizing or maps."""
 
-    _layout, _orders = "[B, C, H, W] or [B, C, D, H, W]", (4, 5)
-
     def __init__(self, model: nn.Module, layers: list[nn.Module], method: str, reshape: Any, **options: Any) -> None:
         super().__init__(model, layers, method, reshape_transform=reshape, **options)
         self._wanted = layers
@@ -155,9 +153,9 @@ class _Reader(SaliencyExtractor):
         names = {module: name for name, module in self._modules.items()}
         return [features[names[layer]] for layer in self._wanted]
 
-    def _read(self, output: Any) -> Any:
+    def _read(self, name: str, output: Any, convolutions: Any) -> Any:
         # A transform of pytorch-grad-cam's gets what the layer gives, also tuples and dicts.
-        return super()._read(output) if self._reshape_transform is None else self._reshape_transform(output)
+        return self._reshape(output) if callable(self._reshape) else super()._read(name, output, convolutions)
 
 
 def _maps(method: str, features: Tensor, relu: bool, options: dict[str, Any]) -> Tensor:

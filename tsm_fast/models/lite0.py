@@ -53,6 +53,10 @@ def lite0() -> nn.Sequential:
     return nn.Sequential(OrderedDict(parts)).eval()
 
 
+def is_lite0(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "features", None), _Features)
+
+
 def lite0_inputs(images: Sequence[Image.Image]) -> Tensor:
     """Pictures as the network wants them: [B, 3, 224, 224] float32, the central square, `(x - 0.498) / 0.502`."""
     return torch.stack([LITE0(image) for image in images])

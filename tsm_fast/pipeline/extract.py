@@ -35,7 +35,7 @@ def extract(
     *,
     model: str | nn.Module = "lite0",
     preprocess: Callable[[Any], Any] | None = None,
-    maps: str | Sequence[str] = ("mtsm",),
+    maps: str | Sequence[str] = ("tsm",),
     add: bool = False,
     workers: int = 0,
     resources: Resources | None = None,
@@ -58,7 +58,8 @@ def extract(
             are on the copy too.
         preprocess: of such a module: a function from an RGB picture to `[C, H, W]`. None is the usual central crop of
             224 x 224 pixels, normalised for ImageNet, or what `size` and `fit` say.
-        maps: "eigencam", "tsm", "multivec_eigencam", "mtsm", with options as in "mtsm:combine=absolute,rank=16x4x4".
+        maps: "eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation", with options as in
+            "mtsm:combine=absolute,rank=16x4x4".
         add: take the pictures that the run in `out` does not have into it, as new shards; those that it has must be
             unchanged.
         workers: processes beside this one, for a model with a name; they import the main module again, so a script

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from .. import reshape
+from ..factory import find, is_factory
 from ..methods import BUILT_IN, METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
@@ -35,8 +37,11 @@ class Settings:
             `weights_only=True`.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
         layers: dotted names or globs; none for the automatic choice.
-        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", also with options of their own, as in
-            "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
+        reshape: how layers that give something else become [B, C, H, W]: "auto" finds tokens and [B, H, W, C] in
+            networks of timm, torchvision and transformers, "tokens" and "nhwc" declare them for others, and
+            "package.module:function" or "file.py:function" names a function from a layer's output.
+        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation", also with options of
+            their own, as in "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
         rank, center, combine, sign: options of all methods that have them and do not name them themselves; None leaves
             each method's default.
         precision: as everywhere in this package.
@@ -71,7 +76,8 @@ class Settings:
     weights: str | None = None
     trust_model_code: bool = False
     layers: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ("mtsm",)
+    reshape: str = "auto"
+    methods: tuple[str, ...] = ("tsm",)
     rank: int | tuple[int, ...] | None = None
     center: bool | None = None
     combine: str | None = None
@@ -96,6 +102,11 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("source", "model"):
             _text(name, getattr(self, name))
+        if self.reshape not in reshape.NAMES and not (isinstance(self.reshape, str) and is_factory(self.reshape)):
+            named = ", ".join(reshape.NAMES)
+            raise ValueError(
+                f"reshape must be {named}, package.module:function or file.py:function, got {self.reshape!r}"
+            )
         checks.flag("trust_model_code", self.trust_model_code)
         for name in ("layers", "methods", "filter"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
@@ -129,6 +140,11 @@ class Settings:
     def loading(self) -> dict[str, Any]:
         """The keyword arguments of `models.load`."""
         return {name: getattr(self, name) for name in ("weights", "trust_model_code", "size", "fit")}
+
+    @property
+    def reshape_transform(self) -> Any:
+        """That of the extractor."""
+        return self.reshape if self.reshape in reshape.NAMES else find(self.reshape, "reshape")
 
     def options(self, method: str, *, all_of_them: bool = False) -> dict[str, Any]:
         """The keyword arguments of one of `methods`: those that were set and that it has; or all, with defaults."""

@@ -82,6 +82,7 @@ class Record:
     batch_size: int
     columns: tuple[MapColumn, ...]
     forward: ForwardRecord = ForwardRecord()
+    reshape: str = "auto"  # how the outputs of layers become [B, C, H, W], as `Settings` has it
 
     def __post_init__(self) -> None:
         _between("items", self.source.items, 1)

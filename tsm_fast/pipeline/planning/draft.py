@@ -82,12 +82,14 @@ def make(
     if settings.shard_size is None:
         size = shard_size(len(items), shape, devices, settings.batch_size)
         settings = replace(settings, shard_size=size)
-    extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
+    extractor = SaliencyExtractor(
+        model.module, list(settings.layers) or None, reshape_transform=settings.reshape_transform
+    )
     inputs = answers.fixed_inputs(shape)
     features = extractor.features(inputs)
     if settings.channels_last is None:
         channels_last = set(devices) == {"cpu"} and takes_channels_last(
-            model.module, extractor.layers, features, inputs
+            model.module, extractor.layers, features, inputs, settings.reshape_transform
         )
         settings = replace(settings, channels_last=channels_last)
     columns = [
@@ -121,6 +123,7 @@ def make(
         "batch_size": settings.batch_size,
         "columns": list(map(asdict, columns)),
         "forward": {name: getattr(settings, name) for name in ("channels_last", "autocast", "compile")},
+        "reshape": _name(settings.reshape),
     }
     record = typed.made(Record, json.loads(json.dumps(parts, default=str)), "record")
     pictures = preprocessing["kind"] != BY_THE_DATASET
@@ -137,16 +140,19 @@ def make(
         + (0 if carried is None else carried.nbytes),
         versions=found,
     )
-    model_file = os.path.abspath(settings.model) if _is_file(settings.model) else settings.model
+    model_file, reshape_file = (
+        os.path.abspath(name) if _is_file(name) else name for name in (settings.model, settings.reshape)
+    )
     weights_file = settings.weights and os.path.abspath(settings.weights)
-    here = replace(settings, model=model_file, weights=weights_file)  # for workers that run in other folders
+    # For workers that run in other folders.
+    here = replace(settings, model=model_file, reshape=reshape_file, weights=weights_file)
     file, command = RunFile(record.fingerprint, record, evidence, about), Command(here, source.kind, source.root)
     return Draft(items, stamps, file, command, source, carried)
 
 
-def _is_file(model: str) -> bool:
-    """Whether a model is a file, or a factory in one."""
-    return os.path.isfile(model) or os.path.isfile(model.rpartition(":")[0])
+def _is_file(name: str) -> bool:
+    """Whether a model is a file, or a model or function in one."""
+    return os.path.isfile(name) or os.path.isfile(name.rpartition(":")[0])
 
 
 def _name(model: str) -> str:
@@ -188,6 +194,8 @@ def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Ten
 def _column(method: str, layer: str, features: Tensor, settings: Settings) -> MapColumn:
     """The column of a method and layer, after trying the method's options (a rank, say) on its features."""
     name = f"{method}/{layer}"
+    if features.ndim != 4:
+        raise ValueError(f"layer {layer!r} must give feature maps [B, C, H, W], got {tuple(features.shape)}")
     try:
         variant(method).function(features, nan="propagate", precision=settings.precision, **settings.options(method))
     except ValueError as error:

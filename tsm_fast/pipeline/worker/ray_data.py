@@ -58,7 +58,7 @@ class SaliencyStage:
         *,
         model: str = "lite0",
         layers: Sequence[str] = (),
-        methods: Sequence[str] = ("mtsm",),
+        methods: Sequence[str] = ("tsm",),
         device: str = "auto",
         backend: str | None = None,
         **options: Any,
@@ -66,7 +66,9 @@ class SaliencyStage:
         settings = Settings("a stage", model=model, layers=tuple(layers), methods=tuple(methods), **options)
         loaded = models.load(model, **settings.loading)
         where = device_of(device)
-        extractor = SaliencyExtractor(loaded.module.to(where), list(layers) or None)
+        extractor = SaliencyExtractor(
+            loaded.module.to(where), list(layers) or None, reshape_transform=settings.reshape_transform
+        )
         shape = loaded.preprocess(Image.new("RGB", (640, 480))).shape
         extractor.features(torch.zeros(1, *shape, device=where))  # chooses the layer
         columns = [(method, layer) for method in settings.methods for layer in extractor.layers]
