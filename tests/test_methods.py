@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import tsm_fast
 from tsm_fast import methods
@@ -206,6 +205,8 @@ def test_what_is_no_map_is_refused(install: Install, function: str, got: str) ->
 @pytest.mark.slow
 def test_a_run_of_the_command(install: Install, site: Path, tmp_path: Path) -> None:
     """Of an installed package, with a worker; its version is on record, and the run can be read without it."""
+    from PIL import Image
+
     install(mean="added_maps:mean", wrong="added_maps:flat")
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "photos").mkdir()
