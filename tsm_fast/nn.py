@@ -59,9 +59,12 @@ class SaliencyHead(nn.Module):
             checks.flag(name, value)
         if checks.integer("iterations", iterations) < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
-        self.method, self.center, self.relu, self.normalize = method, center, relu, normalize
-        self.size = checks.size(size)
-        self.iterations = int(iterations)
+        self.method: str = method
+        self.center: bool = center
+        self.relu: bool = relu
+        self.normalize: bool = normalize
+        self.size: tuple[int, int] | None = checks.size(size)
+        self.iterations: int = int(iterations)
 
     def forward(self, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, H, W]
         if not features.is_floating_point() or features.ndim != 4:

@@ -10,6 +10,7 @@ import shlex
 import struct
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_the_page_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ran["python"]
 
 
+def test_pages_share_no_folder() -> None:
+    """One may be followed after another, in one folder."""
+    writes = re.compile(r"--out ([\w-]+)|tsm-fast export [\w-]+ ([\w.-]+)|Path\(\"([\w-]+)[\w/]*\"\)\.mkdir")
+    made = {page: {name for found in writes.findall(blocks_of(page)) for name in found if name} for page in PAGES}
+    assert all(made.values())
+    shared = [(a, b, made[a] & made[b]) for a, b in combinations(PAGES, 2) if made[a] & made[b]]
+    assert not shared
+
+
+def blocks_of(page: str) -> str:
+    return "".join(text for language, text, _ in blocks(page) if language in ("console", "python"))
+
+
 @pytest.mark.parametrize("page", ALL)
 def test_scripts_for_other_machines_are_well_formed(page: str) -> None:
     for language, text, _ in blocks(page):
@@ -94,7 +108,8 @@ def test_options_that_are_named_exist(page: str) -> None:
     for name in COMMANDS:
         known |= {name for parameter in command(name).params for name in (*parameter.opts, *parameter.secondary_opts)}
     text = (DOCS / f"{page}.md").read_text()
-    foreign = {"--signal", "--job-name", "--array", "--cpus-per-task", "--gres", "--time", "--requeue", "--ntasks"}
+    slurm = "signal job-name array cpus-per-task gres time requeue ntasks nodes"
+    foreign = {f"--{option}" for option in slurm.split()}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - foreign - {"--work"}
     assert named <= known
 

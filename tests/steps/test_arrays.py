@@ -256,12 +256,13 @@ def test_other_arrays_are_told_how_they_become_one(tmp_path):
     chunked = zarr.create_array(tmp_path / "features.zarr", shape=(2, 3, 4, 5), dtype="f4")
     with h5py.File(tmp_path / "features.h5", "w") as file:
         stored = file.create_dataset("features", data=np.zeros((2, 3, 4, 5), np.float32))
-        for array, way in (
+        arrays: list[tuple[Any, str]] = [
             (chunked, r"got Array: pass features\[:\]"),
             (stored, r"got Dataset: pass features\[:\]"),
             (pandas.DataFrame([[1.0]]), r"got DataFrame: pass features.to_numpy\(\)"),
             (HandsOutNumpy(), r"got HandsOutNumpy: pass numpy.asarray\(features\)"),
-        ):
+        ]
+        for array, way in arrays:
             with pytest.raises(TypeError, match=way):
                 tsm_fast.tsm(array)
-        assert tsm_fast.tsm(chunked[:]).shape == tsm_fast.tsm(stored[:]).shape == (2, 4, 5)
+        assert tsm_fast.tsm(np.asarray(chunked[:])).shape == tsm_fast.tsm(stored[:]).shape == (2, 4, 5)

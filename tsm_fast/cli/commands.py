@@ -24,6 +24,7 @@ COMMANDS = {  # name -> (module, the first line of its help)
         ".runs",
         "One run of several that were made by the same settings of different pictures; those stay as they are.",
     ),
+    "map": (".map", "The saliency map of a picture, or of a few, in colour over the whole picture."),
     "layers": (
         ".layers",
         "The layers of a model that give feature maps, in the order in which they run, and the one chosen by itself.",
@@ -53,7 +54,9 @@ def command(name: str) -> Any:
     """One command, with its code."""
     module = import_module(COMMANDS[name][0], __package__)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name, cls=getattr(module, "Command", None))(getattr(module, name))
+    alone.command(name, cls=getattr(module, "Command", None))(
+        getattr(module, name, None) or getattr(module, f"{name}_")
+    )
     return typer.main.get_command(alone)
 
 

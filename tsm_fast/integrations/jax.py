@@ -21,7 +21,7 @@ from ..steps import checks
 from ..steps.arrays import as_tensor
 from ._peer import peer
 
-jax = peer("jax", "jax", "0.4.34", "jax")
+jax: Any = peer("jax", "jax", "0.4.34", "jax")
 
 
 def eigencam(features: Any, **options: Any) -> Any:
