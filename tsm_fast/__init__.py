@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._lazy import lazy
 from ._version import __version__ as __version__
-from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
+from .decomposition import TuckerResult, eigh, hosvd, truncated_svd, tucker
 from .modes import fold, mode_dot, multi_mode_dot, unfold
 from .saliency import eigencam, mean_activation, mtsm, multivec_eigencam, tsm
 from .steps.choice import BackendInfo, backends
@@ -23,6 +23,7 @@ __all__ = [
     "TuckerResult",
     "backends",
     "eigencam",
+    "eigh",
     "extract",
     "fold",
     "hosvd",
