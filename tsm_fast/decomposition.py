@@ -374,7 +374,7 @@ def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor,
     module = resolve(backend, a)
     readable("a", a, module.name)
     compute = partial(triplets.eigh, module, result_dtype(a.dtype, precision))
-    return by_parts(compute, _checked("a", a), 4 * a.shape[1:].numel())
+    return by_parts(compute, _checked("a", a), 32 * a.shape[1:].numel())
 
 
 def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,7 @@ TAKES_BACKEND = {
     "tucker": Function(lambda x, **options: tsm_fast.tucker(x, RANK, **options).core),
     "hosvd": Function(lambda x, **options: tsm_fast.hosvd(x, RANK, **options).core),
     "truncated_svd": Function(lambda m, **options: tsm_fast.truncated_svd(m, **options)[1], "m", X[..., 0].clone()),
+    "eigh": Function(lambda a, **options: tsm_fast.eigh(a, **options)[0], "a", X.flatten(2).mT @ X.flatten(2)),
     "mode_dot": Function(lambda x, **options: tsm_fast.mode_dot(x, MATRIX, 0, True, **options)),
     "mode_dot by it": Function(
         lambda matrix, **options: tsm_fast.mode_dot(X, matrix, 0, True, **options), "matrix", RESULT.factors[0]

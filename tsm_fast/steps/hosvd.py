@@ -49,18 +49,19 @@ def truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: 
 
 def eigh(module: Backend, dtype: torch.dtype, a: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues [B, n], ascending, and eigenvectors [B, n, n] of symmetric matrices, by their lower triangles."""
-    wide = cast(a, torch.float64)
-    symmetric = (wide + wide.mT) / 2  # which the gradient goes through, as that of torch.linalg.eigh does
-    symmetric = instead(symmetric, wide.detach().tril() + wide.detach().tril(-1).mT)
-    unit, exponent = unit_range(symmetric)
-    if needs_grad(a):
+    wide = _differentiable(a)
+    symmetric = wide.detach().double().tril()
+    symmetric = symmetric + symmetric.tril(-1).mT
+    if needs_grad(a):  # the gradient is that of (a + a^T) / 2, as of torch.linalg.eigh
+        unit, exponent = unit_range(instead((wide + wide.mT) / 2, symmetric))
         values, vectors = differentiable_eigh(unit)
         vectors = vectors * column_signs(vectors)
     else:
+        unit, exponent = unit_range(symmetric) if a.dtype == torch.float64 else (symmetric, None)
         # The step takes Gram matrices, whose eigenvalues are squares: a shift makes them so.
         shift = torch.linalg.vector_norm(unit, dim=(1, 2))  # [B]
-        shifted = unit + per_item(shift, unit) * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
-        roots, vectors = module.truncated_svd(shifted, unit.shape[1], precision="float64")
+        unit.diagonal(dim1=1, dim2=2).add_(shift[:, None])
+        roots, vectors = module.truncated_svd(unit, unit.shape[1], precision="float64")
         values, vectors = (roots**2 - shift[:, None]).flip(1), vectors.flip(2)
     return scaled(bounded(values), exponent).to(dtype), vectors.to(dtype)
 
