@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 import tsm_fast
-from tsm_fast.saliency import METHODS
+from tsm_fast.methods import METHODS
 
 PUBLIC = [name for name in tsm_fast.__all__ if name != "BackendInfo"]
 
