@@ -1,6 +1,6 @@
-"""Tucker decompositions of batches: `tucker`, `hosvd` and `truncated_svd`."""
+"""Tucker decompositions of batches, `tucker`, `hosvd` and `truncated_svd`, and their eigenpairs, `eigh`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -16,6 +16,7 @@ from .steps.arrays import Array, as_tensor
 from .steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from .steps.choice import resolve
 from .steps.memory import readable, untraced
+from .steps.operators import operator, wanted
 from .steps.scaling import by_parts, peaks
 
 _ROOM = 1000  # sweeps whose errors find room at first
@@ -154,21 +155,54 @@ def tucker(
     tensor, restore = as_tensor("x", x)
     checks.tensor("x", tensor)
     effective = checks.rank(rank, tensor.shape[1:], "x")
-    module = resolve(backend, tensor)
-    readable("x", tensor, module.name)
-    hooi = partial(module.hooi, tensor, effective, tol=tolerance, sign=sign, precision=precision)
+    how = effective, limit, tolerance, sign, precision, backend
+    if wanted(tensor):
+        core, errors, n_sweeps, converged, *rest = _tucker_operator([tensor], *how)
+        errors = torch.where(errors < 0, torch.nan, errors)
+    else:
+        core, errors, n_sweeps, converged, *rest = _tucker(tensor, *how)
+    return TuckerResult(
+        core=restore(core),
+        factors=[restore(factor) for factor in rest[: len(effective)]],
+        singular_values=[restore(values) for values in rest[len(effective) :]],
+        rank=effective,
+        errors=restore(errors, exact=False),
+        n_sweeps=restore(n_sweeps, exact=False),
+        converged=restore(converged),
+    )
+
+
+def _tucker(
+    x: Tensor, rank: Sequence[int], limit: int, tol: float, sign: str, precision: Precision, backend: str | None
+) -> tuple[Tensor, ...]:
+    """The core, the errors [B, K] of as many sweeps as there were, their number, what converged, factors, values."""
+    module = resolve(backend, x)
+    readable("x", x, module.name)
+    hooi = partial(module.hooi, x, rank, tol=tol, sign=sign, precision=precision)
     result = _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
-    most = int(result.n_sweeps.max()) if len(tensor) else 0
-    return TuckerResult(
-        core=restore(result.core),
-        factors=[restore(factor) for factor in result.factors],
-        singular_values=[restore(values) for values in result.singular_values],
-        rank=effective,
-        errors=restore(result.errors[:, :most].contiguous(), exact=False),
-        n_sweeps=restore(result.n_sweeps, exact=False),
-        converged=restore(result.converged),
-    )
+    most = int(result.n_sweeps.max()) if len(x) else 0
+    errors = result.errors[:, :most].contiguous()
+    return result.core, errors, result.n_sweeps, result.converged, *result.factors, *result.singular_values
+
+
+def _like_tucker(x: Tensor, rank: Sequence[int], limit: int, *options: Any) -> tuple[Tensor, ...]:
+    core, *rest = _like_hosvd(x, rank, *options[1:])
+    batch = x.shape[0]
+    errors = x.new_empty(batch, limit, dtype=torch.float64)
+    return core, errors, x.new_empty(batch, dtype=torch.int64), x.new_empty(batch, dtype=torch.bool), *rest[1:]
+
+
+@operator(
+    "tucker",
+    "SymInt[] rank, SymInt n_iter_max, float tol, str sign, str precision, str? backend",
+    _like_tucker,
+)
+def _tucker_operator(x: Tensor, rank: Sequence[int], limit: int, *options: Any) -> tuple[Tensor, ...]:
+    """`_tucker` with room for the errors of all sweeps, -1 for none: their number must not depend on x."""
+    core, errors, *rest = _tucker(x, rank, limit, *options)
+    padded = torch.cat([errors, errors.new_full((len(x), limit - errors.shape[1]), torch.nan)], 1)
+    return core, padded.nan_to_num(-1.0), *rest
 
 
 def _with_more_room(hooi: Callable[..., HooiResult], limit: int) -> HooiResult:
@@ -222,20 +256,40 @@ def hosvd(
     tensor, restore = as_tensor("x", x)
     checks.tensor("x", tensor)
     effective = checks.rank(rank, tensor.shape[1:], "x")
-    dtype = result_dtype(tensor.dtype, precision)
-    module = resolve(backend, tensor)
-    readable("x", tensor, module.name)
-    compute = partial(triplets.hosvd, module, effective, sign, dtype)
-    core, error, *rest = by_parts(compute, _checked("x", tensor), 2 * tensor.shape[1:].numel())
+    how = effective, sign, precision, backend
+    core, error, *rest = _hosvd_operator([tensor], *how) if wanted(tensor) else _hosvd(tensor, *how)
+    batch = core.shape[0]
     return TuckerResult(
         core=restore(core),
         factors=[restore(factor) for factor in rest[: len(effective)]],
         singular_values=[restore(values) for values in rest[len(effective) :]],
         rank=effective,
         errors=restore(error, exact=False),
-        n_sweeps=restore(torch.zeros(len(core), dtype=torch.int64, device=core.device), exact=False),
-        converged=restore(torch.ones(len(core), dtype=torch.bool, device=core.device)),
+        n_sweeps=restore(torch.zeros(batch, dtype=torch.int64, device=core.device), exact=False),
+        converged=restore(torch.ones(batch, dtype=torch.bool, device=core.device)),
     )
+
+
+def _hosvd(x: Tensor, rank: Sequence[int], sign: str, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
+    """The core, the errors [B, 1], the factors and the singular values."""
+    dtype = result_dtype(x.dtype, precision)
+    module = resolve(backend, x)
+    readable("x", x, module.name)
+    compute = partial(triplets.hosvd, module, rank, sign, dtype)
+    return by_parts(compute, _checked("x", x), 2 * x.shape[1:].numel())
+
+
+def _like_hosvd(
+    x: Tensor, rank: Sequence[int], sign: str, precision: Precision, backend: str | None
+) -> tuple[Tensor, ...]:
+    dtype, batch = result_dtype(x.dtype, precision), x.shape[0]
+    core = x.new_empty(batch, *rank, dtype=dtype)
+    factors = [x.new_empty(batch, size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
+    values = [x.new_empty(batch, r, dtype=dtype) for r in rank]
+    return core, x.new_empty(batch, 1, dtype=torch.float64), *factors, *values
+
+
+_hosvd_operator = operator("hosvd", "SymInt[] rank, str sign, str precision, str? backend", _like_hosvd)(_hosvd)
 
 
 @untraced
@@ -277,12 +331,81 @@ def truncated_svd(
     tensor, restore = as_tensor("m", m)
     checks.matrices("m", tensor)
     r = checks.matrix_rank(rank, *tensor.shape[1:])
-    dtype = result_dtype(tensor.dtype, precision)
-    module = resolve(backend, tensor)
-    readable("m", tensor, module.name)
-    compute = partial(triplets.truncated_svd, module, r, sign, dtype)
-    u, s, vh = by_parts(compute, _checked("m", tensor), 2 * tensor.shape[1:].numel())
+    how = r, sign, precision, backend
+    u, s, vh = _svd_operator([tensor], *how) if wanted(tensor) else _svd(tensor, *how)
     return restore(u), restore(s), restore(vh)
+
+
+def _svd(m: Tensor, rank: int, sign: str, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
+    dtype = result_dtype(m.dtype, precision)
+    module = resolve(backend, m)
+    readable("m", m, module.name)
+    compute = partial(triplets.truncated_svd, module, rank, sign, dtype)
+    return by_parts(compute, _checked("m", m), 2 * m.shape[1:].numel())
+
+
+def _like_svd(m: Tensor, rank: int, sign: str, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
+    dtype, (batch, rows, columns) = result_dtype(m.dtype, precision), m.shape
+    shapes = (batch, rows, rank), (batch, rank), (batch, rank, columns)
+    return tuple(m.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+_svd_operator = operator("truncated_svd", "SymInt rank, str sign, str precision, str? backend", _like_svd)(_svd)
+
+
+@untraced
+def eigh(
+    a: Any,  # [B, n, n]
+    *,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> tuple[Any, Any]:
+    """All eigenpairs of every symmetric matrix of a batch, as `torch.linalg.eigh` gives them; for many small matrices.
+
+    Args:
+        a: symmetric matrices `[B, n, n]`, torch, NumPy or DLPack, any float dtype, any strides; only the lower triangle
+            is read.
+        precision, backend: as in `tucker`; the problem is solved in float64 always.
+
+    Returns:
+        The eigenvalues `[B, n]`, ascending, and the eigenvectors `[B, n, n]`, one a column, in which the entry of
+        largest magnitude is positive: `a = V diag(L) V^T`. float64 for float64 input or `precision="float64"`, else
+        float32.
+
+    Gradients are those of `torch.linalg.eigh` where eigenvalues are distinct, and finite everywhere: at equal ones the
+    terms that do not exist count as 0.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `tucker`; ValueError also for matrices that are not square.
+
+    >>> import torch, tsm_fast
+    >>> m = torch.rand(4, 100, 8)
+    >>> values, vectors = tsm_fast.eigh(m.mT @ m)
+    >>> values.shape, vectors.shape
+    (torch.Size([4, 8]), torch.Size([4, 8, 8]))
+    """
+    checks.precision(precision)
+    tensor, restore = as_tensor("a", a)
+    checks.symmetric("a", tensor)
+    values, vectors = (
+        _eigh_operator([tensor], precision, backend) if wanted(tensor) else _eigh(tensor, precision, backend)
+    )
+    return restore(values), restore(vectors)
+
+
+def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
+    module = resolve(backend, a)
+    readable("a", a, module.name)
+    compute = partial(triplets.eigh, module, result_dtype(a.dtype, precision))
+    return by_parts(compute, _checked("a", a), 32 * a.shape[1:].numel())
+
+
+def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, Tensor]:
+    dtype = result_dtype(a.dtype, precision)
+    return a.new_empty(a.shape[:2], dtype=dtype), a.new_empty(a.shape, dtype=dtype)
+
+
+_eigh_operator = operator("eigh", "str precision, str? backend", _like_eigh)(_eigh)
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

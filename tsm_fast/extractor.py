@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._lazy import needs
 from ._turns import turn
 from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
-from .methods import METHODS
+from .methods import BUILT_IN, METHODS
 from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
@@ -443,7 +443,7 @@ def _options(method: str) -> list[str]:
 
 
 def _no_option(name: str, methods: Sequence[str]) -> str:
-    having = [method for method in METHODS if name in _options(method)]
+    having = [method for method in dict.fromkeys((*BUILT_IN, *methods)) if name in _options(method)]
     if having:
         text = f"method {' and '.join(map(repr, methods))}"
         does = "never centres" if name == "center" else f"has no option {name!r}"

@@ -12,6 +12,7 @@ from .steps.backend import Backend, Precision, result_dtype
 from .steps.choice import resolve
 from .steps.gradients import instead
 from .steps.memory import readable, untraced
+from .steps.operators import operator, wanted
 from .steps.scaling import peaks, scaled, unit_exponents
 
 
@@ -136,12 +137,32 @@ def multi_mode_dot(
     matrices = list(matrices)
     numbers = checks.modes(modes, len(matrices), tensor.ndim - 1)
     factors = [_factor(matrix, tensor, n, transpose, precision) for matrix, n in zip(matrices, numbers, strict=True)]
-    module = resolve(backend, tensor, *factors)
-    readable("x", tensor, module.name)
+    how = numbers, precision, backend
+    tensors = tensor, *factors
+    (product,) = _product_operator(tensors, *how) if wanted(*tensors) else _product(*tensors, *how)
+    return restore(product)
+
+
+def _product(x: Tensor, *arguments: Any) -> tuple[Tensor]:
+    """The products with factors [B, I_n, J_n], one for each of the modes."""
+    *factors, modes, precision, backend = arguments
+    module = resolve(backend, x, *factors)
+    readable("x", x, module.name)
     for factor in factors:
         readable("matrix", factor, module.name)
-    product = module.core_contraction(tensor, factors, numbers, precision=precision)
-    return restore(_in_range(product, module, tensor, factors, numbers))
+    product = module.core_contraction(x, factors, modes, precision=precision)
+    return (_in_range(product, module, x, factors, modes),)
+
+
+def _like_product(x: Tensor, *arguments: Any) -> tuple[Tensor]:
+    *factors, modes, precision, _ = arguments
+    shape = list(x.shape)
+    for factor, mode in zip(factors, modes, strict=True):
+        shape[mode + 1] = factor.shape[2]
+    return (x.new_empty(shape, dtype=result_dtype(x.dtype, precision)),)
+
+
+_product_operator = operator("multi_mode_dot", "int[] modes, str precision, str? backend", _like_product)(_product)
 
 
 def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Precision) -> Tensor:

@@ -1,6 +1,6 @@
 """The saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from .steps.backend import Precision, map_noise
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
+from .steps.operators import operator, wanted
 from .steps.scaling import peaks, per_item, scaled, unit_exponents
 
 # Of the features' scale, in that of the map.
@@ -328,15 +329,35 @@ def _saliency(
     positions = x.shape[2:]
     size = checks.sizes(size, len(positions))
     effective = None if rank is None else checks.rank(rank, x.shape[1:])
+    what = method, effective, center, combine, sign, relu, nan, normalize, size, precision, backend
+    (maps,) = _maps_operator([x], *what) if wanted(x) else _maps(x, *what)
+    return restore(maps)
+
+
+def _maps(
+    x: Tensor,
+    method: str,
+    rank: Sequence[int] | None,
+    center: bool,
+    combine: str,
+    sign: str,
+    relu: bool,
+    nan: str,
+    normalize: bool,
+    size: Sequence[int] | None,
+    precision: Precision,
+    backend: str | None,
+) -> tuple[Tensor]:
+    positions = x.shape[2:]
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     step: Any = _mean if method == "mean_activation" else module.saliency
     if len(positions) != 2:
-        if effective is None:
+        if rank is None:
             x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
         else:
             step = partial(orders.saliency, module)
-    what = {"method": method, "rank": effective, "center": center, "combine": combine, "sign": sign, "relu": relu}
+    what = {"method": method, "rank": rank, "center": center, "combine": combine, "sign": sign, "relu": relu}
     raw = partial(step, **what, precision=precision)
     maps, finite = raw(x)
     if nan == "raise":
@@ -345,14 +366,14 @@ def _saliency(
         bad = (~finite).nonzero().flatten()
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
     if not normalize and size is None:
-        return restore(maps.reshape(len(maps), *positions))
+        return (maps.reshape(len(maps), *positions),)
     maps, exponent = _in_range(maps, x, raw, method, center)
     if normalize and precision == "auto":
         maps = _contrasted(maps, x, exponent, raw)
     maps = orders.finish(module, maps, positions, size, normalize=normalize)
     if exponent is not None and not normalize:
         maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
-    return restore(maps)
+    return (maps,)
 
 
 def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
@@ -406,3 +427,17 @@ def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[
     wide = raw(items, precision="float64")[0]
     wide = wide - wide.amin((1, 2), keepdim=True)
     return maps.index_copy(0, faint, cast(wide / wide.amax((1, 2), keepdim=True), maps.dtype))
+
+
+def _like_maps(x: Tensor, *options: Any) -> tuple[Tensor]:
+    size, precision, _ = options[-3:]
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    return (x.new_empty(x.shape[0], *(size or x.shape[2:]), dtype=dtype),)
+
+
+_maps_operator = operator(
+    "saliency",
+    "str method, SymInt[]? rank, bool center, str combine, str sign, bool relu, str nan, bool normalize, "
+    "SymInt[]? size, str precision, str? backend",
+    _like_maps,
+)(_maps)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 import tsm_fast
-from tsm_fast.methods import METHODS
+from tsm_fast.methods import BUILT_IN
 
 PUBLIC = [name for name in tsm_fast.__all__ if name != "BackendInfo"]
 
@@ -37,10 +37,10 @@ def test_signatures_have_types_and_no_quotes(name):
     assert inspect.Parameter.empty not in annotations
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_each_map_says_what_its_own_options_are(name):
-    text = inspect.getdoc(METHODS[name].function) or ""
-    for option in inspect.signature(METHODS[name].function).parameters:
+    text = inspect.getdoc(BUILT_IN[name].function) or ""
+    for option in inspect.signature(BUILT_IN[name].function).parameters:
         assert re.search(rf"^    {option}: ", text, re.MULTILINE), option
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 MIN_ORDER, MAX_ORDER = 2, 5
@@ -64,6 +65,13 @@ def matrices(name: str, x: Tensor) -> None:
     if x.ndim != 3:
         raise ValueError(f"{name} must be [B, M, N], got shape {tuple(x.shape)}{_as_batch(name, x)}")
     _no_empty_mode(name, x)
+
+
+def symmetric(name: str, x: Tensor) -> None:
+    """A batch [B, n, n] of square matrices."""
+    matrices(name, x)
+    if x.shape[1] != x.shape[2]:
+        raise ValueError(f"{name} must be [B, n, n], got shape {tuple(x.shape)}")
 
 
 def features(x: Tensor) -> None:
@@ -137,10 +145,10 @@ def rank(value: Rank, sizes: Sequence[int], name: str = "") -> tuple[int, ...]:
         hint = single if name and len(requested) == len(sizes) + 1 else ""
         need = f"one number for each of the {len(sizes)} modes of an item"
         raise ValueError(f"rank must have {need}, got {len(requested)}{hint}")
-    return _feasible(requested, tuple(sizes))
+    symbolic = torch.compiler.is_compiling() or not all(isinstance(size, int) for size in sizes)
+    return (_feasible if symbolic else _remembered)(requested, tuple(sizes))
 
 
-@lru_cache(maxsize=1024)
 def _feasible(requested: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
     for number, (r, size) in enumerate(zip(requested, sizes, strict=True)):
         if not 1 <= r <= size:
@@ -151,6 +159,9 @@ def _feasible(requested: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, 
         for n in range(len(effective)):
             effective[n] = min(effective[n], prod(effective[:n] + effective[n + 1 :]))
     return tuple(effective)
+
+
+_remembered = lru_cache(maxsize=1024)(_feasible)
 
 
 def matrix_rank(value: Any, rows: int, columns: int) -> int:
@@ -169,9 +180,9 @@ def stopping(n_iter_max: Any, tol: Any) -> tuple[int, float]:
     limit = integer("n_iter_max", n_iter_max)
     if limit < 1:
         raise ValueError(f"n_iter_max must be at least 1, got {limit}")
-    if isinstance(tol, bool) or not hasattr(tol, "__float__"):
+    if isinstance(tol, bool) or not (isinstance(tol, float) or hasattr(tol, "__float__")):
         raise TypeError(f"tol must be a number, got {tol!r}")
-    if not (isfinite(tol) and tol >= 0):
+    if not 0 <= tol < float("inf"):
         raise ValueError(f"tol must be finite and not negative, got {tol}")
     return limit, float(tol)
 

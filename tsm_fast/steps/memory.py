@@ -20,28 +20,34 @@ _REMEDIES = {
     "DTensor": "pass {name}.to_local() or {name}.full_tensor()",
     "MaskedTensor": "pass {name}.to_tensor(0), or whatever the masked values count as",
 }
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 _TRACING = (
     torch._C._TorchDispatchModeKey.FAKE,
-    torch._C._TorchDispatchModeKey.PROXY,
+    _PROXY,
     torch._C._TorchDispatchModeKey.FUNCTIONAL,
 )
 _PLAIN = torch._C._disabled_torch_dispatch_impl
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:
-    """The function for real calls: torch.compile runs it between its graphs, and other tracers get a RuntimeError, for
-    they would keep as a constant what this call computes, or memory that it has not written yet.
+    """The function for real calls and for those that go through an operator; other tracers get a RuntimeError, for they
+    would keep as a constant what this call computes, or memory that it has not written yet. Between its graphs, and not
+    within one, torch.compile runs it on arrays that are no tensors.
     """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_dynamo_compiling():
-            return _between_graphs(function, *args, **kwargs)
+            first = args[0] if args else next(iter(kwargs.values()), None)
+            return (
+                function(*args, **kwargs) if isinstance(first, Tensor) else _between_graphs(function, *args, **kwargs)
+            )
         if torch._C._is_tracing():
             raise RuntimeError(f"{function.__name__} cannot be traced by torch.jit.trace: trace what comes before it")
-        if _is_traced() and kwargs.get("backend") != "reference":
-            way = "cannot be traced (make_fx, torch.export, FakeTensorMode): trace what comes before it"
-            raise RuntimeError(f"{function.__name__} {way}")
+        if _is_traced() and not (
+            torch.compiler.is_compiling() or is_recorded() or kwargs.get("backend") == "reference"
+        ):
+            raise RuntimeError(f"{function.__name__} cannot run under FakeTensorMode: no values come of it")
         return function(*args, **kwargs)
 
     return call
@@ -54,13 +60,13 @@ def _between_graphs(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 # With fullgraph=True torch.compile gives this as the reason; without the marks it would speak of `disable` alone.
 vars(_between_graphs).update(
     _torchdynamo_disable=True,
-    _torchdynamo_disable_msg="tsm_fast runs between graphs and cannot be part of one: leave out fullgraph=True",
+    _torchdynamo_disable_msg="tsm_fast runs on arrays that are no tensors between graphs: leave out fullgraph=True",
 )
 
 
 def stored(name: str, x: Tensor) -> Tensor:
     """x itself, or a copy where its numbers are not aligned; RuntimeError where its storage was freed."""
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_compiling():
         return x
     address = _address(x)
     if address is None:
@@ -90,6 +96,20 @@ def readable(name: str, x: Tensor, backend: str, *, looks: bool = True) -> None:
 def is_transformed(x: Tensor) -> bool:
     """Whether a transform of torch.func (grad, vmap, ...) stands between x and its memory."""
     return not _address(x) and _functorch.is_functorch_wrapped_tensor(x)
+
+
+def is_mapped(x: Tensor) -> bool:
+    """Whether `torch.func.vmap` maps x."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
+
+
+def is_recorded() -> bool:
+    """Whether make_fx records what is called."""
+    return torch._C._len_torch_dispatch_stack() > 0 and bool(torch._C._get_dispatch_mode(_PROXY))
 
 
 def has_tangent(x: Tensor) -> bool:
