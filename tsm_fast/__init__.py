@@ -7,7 +7,7 @@
 Maps of a model: SaliencyExtractor; of a whole dataset: extract, read by SaliencyDataset.
 Pictures: overlay, sheet.
 Maps of feature maps [B, C, *positions]: eigencam, tsm, multivec_eigencam, mtsm, mean_activation.
-Decompositions of batches [B, I_1, ..., I_N]: tucker, hosvd (a TuckerResult), truncated_svd.
+Decompositions of batches [B, I_1, ..., I_N]: tucker, hosvd (a TuckerResult), truncated_svd, eigh.
 Unfoldings and mode products: unfold, fold, mode_dot, multi_mode_dot.
 What runs, and why: backends (a BackendInfo each).
 """
@@ -26,6 +26,7 @@ __all__ = [
     "TuckerResult",
     "backends",
     "eigencam",
+    "eigh",
     "extract",
     "fold",
     "hosvd",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
+    from .decomposition import TuckerResult, eigh, hosvd, truncated_svd, tucker
     from .extractor import SaliencyExtractor
     from .modes import fold, mode_dot, multi_mode_dot, unfold
     from .pictures.show import overlay, sheet
@@ -55,7 +56,7 @@ else:  # the command says its help, and a missing package what it needs, before 
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            **dict.fromkeys(("TuckerResult", "hosvd", "truncated_svd", "tucker"), ".decomposition"),
+            **dict.fromkeys(("TuckerResult", "eigh", "hosvd", "truncated_svd", "tucker"), ".decomposition"),
             **dict.fromkeys(("fold", "mode_dot", "multi_mode_dot", "unfold"), ".modes"),
             **dict.fromkeys(("eigencam", "mean_activation", "mtsm", "multivec_eigencam", "tsm"), ".saliency"),
             **dict.fromkeys(("BackendInfo", "backends"), ".steps.choice"),

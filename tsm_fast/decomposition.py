@@ -1,4 +1,4 @@
-"""Tucker decompositions of batches: `tucker`, `hosvd` and `truncated_svd`."""
+"""Tucker decompositions of batches, `tucker`, `hosvd` and `truncated_svd`, and their eigenpairs, `eigh`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -351,6 +351,61 @@ def _like_svd(m: Tensor, rank: int, sign: str, precision: Precision, backend: st
 
 
 _svd_operator = operator("truncated_svd", "SymInt rank, str sign, str precision, str? backend", _like_svd)(_svd)
+
+
+@untraced
+def eigh(
+    a: Any,  # [B, n, n]
+    *,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> tuple[Any, Any]:
+    """All eigenpairs of every symmetric matrix of a batch, as `torch.linalg.eigh` gives them; for many small matrices.
+
+    Args:
+        a: symmetric matrices `[B, n, n]`, torch, NumPy or DLPack, any float dtype, any strides; only the lower triangle
+            is read.
+        precision, backend: as in `tucker`; the problem is solved in float64 always.
+
+    Returns:
+        The eigenvalues `[B, n]`, ascending, and the eigenvectors `[B, n, n]`, one a column, in which the entry of
+        largest magnitude is positive: `a = V diag(L) V^T`. float64 for float64 input or `precision="float64"`, else
+        float32.
+
+    Gradients are those of `torch.linalg.eigh` where eigenvalues are distinct, and finite everywhere: at equal ones the
+    terms that do not exist count as 0.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in `tucker`; ValueError also for matrices that are not square.
+
+    >>> import torch, tsm_fast
+    >>> m = torch.rand(4, 100, 8)
+    >>> values, vectors = tsm_fast.eigh(m.mT @ m)
+    >>> values.shape, vectors.shape
+    (torch.Size([4, 8]), torch.Size([4, 8, 8]))
+    """
+    checks.precision(precision)
+    tensor, restore = as_tensor("a", a)
+    checks.symmetric("a", tensor)
+    values, vectors = (
+        _eigh_operator([tensor], precision, backend) if wanted(tensor) else _eigh(tensor, precision, backend)
+    )
+    return restore(values), restore(vectors)
+
+
+def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
+    module = resolve(backend, a)
+    readable("a", a, module.name)
+    compute = partial(triplets.eigh, module, result_dtype(a.dtype, precision))
+    return by_parts(compute, _checked("a", a), 32 * a.shape[1:].numel())
+
+
+def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, Tensor]:
+    dtype = result_dtype(a.dtype, precision)
+    return a.new_empty(a.shape[:2], dtype=dtype), a.new_empty(a.shape, dtype=dtype)
+
+
+_eigh_operator = operator("eigh", "str precision, str? backend", _like_eigh)(_eigh)
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

@@ -67,6 +67,13 @@ def matrices(name: str, x: Tensor) -> None:
     _no_empty_mode(name, x)
 
 
+def symmetric(name: str, x: Tensor) -> None:
+    """A batch [B, n, n] of square matrices."""
+    matrices(name, x)
+    if x.shape[1] != x.shape[2]:
+        raise ValueError(f"{name} must be [B, n, n], got shape {tuple(x.shape)}")
+
+
 def features(x: Tensor) -> None:
     """Feature maps [B, C, *positions]; B may be 0."""
     if not 3 <= x.ndim <= 5:

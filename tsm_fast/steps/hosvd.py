@@ -1,4 +1,4 @@
-"""The HOSVD and singular triplets, over the steps of any backend."""
+"""The HOSVD, singular triplets and eigenpairs, over the steps of any backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .backend import Backend
 from .choice import needs_grad
-from .gradients import bounded, cast, norm, root, row_norms, svd
+from .gradients import bounded, cast, instead, norm, root, row_norms, svd
+from .gradients import eigh as differentiable_eigh
 from .scaling import column_signs, per_item, scaled, unfold, unit_range
 
 # The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
@@ -44,6 +45,25 @@ def truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: 
     u, s, v = _singular_triplets(module, unit, rank, dtype)
     signs = column_signs(u if sign == "u" else v)
     return (u * signs).to(dtype), scaled(bounded(s), exponent).to(dtype), (v * signs).mT.to(dtype)
+
+
+def eigh(module: Backend, dtype: torch.dtype, a: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues [B, n], ascending, and eigenvectors [B, n, n] of symmetric matrices, by their lower triangles."""
+    wide = _differentiable(a)
+    symmetric = wide.detach().double().tril()
+    symmetric = symmetric + symmetric.tril(-1).mT
+    if needs_grad(a):  # the gradient is that of (a + a^T) / 2, as of torch.linalg.eigh
+        unit, exponent = unit_range(instead((wide + wide.mT) / 2, symmetric))
+        values, vectors = differentiable_eigh(unit)
+        vectors = vectors * column_signs(vectors)
+    else:
+        unit, exponent = unit_range(symmetric) if a.dtype == torch.float64 else (symmetric, None)
+        # The step takes Gram matrices, whose eigenvalues are squares: a shift makes them so.
+        shift = torch.linalg.vector_norm(unit, dim=(1, 2))  # [B]
+        unit.diagonal(dim1=1, dim2=2).add_(shift[:, None])
+        roots, vectors = module.truncated_svd(unit, unit.shape[1], precision="float64")
+        values, vectors = (roots**2 - shift[:, None]).flip(1), vectors.flip(2)
+    return scaled(bounded(values), exponent).to(dtype), vectors.to(dtype)
 
 
 def _hosvd_factor(module: Backend, x: Tensor, mode: int, rank: int, sign: str, dtype: torch.dtype) -> Tensor:
