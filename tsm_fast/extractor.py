@@ -21,7 +21,7 @@ from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout,
 from .saliency import METHODS
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
-from .variants import Variant, variant
+from .variants import DEFAULT, Variant, variant
 
 if TYPE_CHECKING:
     from .models.own import Own
@@ -102,7 +102,7 @@ class SaliencyExtractor:
         self,
         model: nn.Module,
         layers: Layers | None = None,
-        method: Methods = "tsm",
+        method: Methods = DEFAULT,
         *,
         size: Size = None,
         rank: int | Sequence[int] | None = None,
@@ -151,7 +151,7 @@ class SaliencyExtractor:
         found = region(self._preprocessing().preprocess.record(), width, height)
         if found is None:
             raise ValueError(
-                "region: this transform does not tell which part of a picture it takes: give "
+                "region: this transform does not tell which part of a picture it takes: give the overlay "
                 "region=(left, top, right, bottom) in pixels, or None for all of the picture"
             )
         return found

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .saliency import METHODS
 from .steps import checks
 
+DEFAULT = "tsm"  # of all that computes maps: steady under small changes of a picture, and the cheapest
 _RANK = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})*")
 _TRUTH = {"true": True, "false": False}
 

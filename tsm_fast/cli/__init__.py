@@ -12,6 +12,7 @@ from .demo import demo
 from .extract import extract
 from .info import info
 from .layers import layers
+from .map import map_
 from .runs import export, merge, report, status, verify
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ def root(show_version: Annotated[bool, typer.Option("--version", help="Print the
         raise typer.Exit
 
 
+app.command("map")(map_)
 app.command(cls=options.RetryErrorsCommand)(extract)
 for command in (status, verify, report, export, merge, layers, demo, info):
     app.command()(command)

@@ -26,6 +26,7 @@ from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
 from ..pipeline.worker.run_shard import has_errors
 from ..readable import counted, duration
+from ..variants import DEFAULT
 from . import options
 from .common import complain, errors, table
 
@@ -92,7 +93,7 @@ def extract(
             trust_model_code=trust_model_code,
             layers=tuple(layers or ()),
             reshape=reshape,
-            methods=tuple(methods or ("tsm",)),
+            methods=tuple(methods or (DEFAULT,)),
             rank=rank,
             center=center,
             combine=combine,

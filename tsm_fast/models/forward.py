@@ -40,30 +40,30 @@ class Forward:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             cast(Any, module).to(memory_format=torch.channels_last)
-        self._compiled = _compiled(module, extractor.layers) if compile else None
-        self._seen = False  # by the extractor, which knows then how outputs become [B, C, H, W]
+        self._module = module if compile else None
+        self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def __call__(self, inputs: Tensor, size: int = 0) -> Mapping[str, Tensor]:
         """Of inputs [B, C, H, W]; a graph is compiled for each B, and once for all up to `size`."""
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self._format)
         with self._types(inputs.device.type):
-            if self._compiled is None:
+            if self._module is None:
                 return self._extractor.features(inputs)
             full = inputs
             if len(inputs) < size:
                 blank = inputs.new_zeros(size - len(inputs), *inputs.shape[1:])
                 full = torch.cat([inputs, blank]).contiguous(memory_format=self._format)
-            if not self._seen:
-                self._extractor.features(full[:1])
-                self._seen = True
+            if self._compiled is None:
+                self._extractor.features(full[:1])  # which tells how the outputs become [B, C, H, W]
+                self._compiled = _compiled(self._module, self._extractor.layers)
             with torch.no_grad():
                 found = self._compiled(full)
             return {name: self._extractor.reshaped(name, value)[: len(inputs)] for name, value in found.items()}
 
     def warm(self, shape: Sequence[int], size: int, device: torch.device) -> None:
         """Compile for batches of `size` inputs [C, H, W], where it is to be compiled."""
-        if self._compiled is not None:
+        if self._module is not None:
             self(torch.zeros(size, *shape, device=device), size)
 
     def _types(self, device: str) -> AbstractContextManager[Any]:

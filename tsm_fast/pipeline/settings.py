@@ -13,7 +13,7 @@ from ..factory import find, is_factory
 from ..saliency import METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
-from ..variants import variant
+from ..variants import DEFAULT, variant
 
 Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
@@ -77,7 +77,7 @@ class Settings:
     trust_model_code: bool = False
     layers: tuple[str, ...] = ()
     reshape: str = "auto"
-    methods: tuple[str, ...] = ("tsm",)
+    methods: tuple[str, ...] = (DEFAULT,)
     rank: int | tuple[int, ...] | None = None
     center: bool | None = None
     combine: str | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 from PIL import Image
 
@@ -105,12 +106,16 @@ def seen(run: Run, named: str | None = None) -> Callable[[int, int], Region]:
     Raises:
         ValueError: the record of the preprocessing does not tell, and no region is named.
     """
-    record = run.record.preprocessing
+    return part_of(run.record.preprocessing, named, f"{run.out} has a preprocessing")
+
+
+def part_of(record: Mapping[str, Any], named: str | None, what: str) -> Callable[[int, int], Region]:
+    """The same by the record of a preprocessing, and whose that is, in words."""
     if named is not None:
         return partial(REGIONS[named], record)
     if region.region(record, 640, 480) is None:
         raise ValueError(
-            f"{run.out} has a preprocessing of kind {record.get('kind')!r}, which does not tell what part of a picture "
+            f"{what} of kind {record.get('kind')!r}, which does not tell what part of a picture "
             "the network saw: name region='center' (the largest central rectangle) or region='whole' (all, stretched)"
         )
     return lambda width, height: region.region(record, width, height) or (0, 0, width, height)
