@@ -40,9 +40,11 @@ demo: build  ## saliency maps of real photos with a real network, into demo_out/
 test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all tests
 	$(PYTEST) --doctest-modules tsm_fast tests
 
-test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam and the networks of timm, which lie beside the environment
-	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_layouts.py
-	PYTHONPATH=build/integrations $(PYTEST) tests/docs/test_readme.py -k "grad-cam or README or vision or detectors"
+test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam, timm, JAX and Quantus, which lie beside the environment
+	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_layouts.py \
+		tests/integrations/test_jax.py tests/integrations/test_quantus.py
+	PYTHONPATH=build/integrations $(PYTEST) tests/steps/test_array_api.py tests/docs/test_readme.py \
+		-k "jax or grad-cam or quantus or README or vision or detectors"
 
 check: build lint  ## in two minutes: all checks, and a few cases of every quick test
 	$(PYTEST) --few --doctest-modules tsm_fast tests
@@ -133,7 +135,8 @@ build/triton-%/.done: $(VENV)/.torch
 
 # Beside the environment too: where torchvision is, other packages import it, and it does not load beside a CPU torch.
 build/integrations/.done: $(VENV)/.torch
-	$(PIP) --no-deps --no-compile --upgrade --target build/integrations grad-cam ttach opencv-python-headless torchvision timm
+	$(PIP) --no-deps --no-compile --upgrade --target build/integrations grad-cam ttach opencv-python-headless torchvision timm \
+		cachetools jax jaxlib opt-einsum quantus
 	@touch $@
 
 # KaTeX sets the formulas while the site is built; the other makes search work from the disk.

@@ -391,15 +391,24 @@ def test_tokens_with_a_reshape_transform(images: Tensor) -> None:
     extract = SaliencyExtractor(model, layer, reshape_transform=to_map, size="input")
     assert extract({"pixel_values": pixels}).shape == (2, 32, 32)
     pooler = next(name for name, _ in model.named_modules() if name.endswith("classifier"))
-    with pytest.raises(ValueError, match=r"classifier' must give feature maps \[B, C, H, W\], got \[2, 2\] float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"classifier' must give feature maps \[B, C, H, W\] or \[B, C, T, H, W\], got \[2, 2\] float32",
+    ):
         SaliencyExtractor(model, pooler)(pixels)
-    with pytest.raises(ValueError, match=r"reshape_transform of layer .* got \[2, 65, 48\]"):
-        SaliencyExtractor(model, layer, reshape_transform=lambda tokens: tokens)(pixels)
+    with pytest.raises(
+        ValueError, match=r"reshape_transform of layer .* must give feature maps \[B, C, \*positions\], got \[2, 48\]"
+    ):
+        SaliencyExtractor(model, layer, reshape_transform=lambda tokens: tokens[:, 0])(pixels)
+    along = SaliencyExtractor(model, layer, reshape_transform=lambda tokens: tokens[:, 1:].mT)
+    assert torch.equal(along(pixels), SaliencyExtractor(model, layer, reshape_transform=to_map)(pixels).flatten(1))
 
 
 def test_dicts_with_a_reshape_transform(small: Residual, images: Tensor) -> None:
     model = nn.Sequential(small)
-    with pytest.raises(ValueError, match=r"layer '0' must give feature maps \[B, C, H, W\], got dict"):
+    with pytest.raises(
+        ValueError, match=r"layer '0' must give feature maps \[B, C, H, W\] or \[B, C, T, H, W\], got dict"
+    ):
         SaliencyExtractor(model, "0")(images)
     maps = SaliencyExtractor(model, "0", reshape_transform=lambda out: out["logits"][:, :, None, None])(images)
     assert maps.shape == (2, 1, 1)
@@ -1052,3 +1061,23 @@ def test_a_model_that_uses_an_extractor_itself_stops_where_the_outer_one_wants()
         with SaliencyExtractor(model, layer) as extract:
             assert extract(x).shape == (2, size, size)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_video_and_sequences() -> None:
+    frames = torch.rand(2, 3, 6, 20, 24, generator=torch.Generator().manual_seed(0))
+    video = nn.Sequential(nn.Conv3d(3, 32, 3, stride=2), nn.ReLU()).eval()
+    features = video(frames).detach()  # [2, 32, 2, 9, 11]
+    assert torch.equal(SaliencyExtractor(video, "1")(frames), tsm_fast.tsm(features))
+    resized = SaliencyExtractor(video, "1", "mtsm", rank=(4, 2, 3, 3), size="input")(frames)
+    assert torch.equal(resized, tsm_fast.mtsm(features, (4, 2, 3, 3), size=(6, 20, 24)))
+    sound = torch.rand(2, 3, 50, generator=torch.Generator().manual_seed(0))
+    sequences = nn.Sequential(nn.Conv1d(3, 32, 5, stride=2), nn.ReLU()).eval()
+    with pytest.raises(ValueError, match=r"got \[2, 32, 23\] float32; declare another layout with reshape_transform="):
+        SaliencyExtractor(sequences, "1")(sound)
+    extract = SaliencyExtractor(sequences, "1", reshape_transform=lambda x: x, size="input")
+    assert torch.equal(extract(sound), tsm_fast.tsm(sequences(sound).detach(), size=(50,)))
+    frame_by_frame = SaliencyExtractor(
+        nn.Sequential(nn.Conv2d(3, 32, 3)), "0", reshape_transform=lambda x: x[None], size="input"
+    )
+    with pytest.raises(ValueError, match=r"^size='input' needs inputs with 3 position modes, as \[1, 2, 32, 3, 3\]"):
+        frame_by_frame(torch.rand(2, 3, 5, 5))

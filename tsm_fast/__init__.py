@@ -1,4 +1,16 @@
-"""Batched Tucker decompositions (HOOI) and label-free saliency maps."""
+"""Label-free saliency maps of any model, and batched Tucker decompositions (HOOI).
+
+    extract = tsm_fast.SaliencyExtractor(model, "layer4", method="tsm")  # any torch.nn.Module
+    maps = extract("cat.jpg")  # [1, 7, 7]; also PIL images, lists of pictures, tensors
+    tsm_fast.overlay("cat.jpg", maps[0], region=extract.region).save("overlay.png")
+
+Maps of a model: SaliencyExtractor; of a whole dataset: extract, read by SaliencyDataset.
+Pictures: overlay, sheet.
+Maps of feature maps [B, C, *positions]: eigencam, tsm, multivec_eigencam, mtsm, mean_activation.
+Decompositions of batches [B, I_1, ..., I_N]: tucker, hosvd (a TuckerResult), truncated_svd.
+Unfoldings and mode products: unfold, fold, mode_dot, multi_mode_dot.
+What runs, and why: backends (a BackendInfo each).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +18,6 @@ from typing import TYPE_CHECKING
 
 from ._lazy import lazy
 from ._version import __version__ as __version__
-from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
-from .modes import fold, mode_dot, multi_mode_dot, unfold
-from .saliency import eigencam, mtsm, multivec_eigencam, tsm
-from .steps.choice import BackendInfo, backends
-
-if TYPE_CHECKING:
-    from .extractor import SaliencyExtractor
-    from .pictures.show import overlay, sheet
-    from .pipeline.extract import extract
-    from .pipeline.results.reader import SaliencyDataset
 
 __all__ = [
     "BackendInfo",
@@ -27,6 +29,7 @@ __all__ = [
     "extract",
     "fold",
     "hosvd",
+    "mean_activation",
     "mode_dot",
     "mtsm",
     "multi_mode_dot",
@@ -39,14 +42,27 @@ __all__ = [
     "unfold",
 ]
 
-# The one brings the hooks, the others pyarrow.
-__getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "SaliencyDataset": ".pipeline.results.reader",
-        "SaliencyExtractor": ".extractor",
-        "extract": ".pipeline.extract",
-        "overlay": ".pictures.show",
-        "sheet": ".pictures.show",
-    },
-)
+if TYPE_CHECKING:
+    from .decomposition import TuckerResult, hosvd, truncated_svd, tucker
+    from .extractor import SaliencyExtractor
+    from .modes import fold, mode_dot, multi_mode_dot, unfold
+    from .pictures.show import overlay, sheet
+    from .pipeline.extract import extract
+    from .pipeline.results.reader import SaliencyDataset
+    from .saliency import eigencam, mean_activation, mtsm, multivec_eigencam, tsm
+    from .steps.choice import BackendInfo, backends
+else:  # the command says its help, and a missing package what it needs, before PyTorch is there
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            **dict.fromkeys(("TuckerResult", "hosvd", "truncated_svd", "tucker"), ".decomposition"),
+            **dict.fromkeys(("fold", "mode_dot", "multi_mode_dot", "unfold"), ".modes"),
+            **dict.fromkeys(("eigencam", "mean_activation", "mtsm", "multivec_eigencam", "tsm"), ".saliency"),
+            **dict.fromkeys(("BackendInfo", "backends"), ".steps.choice"),
+            "SaliencyDataset": ".pipeline.results.reader",
+            "SaliencyExtractor": ".extractor",
+            "extract": ".pipeline.extract",
+            **dict.fromkeys(("overlay", "sheet"), ".pictures.show"),
+        },
+        extras={"SaliencyDataset": "datasets", "extract": "datasets", "overlay": "pictures", "sheet": "pictures"},
+    )

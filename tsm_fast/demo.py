@@ -1,4 +1,4 @@
-"""The demo: the four saliency maps of real photos through a real network, as pictures, a page and arrays."""
+"""The demo: the saliency maps of real photos through a real network, as pictures, a page and arrays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEEDS = (
 )
 PHOTO_SIDE = 448  # pixels of the photos in the page
 MAX_PHOTOS = 64  # they go through the network as one batch
-STEPS = 7  # that `run` tells of, and `timings.STEPS` more where it measures
+STEPS = 3 + len(METHODS)  # that `run` tells of, and `timings.STEPS` more where it measures
 
 Say = Callable[[str], None]
 

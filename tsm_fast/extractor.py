@@ -1,7 +1,5 @@
 """`SaliencyExtractor`: reads layers of any model and turns their feature maps into saliency maps."""
 
-from __future__ import annotations
-
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ._lazy import needs
 from ._turns import turn
 from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
 from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
@@ -26,7 +25,7 @@ from .variants import DEFAULT, Variant, variant
 if TYPE_CHECKING:
     from .models.own import Own
 
-Size = Literal["input"] | int | tuple[int, int] | None
+Size = Literal["input"] | int | Sequence[int] | None
 Methods = str | Sequence[str] | Mapping[str, str]
 Reshape = Literal["auto", "tokens", "nhwc"] | Callable[[Any], Tensor] | None
 
@@ -51,15 +50,17 @@ class SaliencyExtractor:
             module, or a list of these. None chooses a layer at the first call, from one whole forward pass: the last
             module before global pooling that gives maps of C >= 32 channels (`layers.choose_layer`); `layers` and
             `reason` tell which and why.
-        method: "eigencam", "tsm", "multivec_eigencam" or "mtsm", also with options of its own, as in
+        method: "eigencam", "tsm", "multivec_eigencam", "mtsm" or "mean_activation", also with options of its own, as in
             "mtsm:combine=absolute,rank=16x4x4"; a list of these, or a dict of them by names of your own, for several
             maps from one forward pass.
-        size: None for the layer's own resolution, "input" for that of the input images, (h, w), or a number for both.
+        size: None for the layer's own resolution, "input" for that of the inputs, one number per position mode, (h, w)
+            for pictures, or a number for all of them.
         rank: None (full) or the Tucker rank of "tsm" and "mtsm".
-        reshape_transform: for layers that give something else than `[B, C, H, W]`. None or "auto" finds the tokens of
-            vision transformers and `[B, H, W, C]` in networks of timm, torchvision and transformers; "tokens" and
-            "nhwc" declare them for others; or a function that takes a layer's output, a tuple or list as its first
-            tensor, and returns `[B, C, H, W]` (`tsm_fast.reshape` has some).
+        reshape_transform: for layers that give something else than `[B, C, H, W]` or `[B, C, T, H, W]`. None or "auto"
+            finds the tokens of vision transformers and `[B, H, W, C]` in networks of timm, torchvision and
+            transformers; "tokens" and "nhwc" declare them for others; or a function that takes a layer's output, a
+            tuple or list as its first tensor, and returns `[B, C, *positions]` with one to three position modes
+            (`tsm_fast.reshape` has some).
         transform: from an RGB picture to `[C, H, W]`, or an image processor of transformers, for inputs that are
             pictures. None takes that of the model where it is known, else ImageNet's usual one; `preprocessing` tells.
         **options: the other options of the methods: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
@@ -68,7 +69,7 @@ class SaliencyExtractor:
     Calling it with `inputs` runs the model as far as the last wanted layer. A PIL image or a file name, or a list of
     these, goes through `transform`; a tensor is the only argument, another tuple or list are the positional arguments,
     a mapping the keyword arguments (a list of images as one argument is `([a, b],)`). It returns float32 maps on the
-    features' device:
+    features' device, `[B, T, H, W]` for features `[B, C, T, H, W]`, and so on:
 
     | | one `method` | a list or dict of them |
     | --- | --- | --- |
@@ -83,7 +84,7 @@ class SaliencyExtractor:
     run at the same time. Running such a model elsewhere meanwhile is not safe, since it is in eval mode and hooked.
 
     Raises:
-        ValueError: a layer does not exist (close names are offered), or gives something else than `[B, C, H, W]`.
+        ValueError: a layer does not exist (close names are offered), or gives something else than feature maps.
         TypeError: wrong types, integer or complex feature maps, or an option that no method has.
         FileNotFoundError: there is no such picture.
         RuntimeError: a layer that did not run, or a call after `close()`.
@@ -95,8 +96,6 @@ class SaliencyExtractor:
     >>> maps.shape, maps.dtype
     (torch.Size([2, 16, 16]), torch.float32)
     """
-
-    _layout, _orders = "[B, C, H, W]", (4,)  # what a layer is to give
 
     def __init__(
         self,
@@ -119,8 +118,8 @@ class SaliencyExtractor:
             raise TypeError(f"transform must be a function from a picture to [C, H, W], got {type(transform).__name__}")
         self._model: nn.Module | None = _unwrapped(model)
         self._maps = _bound(_variants(method), {**({} if rank is None else {"rank": rank}), **options})
-        self.method = method if isinstance(method, str) else tuple(self._maps)
-        self.size: Literal["input"] | tuple[int, int] | None = size if size == "input" else _checked_size(size)
+        self.method: str | tuple[str, ...] = method if isinstance(method, str) else tuple(self._maps)
+        self.size: Literal["input"] | int | tuple[int, ...] | None = _checked_size(size)
         self._transform, self._own = transform, None
         self._layouts: dict[str, Callable[[Any], Any] | None] = {}
         self._many = not (
@@ -159,13 +158,13 @@ class SaliencyExtractor:
     def __call__(self, inputs: Any) -> Any:
         """Maps `[B, H, W]` of one layer and method, or dicts of them; see the class."""
         inputs = self._inputs(inputs)
-        size = _input_size(*_arguments(inputs)) if self.size == "input" else self.size
+        sizes = _input_sizes(*_arguments(inputs)) if self.size == "input" else {}
         features = self.features(inputs)
-        maps = {name: self._maps_of(features.pop(name), size) for name in self._names}
+        maps = {name: self._maps_of(features.pop(name), sizes) for name in self._names}
         return maps if self._many else next(iter(maps.values()))
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
-        """The feature maps `[B, C, H, W]` of every layer by its name: what the maps are made of.
+        """The feature maps `[B, C, *positions]` of every layer by its name: what the maps are made of.
 
         `inputs` and errors are as in a call; the forward pass stops after the last wanted layer.
         """
@@ -188,7 +187,7 @@ class SaliencyExtractor:
         """Let go of the model; a later call raises RuntimeError."""
         self._model, self._modules = None, {}
 
-    def __enter__(self) -> SaliencyExtractor:
+    def __enter__(self) -> "SaliencyExtractor":
         return self
 
     def __exit__(
@@ -266,25 +265,36 @@ class SaliencyExtractor:
         return layout(tuple(value.shape), convolutions) if name in self._known else None
 
     def _check(self, name: str, features: Any) -> None:
-        """ValueError for what is no [B, C, H, W] tensor, TypeError for integer maps, both naming the layer."""
+        """ValueError for what is no [B, C, *positions] tensor, TypeError for integer maps, both naming the layer.
+
+        [B, C, N] has to be declared: what looks like it is most often [B, N, C].
+        """
         transformed = callable(self._reshape)
         source = f"reshape_transform of layer {name!r}" if transformed else f"layer {name!r}"
-        if not isinstance(features, Tensor) or features.ndim not in self._orders:
+        if not isinstance(features, Tensor) or not (3 if transformed else 4) <= features.ndim <= 5:
             hint = "" if transformed else "; declare another layout with reshape_transform="
-            raise ValueError(f"{source} must give feature maps {self._layout}, got {describe(features)}{hint}")
+            layouts = "[B, C, *positions]" if transformed else "[B, C, H, W] or [B, C, T, H, W]"
+            raise ValueError(f"{source} must give feature maps {layouts}, got {describe(features)}{hint}")
         if features.dtype not in FLOAT_DTYPES:
             raise TypeError(f"{source} must give floating-point feature maps, got {describe(features)}")
 
-    def _maps_of(self, features: Tensor, size: tuple[int, int] | None) -> Any:
+    def _maps_of(self, features: Tensor, sizes: Mapping[int, tuple[int, ...]]) -> Any:
+        modes = features.ndim - 2
+        size = sizes.get(modes) if self.size == "input" else self.size
+        if self.size == "input" and size is None:
+            raise ValueError(f"size='input' needs inputs with {modes} position modes, as {describe(features)} has")
+        if isinstance(size, int):
+            size = (size,) * modes
         # The decomposition keeps its own precision contract: autocast would round its products.
         device = features.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             maps = {name: function(features, size=size) for name, function in self._maps.items()}
         return maps if isinstance(self.method, tuple) else next(iter(maps.values()))
 
-    def _preprocessing(self) -> Own:
+    def _preprocessing(self) -> "Own":
         if self._own is None:
-            from .models import own
+            with needs("pictures", "a picture as input"):
+                from .models import own
 
             if self._transform is not None:
                 preprocess = own.given(self._transform)
@@ -300,7 +310,8 @@ class SaliencyExtractor:
         pictures = [inputs] if _is_picture(inputs) else inputs
         if not isinstance(pictures, list | tuple) or not pictures or not all(map(_is_picture, pictures)):
             return inputs
-        from .pictures.show import as_picture
+        with needs("pictures", "a picture as input"):
+            from .pictures.show import as_picture
 
         if self._model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
@@ -376,10 +387,15 @@ def _checked_reshape(value: Any) -> Any:
     return value
 
 
-def _checked_size(size: Any) -> tuple[int, int] | None:
+def _checked_size(size: Any) -> Literal["input"] | int | tuple[int, ...] | None:
+    if size == "input":
+        return "input"
     if isinstance(size, str | bool):
-        raise TypeError(f"size must be None, 'input', a number or (h, w), got {size!r}")
-    return checks.size(size if size is None or isinstance(size, Sequence) else (checks.integer("size", size),) * 2)
+        raise TypeError(f"size must be None, 'input', a number or several, as (h, w), got {size!r}")
+    if size is None or isinstance(size, Sequence):
+        return checks.sizes(size, None)
+    (number,) = checks.sizes((size,), None) or (0,)
+    return number
 
 
 def _variants(method: Methods) -> dict[str, Variant]:
@@ -452,17 +468,18 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
-    """(h, w) of the first [B, C, H, W] tensor among the inputs, or of its [C, H, W] images where all agree."""
+def _input_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, tuple[int, ...]]:
+    """By their number, the position modes of the first [B, C, *positions] tensor among the inputs that has so many; two
+    also from [C, H, W] images where all agree.
+    """
     tensors = list(_tensors((args, kwargs)))
-    batch = next((tensor for tensor in tensors if tensor.ndim == 4), None)
-    if batch is not None:
-        return batch.shape[-2], batch.shape[-1]
-    sizes = {(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors if tensor.ndim == 3}
-    if len(sizes) != 1:
+    images = {tuple(tensor.shape[1:]) for tensor in tensors if tensor.ndim == 3}
+    sizes = {2: images.pop()} if len(images) == 1 else {}
+    sizes |= {tensor.ndim - 2: tuple(tensor.shape[2:]) for tensor in reversed(tensors) if 3 <= tensor.ndim <= 5}
+    if not sizes.keys() & {2, 3}:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "no tensor"
         raise ValueError(f"size='input' needs [B, C, H, W] or equal [C, H, W] images among the inputs, got {shapes}")
-    return sizes.pop()
+    return sizes
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

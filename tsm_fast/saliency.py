@@ -1,6 +1,4 @@
-"""The four saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
-
-from __future__ import annotations
+"""The saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,39 +8,42 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .steps import checks
-from .steps.arrays import as_tensor
-from .steps.backend import Method, Precision, map_noise
-from .steps.choice import resolve
+from .steps import checks, orders
+from .steps.arrays import Array, as_tensor
+from .steps.backend import Precision, map_noise
+from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
-from .steps.scaling import peaks, scaled, unit_exponents
+from .steps.scaling import peaks, per_item, scaled, unit_exponents
 
-_POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2}  # of the features' scale, in that of the map
+# Of the features' scale, in that of the map.
+_POWER = {"eigencam": 1, "tsm": 1, "multivec_eigencam": 2, "mtsm": 2, "mean_activation": 1}
 _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32 are over 1e-5 of it
 
 
 @untraced
 def eigencam(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, *positions]
     *,
     center: bool = True,
     sign: str = "absmax",
     relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
-    size: tuple[int, int] | None = None,
+    size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Eigen-CAM: the features projected on their first singular vector, negative part cut off.
 
-    With `F` [C, H*W] the unfolded features of an item, less the mean of each channel for `center=True`, and `u_1` its
+    Features are `[B, C, *positions]` with one to three position modes: `[B, C, N]` of tokens or sequences,
+    `[B, C, H, W]` of pictures, `[B, C, T, H, W]` of video or volumes. With `F` [C, S] the unfolded features of an item
+    over its S positions, less the mean of each channel for `center=True`, and `u_1` its
     first left singular vector, the map is `max(F^T u_1, 0)`. pytorch-grad-cam centres; the paper (Muhammad and Yeasin,
     2020) does not. Where the first two singular values are nearly equal, the map is as arbitrary as the vector.
 
     Args:
-        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
         center: subtract from each channel its mean over positions.
         sign: singular vectors have no sign of their own. `"absmax"` makes the entry of largest magnitude of the map
             positive, so that the object is never the hole (the same as `"v"`, the right singular vector); `"u"` the
@@ -52,12 +53,13 @@ def eigencam(
         nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
             values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
         normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
-        size: `(h, w)` to resize the maps to, bilinear (`align_corners=False`).
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
         precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
         backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, float32 (float64 for `precision="float64"`), the same kind
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
         of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
@@ -65,7 +67,7 @@ def eigencam(
     Raises:
         TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
             has the wrong type.
-        ValueError: features are not `[B, C, H, W]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
         RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
@@ -80,36 +82,48 @@ def eigencam(
 
 @untraced
 def tsm(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, *positions]
     rank: checks.Rank = None,
     *,
     relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
-    size: tuple[int, int] | None = None,
+    size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Tensor saliency map: the features projected on the first channel factor of their Tucker decomposition.
 
     The map is `abs(X x_1 a_1^T)`, `a_1` the first column of the channel factor `A_1` that HOOI finds at `rank`. At full
     rank (`rank=None`) `a_1` is the first left singular vector of the uncentred unfolding, and the map the absolute
     value of `eigencam(center=False)`: against the usual Eigen-CAM the centring, the absolute value and the fixed sign
-    differ. A `rank` truncates all three modes.
+    differ. A `rank` truncates every mode.
 
     Args:
-        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
-        rank: `None` (full), or `(r_1, r_2, r_3)` for channels, height and width; an int is used for all three.
+        features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
+        rank: `None` (full), or one number for the channels and one per position mode: `(r_1, r_2, r_3)` for
+            pictures; an int is used for all.
         relu: take the absolute value; False for the signed response, its entry of largest magnitude positive.
-        nan, normalize, size, precision, backend: as in `eigencam`.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown or a
+            rank out of range.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -122,7 +136,7 @@ def tsm(
 
 @untraced
 def multivec_eigencam(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, *positions]
     *,
     center: bool = True,
     combine: str = "signed",
@@ -130,32 +144,42 @@ def multivec_eigencam(
     relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
-    size: tuple[int, int] | None = None,
+    size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Eigen-CAM over all singular vectors, each weighted by its singular value.
 
     With `F`, `u_i`, `sigma_i` the (centred) unfolding and its singular vectors and values, the map is
     `abs(sum_i sigma_i F^T u_i)`, or `sum_i sigma_i abs(F^T u_i)` for `combine="absolute"`.
 
     Args:
-        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
+        features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
         center: subtract from each channel its mean over positions.
         combine: `"signed"` sums first and takes the absolute value last, as published; it depends on the signs of
             the vectors. `"absolute"` does not, and costs less.
         sign: for `"signed"`: the entry of largest magnitude of every `u_i` (`"u"`) or of every `F^T u_i` (`"v"`) is
             positive.
         relu: take the absolute value of the sum; False for the sum itself (that of `"absolute"` is never negative).
-        nan, normalize, size, precision, backend: as in `eigencam`.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -170,7 +194,7 @@ def multivec_eigencam(
 
 @untraced
 def mtsm(
-    features: Any,  # [B, C, H, W]
+    features: Array,  # [B, C, *positions]
     rank: checks.Rank = None,
     *,
     combine: str = "signed",
@@ -178,10 +202,10 @@ def mtsm(
     relu: bool = True,
     nan: str = "raise",
     normalize: bool = True,
-    size: tuple[int, int] | None = None,
+    size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, H, W] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Multivector tensor saliency map: all columns of the channel factor, weighted by the mode-1 singular values.
 
     The map is `abs(sum_i sigma_i (X x_1 a_i^T))` over the columns `a_i` of the channel factor that HOOI finds at
@@ -189,18 +213,34 @@ def mtsm(
     left singular vectors and the singular values of the uncentred unfolding.
 
     Args:
-        features: feature maps `[B, C, H, W]`, torch, NumPy or DLPack, any float dtype, any strides.
-        rank: `None` (full), or `(r_1, r_2, r_3)` for channels, height and width; an int is used for all three.
-        combine, sign, relu: as in `multivec_eigencam`.
-        nan, normalize, size, precision, backend: as in `eigencam`.
+        features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
+        rank: `None` (full), or one number for the channels and one per position mode: `(r_1, r_2, r_3)` for
+            pictures; an int is used for all.
+        combine: `"signed"` sums first and takes the absolute value last, as published; it depends on the signs of
+            the vectors. `"absolute"` does not, and costs less.
+        sign: for `"signed"`: the entry of largest magnitude of every `a_i` (`"u"`) or of every `X x_1 a_i^T` (`"v"`)
+            is positive.
+        relu: take the absolute value of the sum; False for the sum itself (that of `"absolute"` is never negative).
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, H, W]`, or `[B, h, w]` for `size=(h, w)`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown or a
+            rank out of range.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -214,20 +254,63 @@ def mtsm(
     return _saliency(features, "mtsm", how, rank=rank, combine=combine, sign=sign)
 
 
+@untraced
+def mean_activation(
+    features: Array,  # [B, C, *positions]
+    *,
+    nan: str = "raise",
+    normalize: bool = True,
+    size: checks.Size = None,
+    precision: Precision = "auto",
+    backend: str | None = None,
+) -> Array:  # [B, *positions] or [B, *size]
+    """The mean of the channels (LaFAM, arXiv 2407.06059): the baseline of the others, without any decomposition.
+
+    After a ReLU it is often close to `tsm` at full rank.
+
+    Args:
+        features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it; sums
+            are in float64.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
+
+    Returns:
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
+
+    Raises:
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
+
+    >>> import torch, tsm_fast
+    >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> tsm_fast.mean_activation(features).shape
+    torch.Size([8, 7, 7])
+    """
+    return _saliency(features, "mean_activation", _How(False, nan, normalize, size, precision, backend))
+
+
 class _How(NamedTuple):
     """The options that every map has."""
 
     relu: bool
     nan: str
     normalize: bool
-    size: tuple[int, int] | None
+    size: checks.Size
     precision: Precision
     backend: str | None
 
 
 def _saliency(
     features: Any,
-    method: Method,
+    method: str,
     how: _How,
     *,
     rank: checks.Rank = None,
@@ -241,22 +324,21 @@ def _saliency(
     checks.flag("center", center)
     checks.flag("relu", relu)
     checks.flag("normalize", normalize)
-    size = checks.size(size)
     x, restore = as_tensor("features", features)
     checks.features(x)
+    positions = x.shape[2:]
+    size = checks.sizes(size, len(positions))
     effective = None if rank is None else checks.rank(rank, x.shape[1:])
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
-    raw = partial(
-        module.saliency,
-        method=method,
-        rank=effective,
-        center=center,
-        combine=combine,
-        sign=sign,
-        relu=relu,
-        precision=precision,
-    )
+    step: Any = _mean if method == "mean_activation" else module.saliency
+    if len(positions) != 2:
+        if effective is None:
+            x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
+        else:
+            step = partial(orders.saliency, module)
+    what = {"method": method, "rank": effective, "center": center, "combine": combine, "sign": sign, "relu": relu}
+    raw = partial(step, **what, precision=precision)
     maps, finite = raw(x)
     if nan == "raise":
         checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
@@ -264,14 +346,22 @@ def _saliency(
         bad = (~finite).nonzero().flatten()
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
     if not normalize and size is None:
-        return restore(maps)
+        return restore(maps.reshape(len(maps), *positions))
     maps, exponent = _in_range(maps, x, raw, method, center)
     if normalize and precision == "auto":
         maps = _contrasted(maps, x, exponent, raw)
-    maps = module.finish(maps, size, normalize=normalize)
+    maps = orders.finish(module, maps, positions, size, normalize=normalize)
     if exponent is not None and not normalize:
         maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
     return restore(maps)
+
+
+def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
+    """The mean over channels [B, H, W] and the finite items [B], in place of `Backend.saliency`."""
+    finite = peaks(x).isfinite()
+    maps = (cast(x, torch.float64) if needs_grad(x) else x).mean(1, dtype=torch.float64)
+    maps = torch.where(per_item(finite, maps), maps, torch.nan)
+    return cast(maps, torch.float64 if precision == "float64" else torch.float32), finite
 
 
 def _zeroed(x: Tensor) -> Tensor:
@@ -279,7 +369,7 @@ def _zeroed(x: Tensor) -> Tensor:
 
 
 def _in_range(
-    maps: Tensor, x: Tensor, raw: Callable[..., tuple[Tensor, Tensor]], method: Method, center: bool
+    maps: Tensor, x: Tensor, raw: Callable[..., tuple[Tensor, Tensor]], method: str, center: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
@@ -340,4 +430,5 @@ METHODS = {
     "tsm": _method(tsm, "TSM"),
     "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
     "mtsm": _method(mtsm, "MTSM"),
+    "mean_activation": _method(mean_activation, "Mean activation"),
 }

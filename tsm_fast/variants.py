@@ -61,7 +61,7 @@ def variant(text: str) -> Variant:
     for part in rest.split(",") if colon else ():
         name, _, value = (word.strip() for word in part.partition("="))
         if name not in METHODS[method].options:
-            has = ", ".join(f"{option}=" for option in METHODS[method].options)
+            has = ", ".join(f"{option}=" for option in METHODS[method].options) or "no option"
             raise ValueError(f"methods: {method} takes {has} after its colon, got {part!r} in {text!r}")
         if name in options:
             raise ValueError(f"methods: {text!r} names {name} twice")

@@ -203,8 +203,9 @@ def test_volumes(monkeypatch) -> None:
     assert maps.shape == theirs.shape == (2, 9, 11, 13)
     assert np.abs(maps - theirs).max() < 1e-5
     assert MTSM(model, [model[1]])(volumes).shape == (2, 9, 11, 13)
-    with pytest.raises(ValueError, match=r"rank needs activations \[B, C, H, W\], got shape \(2, 34, 4, 5, 6\)"):
-        TSM(model, [model[1]], rank=2)(volumes)
+    assert TSM(model, [model[1]], rank=2)(volumes).shape == (2, 9, 11, 13)
+    with pytest.raises(ValueError, match="rank must have one number for each of the 4 modes of an item, got 3"):
+        TSM(model, [model[1]], rank=(2, 2, 2))(volumes)
 
 
 def test_a_transform_gets_what_the_layer_gives() -> None:
@@ -220,7 +221,7 @@ def test_a_transform_gets_what_the_layer_gives() -> None:
     seen: list[Any] = []
     EigenCAM(pair, [pair[1]], lambda given: (seen.append(type(given)), given[1])[1])(torch.rand(1, 3, 65, 65))
     assert seen == [tuple]
-    with pytest.raises(ValueError, match=r"layer '2' must give feature maps \[B, C, H, W\] or \[B, C, D, H, W\], got"):
+    with pytest.raises(ValueError, match=r"layer '2' must give feature maps \[B, C, H, W\] or \[B, C, T, H, W\], got"):
         EigenCAM(model, [model[2]])(torch.rand(1, 3, 65, 65))
 
 

@@ -84,9 +84,9 @@ def test_contact_sheet_has_a_row_a_photo_and_a_tile_a_map() -> None:
     pixels = np.asarray(sheet)
     left, step = drawing.MARGIN + drawing.LABEL, drawing.TILE + drawing.GAP
     top = drawing.MARGIN + 112
-    assert sheet.width == left + 5 * step - drawing.GAP + drawing.MARGIN
+    assert sheet.width == left + (1 + len(METHODS)) * step - drawing.GAP + drawing.MARGIN
     for number in range(3):
-        for column in range(5):
+        for column in range(1 + len(METHODS)):
             y, x = top + number * step, left + column * step
             tile = pixels[y : y + drawing.TILE, x : x + drawing.TILE].astype(float)
             across, down = tile[:, -20:].mean() - tile[:, :20].mean(), tile[-20:].mean() - tile[:20].mean()

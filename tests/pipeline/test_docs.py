@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from benchmarks import fashion_mnist as benchmark
 from benchmarks import listing
 from tsm_fast.cli import app
+from tsm_fast.cli.commands import COMMANDS, command
 from tsm_fast.pictures import load_photos
 from tsm_fast.pipeline.results.check import status, verify
 
@@ -105,8 +105,8 @@ def test_scripts_for_other_machines_are_well_formed(page: str) -> None:
 def test_options_that_are_named_exist(page: str) -> None:
     """Every option of `tsm-fast` on the page is one of the commands."""
     known = {"--help"}
-    for command in get_command(app).commands.values():  # pyright: ignore[reportAttributeAccessIssue]
-        known |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for name in COMMANDS:
+        known |= {name for parameter in command(name).params for name in (*parameter.opts, *parameter.secondary_opts)}
     text = (DOCS / f"{page}.md").read_text()
     slurm = "signal job-name array cpus-per-task gres time requeue ntasks nodes"
     foreign = {f"--{option}" for option in slurm.split()}

@@ -39,10 +39,11 @@ VALUE_ERRORS = {
     "m must have no empty mode (only the batch may be empty), got shape (2, 9, 0)": lambda: tsm_fast.truncated_svd(
         X[:, :, 0, :0]
     ),
-    "features must be [B, C, H, W], got shape (9, 4, 3); a single map goes in as features[None]": lambda: tsm_fast.tsm(
-        X[0]
+    "features must be [B, C, *positions] with 1 to 3 position modes, got shape (9, 12); a single map goes in as "
+    "features[None]": lambda: tsm_fast.tsm(X[0].flatten(1)),
+    "features must be [B, C, *positions] with 1 to 3 position modes, got shape (2, 9, 4, 3, 1, 1)": lambda: (
+        tsm_fast.eigencam(X[..., None, None])
     ),
-    "features must be [B, C, H, W], got shape (2, 9)": lambda: tsm_fast.eigencam(X[..., 0, 0]),
     "features must have no empty mode (only the batch may be empty), got shape (2, 9, 4, 0)": lambda: tsm_fast.mtsm(
         X[..., :0]
     ),

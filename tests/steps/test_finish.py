@@ -12,7 +12,7 @@ from tsm_fast.steps import reference
 
 from ..helpers import MAP_ERROR, feature_maps
 
-METHODS = ["eigencam", "tsm", "multivec_eigencam", "mtsm"]
+METHODS = ["eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation"]
 
 
 def compute(method: str, backend, x: Tensor, **options) -> Tensor:

@@ -321,3 +321,17 @@ def test_rank_one_features_give_their_factor(backend, method, rank):
     elif rank is not None:
         return
     assert (maps - normalized(pattern)).abs().max() <= MAP_ERROR[method]
+
+
+@pytest.mark.parametrize("name", ["blobs, signed", "more positions than 256", "one channel"])
+def test_mean_activation_is_the_mean_of_the_channels(backend, name, dtype):
+    x = FEATURES[name].to(dtype)
+    exact = x.double().mean(1)
+    maps = tsm_fast.mean_activation(x, normalize=False, backend=backend.name)
+    torch.testing.assert_close(maps, exact.float())
+    wide = tsm_fast.mean_activation(x, precision="float64", backend=backend.name)
+    assert (wide - normalized(exact)).abs().max() <= 1e-12
+    at = x.clone().requires_grad_()
+    tsm_fast.mean_activation(at, normalize=False).sum().backward()
+    assert at.grad is not None
+    torch.testing.assert_close(at.grad, torch.full_like(x, 1 / x.shape[1]))

@@ -30,6 +30,8 @@ from ..variants import DEFAULT
 from . import options
 from .common import complain, errors, table
 
+Command = options.RetryErrorsCommand
+
 
 def extract(
     source: options.Source,

@@ -142,7 +142,7 @@ Methods = Annotated[
     _maps(
         "--map",
         "--method",
-        help="eigencam, tsm (default), multivec_eigencam or mtsm, also with options, as in "
+        help="eigencam, tsm (default), multivec_eigencam, mtsm or mean_activation, also with options, as in "
         "mtsm:combine=absolute,rank=16x4x4; repeatable, all in one pass.",
     ),
 ]

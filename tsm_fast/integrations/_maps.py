@@ -25,11 +25,5 @@ def own_options(method: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def raw_maps(method: str, features: Tensor, *, relu: bool, **options: Any) -> Tensor:
-    """Maps [B, *positions] of features [B, C, *positions], not normalised; `rank` is for two position modes only."""
-    positions = features.shape[2:]
-    if len(positions) != 2:
-        if options.get("rank") is not None:
-            raise ValueError(f"rank needs activations [B, C, H, W], got shape {tuple(features.shape)}")
-        features = features.flatten(2)[..., None]
-    maps = METHODS[method].function(features, relu=relu, normalize=False, **options)
-    return maps.view(len(features), *positions)
+    """Maps [B, *positions] of features [B, C, *positions], not normalised."""
+    return METHODS[method].function(features, relu=relu, normalize=False, **options)

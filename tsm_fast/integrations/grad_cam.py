@@ -144,8 +144,6 @@ class NotFinite(np.linalg.LinAlgError, ValueError):
 class _Reader(SaliencyExtractor):
     """The outputs of the target layers, one for each, without resizing or maps."""
 
-    _layout, _orders = "[B, C, H, W] or [B, C, D, H, W]", (4, 5)
-
     def __init__(self, model: nn.Module, layers: list[nn.Module], method: str, reshape: Any, **options: Any) -> None:
         super().__init__(model, layers, method, reshape_transform=reshape, **options)
         self._wanted = layers
@@ -189,7 +187,9 @@ class Patched:
     """
 
     def __init__(self, compare: int) -> None:
-        self.calls = self.maps = self.compared = self.turned = 0
+        self.calls = self.maps = 0
+        self.compared: int = 0
+        self.turned: int = 0
         self._left = compare
 
     def look(self, activations: np.ndarray, maps: np.ndarray) -> None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .._lazy import needs
+
 COLORMAP = "inferno"  # perceptually uniform, dark where nothing is salient
 STRENGTH = 0.55  # of the map over the photo
 
@@ -140,7 +142,8 @@ def check_opacity(opacity: Any) -> None:
 @lru_cache
 def palette(colormap: str) -> np.ndarray:  # [256, 3] uint8
     """The colours of a colour map of the package cmap; ValueError, with close names, for what is none."""
-    from cmap import Catalog, Colormap
+    with needs("pictures", "drawing maps"):
+        from cmap import Catalog, Colormap
 
     try:
         colors = Colormap(colormap).lut(256)

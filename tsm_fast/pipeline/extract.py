@@ -1,7 +1,5 @@
 """`extract`: the command of the same name, from Python."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable, Sequence
@@ -59,7 +57,8 @@ def extract(
             are on the copy too.
         preprocess: of such a module: a function from an RGB picture to `[C, H, W]`. None is the usual central crop of
             224 x 224 pixels, normalised for ImageNet, or what `size` and `fit` say.
-        maps: "eigencam", "tsm", "multivec_eigencam", "mtsm", with options as in "mtsm:combine=absolute,rank=16x4x4".
+        maps: "eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation", with options as in
+            "mtsm:combine=absolute,rank=16x4x4".
         add: take the pictures that the run in `out` does not have into it, as new shards; those that it has must be
             unchanged.
         workers: processes beside this one, for a model with a name; they import the main module again, so a script

@@ -40,8 +40,8 @@ class Settings:
         reshape: how layers that give something else become [B, C, H, W]: "auto" finds tokens and [B, H, W, C] in
             networks of timm, torchvision and transformers, "tokens" and "nhwc" declare them for others, and
             "package.module:function" or "file.py:function" names a function from a layer's output.
-        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", also with options of their own, as in
-            "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
+        methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation", also with options of
+            their own, as in "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
         rank, center, combine, sign: options of all methods that have them and do not name them themselves; None leaves
             each method's default.
         precision: as everywhere in this package.

@@ -14,6 +14,7 @@ MIN_ORDER, MAX_ORDER = 2, 5
 _ORDERS = f"N in {MIN_ORDER}..{MAX_ORDER}"
 
 Rank = int | Sequence[int] | None
+Size = Sequence[int] | None
 
 
 def choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -66,10 +67,11 @@ def matrices(name: str, x: Tensor) -> None:
 
 
 def features(x: Tensor) -> None:
-    """Feature maps [B, C, H, W]; B may be 0."""
-    if x.ndim != 4:
-        hint = "; a single map goes in as features[None]" if x.ndim == 3 else ""
-        raise ValueError(f"features must be [B, C, H, W], got shape {tuple(x.shape)}{hint}")
+    """Feature maps [B, C, *positions]; B may be 0."""
+    if not 3 <= x.ndim <= 5:
+        need = "[B, C, *positions] with 1 to 3 position modes"
+        hint = "; a single map goes in as features[None]" if x.ndim == 2 else ""
+        raise ValueError(f"features must be {need}, got shape {tuple(x.shape)}{hint}")
     _no_empty_mode("features", x)
 
 
@@ -174,18 +176,29 @@ def stopping(n_iter_max: Any, tol: Any) -> tuple[int, float]:
     return limit, float(tol)
 
 
+_SIZES = {1: "(n,)", 2: "(h, w)", 3: "(t, h, w)"}
+
+
 def size(value: Any) -> tuple[int, int] | None:
-    """The size of the finished maps: None or (h, w)."""
+    """The size of finished maps of pictures: None or (h, w)."""
+    numbers = sizes(value, 2)
+    return None if numbers is None else (numbers[0], numbers[1])
+
+
+def sizes(value: Any, modes: int | None) -> tuple[int, ...] | None:
+    """The size of finished maps: None, or one number for each position mode; `modes` is None where any of 1 to 3 do."""
     if value is None:
         return None
+    need = "one to three numbers" if modes is None else _SIZES[modes]
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"size must be None or (h, w), got {value!r}")
-    if len(value) != 2:
-        raise ValueError(f"size must be (h, w), got {len(value)} numbers")
-    h, w = (integer("size", number) for number in value)
-    if h < 1 or w < 1:
-        raise ValueError(f"size must be at least (1, 1), got ({h}, {w})")
-    return h, w
+        raise TypeError(f"size must be None or {need}, got {value!r}")
+    if len(value) not in ((1, 2, 3) if modes is None else (modes,)):
+        raise ValueError(f"size must be {need}, got {len(value)} numbers")
+    numbers = tuple(integer("size", number) for number in value)
+    if min(numbers) < 1:
+        least = (1,) * len(numbers)
+        raise ValueError(f"size must be at least {least}, got {numbers}")
+    return numbers
 
 
 def finite(name: str, mask: Tensor, remedy: str = "") -> None:

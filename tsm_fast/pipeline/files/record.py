@@ -17,7 +17,7 @@ from . import typed
 from .shards import FORMAT_VERSION, MapColumn
 
 NAME = "run.json"
-FORMAT = {"name": "tsm_fast run", "version": FORMAT_VERSION}
+FORMAT: dict[str, Any] = {"name": "tsm_fast run", "version": FORMAT_VERSION}
 READABLE = (1, FORMAT_VERSION)
 DECIDING = ("torch", "numpy", "pillow", "pyarrow")  # packages whose versions change the bytes of shards
 MAX_SHARDS = 1_000_000

@@ -192,6 +192,8 @@ def _first_tensor(source: Source, items: Sequence[Item], max_pixels: int) -> Ten
 def _column(method: str, layer: str, features: Tensor, settings: Settings) -> MapColumn:
     """The column of a method and layer, after trying the method's options (a rank, say) on its features."""
     name = f"{method}/{layer}"
+    if features.ndim != 4:
+        raise ValueError(f"layer {layer!r} must give feature maps [B, C, H, W], got {tuple(features.shape)}")
     try:
         variant(method).function(features, nan="propagate", precision=settings.precision, **settings.options(method))
     except ValueError as error:

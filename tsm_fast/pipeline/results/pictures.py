@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -80,6 +81,14 @@ class Pictures:
         part, item = self._item(index)
         named = item.path if self._run.parts[part].source.kind in ("list", "manifest") else None
         return decode_key(item.key if named is None else named).encode(errors="replace").decode()
+
+    def path(self, index: int) -> str | None:
+        """Where the file of the picture of a row was when the run was planned; None where it is no file of its own."""
+        part, item = self._item(index)
+        if self._run.parts[part].source.kind not in ("folder", "list", "manifest"):
+            return None
+        named = item.key if item.path is None else item.path
+        return os.path.join(decode_key(self._run.parts[part].root), decode_key(named))
 
     def _item(self, index: int) -> tuple[int, Item]:
         """The part of a row, and what its plan says of it."""
