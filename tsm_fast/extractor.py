@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ._lazy import needs
 from ._turns import turn
 from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
+from .methods import METHODS
 from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
-from .saliency import METHODS
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
 from .variants import DEFAULT, Variant, variant
@@ -126,7 +126,7 @@ class SaliencyExtractor:
             layers is None or isinstance(layers, nn.Module) or (isinstance(layers, str) and not is_glob(layers))
         )
         self._modules = {} if layers is None else find_layers(self._model, layers)
-        self._names = tuple(self._modules)
+        self._names: tuple[str, ...] = tuple(self._modules)
         self.reason = "not chosen yet: the first call does" if layers is None else "named by the caller"
 
     @property

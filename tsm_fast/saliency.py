@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -407,28 +406,3 @@ def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[
     wide = raw(items, precision="float64")[0]
     wide = wide - wide.amin((1, 2), keepdim=True)
     return maps.index_copy(0, faint, cast(wide / wide.amax((1, 2), keepdim=True), maps.dtype))
-
-
-class MapMethod(NamedTuple):
-    """What is known of a map by its name."""
-
-    function: Callable[..., Any]
-    title: str
-    options: dict[str, Any]  # those of `OPTIONS` that it has, with their defaults
-
-
-OPTIONS = ("rank", "center", "combine", "sign")  # that decide what is computed; the others say how
-
-
-def _method(function: Callable[..., Any], title: str) -> MapMethod:
-    has = signature(function).parameters
-    return MapMethod(function, title, {name: has[name].default for name in OPTIONS if name in has})
-
-
-METHODS = {
-    "eigencam": _method(eigencam, "EigenCAM"),
-    "tsm": _method(tsm, "TSM"),
-    "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
-    "mtsm": _method(mtsm, "MTSM"),
-    "mean_activation": _method(mean_activation, "Mean activation"),
-}

@@ -23,6 +23,7 @@ FLOORS = (
     ("modes",),
     ("decomposition",),
     ("nn", "saliency"),
+    ("methods",),
     ("variants",),
     ("models", "pictures"),
     ("extractor",),

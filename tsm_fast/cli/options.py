@@ -143,7 +143,7 @@ Methods = Annotated[
         "--map",
         "--method",
         help="eigencam, tsm (default), multivec_eigencam, mtsm or mean_activation, also with options, as in "
-        "mtsm:combine=absolute,rank=16x4x4; repeatable, all in one pass.",
+        "mtsm:combine=absolute,rank=16x4x4, or what other packages add (`tsm-fast info`); repeatable, all in one pass.",
     ),
 ]
 Rank = Annotated[

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..saliency import METHODS
+from ..methods import METHODS
 from ..steps import checks
 from ..steps.arrays import as_tensor
 from ._peer import peer

@@ -10,7 +10,7 @@ import torch
 
 from .. import reshape
 from ..factory import find, is_factory
-from ..saliency import METHODS, OPTIONS
+from ..methods import BUILT_IN, METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
 from ..variants import DEFAULT, variant
@@ -150,14 +150,15 @@ class Settings:
         """The keyword arguments of one of `methods`: those that were set and that it has; or all, with defaults."""
         named = variant(method)
         own = METHODS[named.method].options
-        given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in OPTIONS if name in own and getattr(self, name) is not None}
         return {**(own if all_of_them else {}), **given, **named.options}
 
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
         asked = [variant(method) for method in self.methods]
+        known = {**BUILT_IN, **{one.method: METHODS[one.method] for one in asked}}
         for name in OPTIONS:
-            having = [method for method, row in METHODS.items() if name in row.options]
+            having = [method for method, row in known.items() if name in row.options]
             if getattr(self, name) is not None and not any(v.method in having and name not in v.options for v in asked):
                 raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
         same: dict[str, str] = {}

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ...saliency import METHODS
+from ...methods import BUILT_IN
 from ...variants import variant
 from ..settings import DTYPES, PILLOW_LIMIT
 from . import typed
@@ -96,9 +96,11 @@ class Record:
         if self.dtype not in DTYPES:
             raise ValueError(f"this version of tsm_fast does not know {self.dtype!r}")
         for name in self.methods:
+            if name.partition(":")[0] not in BUILT_IN:
+                continue  # of a package that need not be there to read the run
             named = variant(name)
-            if set(self.options(name)) != set(METHODS[named.method].options):
-                raise ValueError(f"methods.{name} must have the options {', '.join(METHODS[named.method].options)}")
+            if set(self.options(name)) != set(BUILT_IN[named.method].options):
+                raise ValueError(f"methods.{name} must have the options {', '.join(BUILT_IN[named.method].options)}")
             if not named.options.items() <= self.options(name).items():
                 raise ValueError(f"methods.{name} has other options than its name says")
         scaled = self.dtype != "float32"

@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import models
 from ..._version import __version__, versions
 from ...extractor import SaliencyExtractor
+from ...methods import METHODS
 from ...models import answers, weights
 from ...models.forward import check_compiler, takes_channels_last
 from ...models.preprocessing import shapes
@@ -97,10 +98,11 @@ def make(
     carried = None if listed is not None else source.carried(items)
     if carried is not None:
         carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
-    found = versions(PACKAGES)
+    adding = sorted({package for method in settings.methods if (package := METHODS[variant(method).method].package)})
+    found = versions((*PACKAGES, *adding))
     parts = {
         "package": __version__,
-        "versions": {name: found[name].partition("+")[0] for name in DECIDING},
+        "versions": {name: found[name].partition("+")[0] for name in (*DECIDING, *adding)},
         "source": {
             "kind": source.kind,
             "items": len(items),
