@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 import tsm_fast
-from tsm_fast.saliency import METHODS
+from tsm_fast.methods import METHODS
 
 PUBLIC = [name for name in tsm_fast.__all__ if name != "BackendInfo"]
 
@@ -47,7 +47,7 @@ def test_each_map_says_what_its_own_options_are(name):
 def test_only_public_names_are_offered():
     assert [name for name in dir(tsm_fast) if not name.startswith("__")] == sorted(tsm_fast.__all__)
     for name in tsm_fast.__all__:
-        assert re.search(rf"\b{name}\b", tsm_fast.__doc__), name
+        assert re.search(rf"\b{name}\b", tsm_fast.__doc__ or ""), name
 
 
 def test_the_version_is_that_of_the_package():
