@@ -1,4 +1,4 @@
-"""What can be read: tensors that hold memory, in calls that nobody traces."""
+"""What can be read: tensors that hold memory, in calls that nobody traces otherwise than as operators."""
 
 from __future__ import annotations
 
