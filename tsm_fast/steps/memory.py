@@ -98,6 +98,11 @@ def is_transformed(x: Tensor) -> bool:
     return not _address(x) and _functorch.is_functorch_wrapped_tensor(x)
 
 
+def is_transforming() -> bool:
+    """Whether this call is within a transform of torch.func."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
 def is_mapped(x: Tensor) -> bool:
     """Whether `torch.func.vmap` maps x."""
     while _functorch.is_functorch_wrapped_tensor(x):
