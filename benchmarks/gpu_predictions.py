@@ -1,6 +1,7 @@
 """Traffic and arithmetic of every launch of both GPU backends beside the limits of an H200: counted, not measured.
 
-`python -m benchmarks.gpu_predictions` writes the tables into docs/gpu.md. Those of Triton come from the same launches
+`python -m benchmarks.gpu_predictions` writes the tables into results/gpu_predictions.md, and what both backends make of
+each call into docs/gpu.md. Those of Triton come from the same launches
 that `benchmarks.kernel_resources` compiles, those of CUDA from `benchmarks.cuda_predictions`.
 """
 
@@ -11,10 +12,11 @@ from math import ceil
 from pathlib import Path
 
 from benchmarks import cuda_predictions
-from benchmarks.h200 import HEAD, Cost, row, totals
+from benchmarks.h200 import HEAD, Cost, rounded, row, totals
 from benchmarks.kernel_resources import BATCH, SHAPES, Launch, calls, launches_of
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, SHORT = ROOT / "benchmarks" / "results" / "gpu_predictions.md", ROOT / "docs" / "gpu.md"
 END = "<!-- end of predictions -->"
 
 # Counts that depend on the data, taken as real features show them.
@@ -168,15 +170,34 @@ def _row(label: str, name: str, launch: Launch, each: Cost) -> str:
 
 
 def page() -> str:
-    """docs/gpu.md with its tables made anew."""
+    """The page of the results with its tables made anew."""
     text = PAGE.read_text()
     for backend, made in (("cuda", cuda_predictions.tables(SHAPES)), ("triton", tables())):
-        begin = f"<!-- predictions of {backend}: written by benchmarks/gpu_predictions.py -->\n"
-        before, rest = text.split(begin)
-        text = before + begin + "\n" + made + "\n" + END + rest.partition(END)[2]
+        text = _between(text, backend, made)
     return text
+
+
+def short() -> str:
+    """docs/gpu.md with its table made anew: each call on each shape, by both backends."""
+    lines = ["| features | call | `cuda`, µs an image | `triton`, µs an image |", "| --- | --- | --- | --- |"]
+    for shape in SHAPES:
+        compiled = cuda_predictions.launches(shape[0], shape[1] * shape[2])
+        for name in [name for name in calls(shape) if name in compiled]:
+            costs = [cost for _, cost in compiled[name]], [cost(launch) for launch in launches_of(name, shape)]
+            seconds = [rounded(1e6 * sum(each.limit()[1] for each in made)) for made in costs]
+            library = " + library" if _uses_library(name, shape) and name == "mtsm" else ""
+            cells = ["x".join(map(str, shape)), name, *(f"{each}{library}" for each in seconds)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return _between(SHORT.read_text(), "both", "\n".join(lines) + "\n")
+
+
+def _between(text: str, backend: str, made: str) -> str:
+    begin = f"<!-- predictions of {backend}: written by benchmarks/gpu_predictions.py -->\n"
+    before, rest = text.split(begin)
+    return before + begin + "\n" + made + "\n" + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SHORT.write_text(short())
     print(f"{PAGE}: predictions for {len(SHAPES)} shapes, {BATCH} images a batch")

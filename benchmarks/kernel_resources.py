@@ -4,7 +4,8 @@
 that it would make with its real meta-parameters, compiles them ahead of time, and writes
 
 - benchmarks/results/kernel_resources.json: registers, spills, stack, shared memory and matrix opcodes of every kernel;
-- the tables of docs/gpu.md: traffic and arithmetic beside the limits of an H200, and the time these predict.
+- the tables of benchmarks/results/gpu_predictions.md: traffic and arithmetic beside the limits of an H200, and the time
+  these predict.
 
 Kernels named on the command line are written alone. Rows of other backends stay as they are: they come from their own
 builds.

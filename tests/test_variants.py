@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsm_fast.methods import METHODS
 from tsm_fast.pipeline import Settings
-from tsm_fast.saliency import METHODS
 from tsm_fast.variants import Variant, variant
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,3 +19,9 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def release(text: str) -> tuple[int, ...]:
+    """Of "0.10.0+cpu": (0, 10, 0)."""
+    leading = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, leading.group().split("."))) if leading else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, Generic, NoReturn, SupportsIndex, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import modes
 from .steps import checks
 from .steps import hosvd as triplets
-from .steps.arrays import as_tensor
+from .steps.arrays import Array, as_tensor
 from .steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
 from .steps.choice import resolve
 from .steps.memory import readable, untraced
@@ -24,7 +24,7 @@ _ROOM = 1000  # sweeps whose errors find room at first
 
 
 @dataclass(frozen=True, eq=False)
-class TuckerResult:
+class TuckerResult(Generic[Array]):
     """A batch of Tucker decompositions, `X ~ core x_1 A_1 x_2 A_2 ...`, as arrays of the kind that went in.
 
     `result[i]` is item i as `(core, factors)`, which is what TensorLy takes; `len(result)` is the batch size. The
@@ -40,13 +40,15 @@ class TuckerResult:
     (torch.Size([8, 4, 4]), [torch.Size([32, 8]), torch.Size([7, 4]), torch.Size([7, 4])])
     """
 
-    core: Any  # [B, R_1, ..., R_N]
-    factors: list[Any]  # N times [B, I_n, R_n], orthonormal columns
-    singular_values: list[Any]  # N times [B, R_n]: norms of the slices of the core, in the order of the factor columns
+    core: Array  # [B, R_1, ..., R_N]
+    factors: list[Array]  # N times [B, I_n, R_n], orthonormal columns
+    singular_values: list[
+        Array
+    ]  # N times [B, R_n]: norms of the slices of the core, in the order of the factor columns
     rank: tuple[int, ...]  # the effective rank
-    errors: Any  # [B, K] float64: relative error after each sweep; NaN after an item's last sweep
-    n_sweeps: Any  # [B] int64
-    converged: Any  # [B] bool
+    errors: Array  # [B, K] float64: relative error after each sweep; NaN after an item's last sweep
+    n_sweeps: Array  # [B] int64
+    converged: Array  # [B] bool
 
     def __len__(self) -> int:
         return self.core.shape[0]
@@ -54,14 +56,16 @@ class TuckerResult:
     def __repr__(self) -> str:
         parts = [f"{len(self)} item{'s' * (len(self) != 1)} of rank {self.rank}"]
         if len(self):
-            error, sweeps = as_tensor("error", self.error)[0].detach(), int(max(self.n_sweeps))
+            error, sweeps = as_tensor("error", self.error)[0].detach(), int(max(cast(Any, self.n_sweeps)))
             parts.append("error " + " to ".join(dict.fromkeys(f"{float(e):.2g}" for e in (error.min(), error.max()))))
-            done = f"{int(sum(map(bool, self.converged)))} of {len(self)} converged in at most {sweeps} sweeps"
+            done = (
+                f"{int(sum(map(bool, cast(Any, self.converged))))} of {len(self)} converged in at most {sweeps} sweeps"
+            )
             parts.append(done if sweeps else "without sweeps")
         return f"TuckerResult({', '.join(parts)})"
 
     @property
-    def error(self) -> Any:  # [B]
+    def error(self) -> Array:  # [B]
         """The relative error of each item, `|X - reconstruction| / |X|`, float64: that after its last sweep."""
         errors, restore = as_tensor("errors", self.errors)
         if not errors.numel():
@@ -69,22 +73,23 @@ class TuckerResult:
         last = (~errors.isnan()).sum(1, keepdim=True) - 1
         return restore(errors.gather(1, last)[:, 0], exact=False)
 
-    def __getitem__(self, item: SupportsIndex) -> tuple[Any, list[Any]]:
+    def __getitem__(self, item: SupportsIndex) -> tuple[Array, list[Array]]:
         number = checks.item(item, len(self))
-        return self.core[number], [factor[number] for factor in self.factors]
+        core, factors = cast(Any, self.core), cast(Any, self.factors)
+        return core[number], [factor[number] for factor in factors]
 
     def __iter__(self) -> NoReturn:
         # Without it Python would go through the items, and a batch of two would unpack as core and factors.
         raise TypeError("a TuckerResult is a batch: take core, factors = result[i], or result.core and result.factors")
 
-    def reconstruct(self) -> Any:  # [B, I_1, ..., I_N]
+    def reconstruct(self) -> Array:  # [B, I_1, ..., I_N]
         """The tensors that the decompositions stand for, `[B, I_1, ..., I_N]`."""
         return modes.multi_mode_dot(self.core, self.factors)
 
 
 @untraced
 def tucker(
-    x: Any,  # [B, I_1, ..., I_N]
+    x: Array,  # [B, I_1, ..., I_N]
     rank: checks.Rank = None,
     *,
     n_iter_max: int = N_ITER_MAX,
@@ -92,7 +97,7 @@ def tucker(
     sign: str = "u",
     precision: Precision = "auto",
     backend: str | None = None,
-) -> TuckerResult:
+) -> TuckerResult[Array]:
     """Tucker decomposition by HOOI, the algorithm of TensorLy's `tucker`, for every item of a batch on its own.
 
     It starts from the HOSVD and sweeps over the modes; an item stops after the sweep, the third or a later one, at
@@ -202,13 +207,13 @@ def _with_more_room(hooi: Callable[..., HooiResult], limit: int) -> HooiResult:
 
 @untraced
 def hosvd(
-    x: Any,  # [B, I_1, ..., I_N]
+    x: Array,  # [B, I_1, ..., I_N]
     rank: checks.Rank = None,
     *,
     sign: str = "u",
     precision: Precision = "auto",
     backend: str | None = None,
-) -> TuckerResult:
+) -> TuckerResult[Array]:
     """The truncated higher-order SVD: `A_n` holds the leading left singular vectors of the mode-n unfolding.
 
     It is the start of `tucker` (De Lathauwer, De Moor and Vandewalle, 2000), without sweeps.
@@ -272,13 +277,13 @@ _hosvd_operator = operator("hosvd", "SymInt[] rank, str sign, str precision, str
 
 @untraced
 def truncated_svd(
-    m: Any,  # [B, M, N]
+    m: Array,  # [B, M, N]
     rank: int | None = None,
     *,
     sign: str = "u",
     precision: Precision = "auto",
     backend: str | None = None,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Array, Array, Array]:
     """The leading singular triplets of each matrix of a batch, from the float64 Gram matrix of its smaller side.
 
     Args:

@@ -17,13 +17,13 @@ from . import models
 from ._version import __version__
 from .bench import timings
 from .extractor import SaliencyExtractor
+from .methods import BUILT_IN
 from .models.preprocessing import Resize
 from .pictures.drawing import Row, contact_sheet, png_bytes
 from .pictures.page import Table, html_page
 from .pictures.photos import Photo, load_photos, open_photo
 from .pipeline.files.publish import make_folder, publish_all
 from .readable import digits
-from .saliency import METHODS
 from .steps import choice
 
 NEEDS = (
@@ -37,7 +37,7 @@ NEEDS = (
 )
 PHOTO_SIDE = 448  # pixels of the photos in the page
 MAX_PHOTOS = 64  # they go through the network as one batch
-STEPS = 3 + len(METHODS)  # that `run` tells of, and `timings.STEPS` more where it measures
+STEPS = 3 + len(BUILT_IN)  # that `run` tells of, and `timings.STEPS` more where it measures
 
 Say = Callable[[str], None]
 
@@ -109,7 +109,7 @@ def _features(inputs: Tensor) -> tuple[str, str, Tensor]:  # [B, 3, 224, 224] ->
 def _maps(features: Tensor, backend: str | None, say: Say) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The maps [B, 224, 224] in 0..1 by title, and the raw ones [B, H, W] by name."""
     maps, raw = {}, {}
-    for name, method in METHODS.items():
+    for name, method in BUILT_IN.items():
         say(f"{method.title} of {len(features)} photos")
         maps[method.title] = method.function(features, size=models.LITE0.size, backend=backend).numpy()
         raw[name] = method.function(features, normalize=False, backend=backend).numpy()

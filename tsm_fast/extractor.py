@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from inspect import Parameter, signature
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ._turns import turn
-from .layers import Layers, choose_layer, describe, find_layers, first_tensor, is_glob
-from .saliency import METHODS
+from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
+from .methods import METHODS
+from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
+from .variants import DEFAULT, Variant, variant
 
-Size = Literal["input"] | Sequence[int] | None
+if TYPE_CHECKING:
+    from .models.own import Own
+
+Size = Literal["input"] | int | Sequence[int] | None
+Methods = str | Sequence[str] | Mapping[str, str]
+Reshape = Literal["auto", "tokens", "nhwc"] | Callable[[Any], Tensor] | None
+
+# What other packages call the arguments of the extractor.
+_ELSEWHERE = {
+    **dict.fromkeys(("target_layers", "target_layer", "layer", "layer_name", "conv_layer"), "layers"),
+    **dict.fromkeys(("map", "maps", "methods"), "method"),
+    **dict.fromkeys(("reshape", "reshape_fn"), "reshape_transform"),
+    **dict.fromkeys(("preprocess", "preprocessing", "processor", "transforms"), "transform"),
+    **dict.fromkeys(("ranks", "n_components"), "rank"),
+    **dict.fromkeys(("input_shape", "output_size"), "size"),
+}
 
 
 class SaliencyExtractor:
@@ -29,24 +49,33 @@ class SaliencyExtractor:
             off: what they wrap runs, eagerly, on the device where it is.
         layers: a dotted name, a glob (`"layer*"`, `"blocks.*.norm"`; `*` stays within one part of the name), a
             module, or a list of these. None chooses a layer at the first call, from one whole forward pass: the last
-            module before global pooling whose input and output are `[B, C, H, W]`, C >= 32 and H, W > 1 at the
-            output (`layers.choose_layer`); `layers` and `reason` tell which and why.
-        method: "eigencam", "tsm", "multivec_eigencam", "mtsm" or "mean_activation".
-        size: None for the layer's own resolution, "input" for that of the inputs, or one number per position mode:
-            (h, w) for pictures.
+            module before global pooling that gives maps of C >= 32 channels (`layers.choose_layer`); `layers` and
+            `reason` tell which and why.
+        method: "eigencam", "tsm", "multivec_eigencam", "mtsm" or "mean_activation", also with options of its own, as in
+            "mtsm:combine=absolute,rank=16x4x4"; a list of these, or a dict of them by names of your own, for several
+            maps from one forward pass.
+        size: None for the layer's own resolution, "input" for that of the inputs, one number per position mode, (h, w)
+            for pictures, or a number for all of them.
         rank: None (full) or the Tucker rank of "tsm" and "mtsm".
-        reshape_transform: takes a layer's output and returns `[B, C, *positions]` with one to three position modes, for
-            tokens, `[B, H, W, C]` or dicts.
-            A tuple or list comes in as its first tensor.
-        **options: the other options of the method: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
-            `precision`, `backend`.
+        reshape_transform: for layers that give something else than `[B, C, H, W]` or `[B, C, T, H, W]`. None or "auto"
+            finds the tokens of vision transformers and `[B, H, W, C]` in networks of timm, torchvision and
+            transformers; "tokens" and "nhwc" declare them for others; or a function that takes a layer's output, a
+            tuple or list as its first tensor, and returns `[B, C, *positions]` with one to three position modes
+            (`tsm_fast.reshape` has some).
+        transform: from an RGB picture to `[C, H, W]`, or an image processor of transformers, for inputs that are
+            pictures. None takes that of the model where it is known, else ImageNet's usual one; `preprocessing` tells.
+        **options: the other options of the methods: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
+            `precision`, `backend`; each goes to those methods that have it.
 
-    Calling it with `inputs` runs the model as far as the last wanted layer: a tensor is the only argument, a tuple or
-    list are the positional arguments, a mapping the keyword arguments (a list of images as one argument is
-    `([a, b],)`). It returns float32 maps on the features' device: `[B, H, W]` for one layer given by name or module
-    or chosen, and a dict from layer name to `[B, H, W]` for a list or a glob, also of one. A layer may give
-    `[B, C, T, H, W]` too (video, volumes), and with a `reshape_transform` `[B, C, N]`: the maps then are `[B, T, H, W]`
-    or `[B, N]`.
+    Calling it with `inputs` runs the model as far as the last wanted layer. A PIL image or a file name, or a list of
+    these, goes through `transform`; a tensor is the only argument, another tuple or list are the positional arguments,
+    a mapping the keyword arguments (a list of images as one argument is `([a, b],)`). It returns float32 maps on the
+    features' device, `[B, T, H, W]` for features `[B, C, T, H, W]`, and so on:
+
+    | | one `method` | a list or dict of them |
+    | --- | --- | --- |
+    | one layer, by name or module or chosen | `[B, H, W]` | `{method: [B, H, W]}` |
+    | a list or glob, also of one | `{layer: [B, H, W]}` | `{layer: {method: [B, H, W]}}` |
 
     A layer that runs several times in one forward pass is read at its first run. The model runs in eval mode and
     without gradients; the mode of every submodule, the hooks and the grad mode are as before after each call, also
@@ -57,7 +86,8 @@ class SaliencyExtractor:
 
     Raises:
         ValueError: a layer does not exist (close names are offered), or gives something else than feature maps.
-        TypeError: wrong types, integer or complex feature maps, or an option that the method does not have.
+        TypeError: wrong types, integer or complex feature maps, or an option that no method has.
+        FileNotFoundError: there is no such picture.
         RuntimeError: a layer that did not run, or a call after `close()`.
 
     >>> import torch, tsm_fast
@@ -72,41 +102,66 @@ class SaliencyExtractor:
         self,
         model: nn.Module,
         layers: Layers | None = None,
-        method: str = "tsm",
+        method: Methods = DEFAULT,
         *,
         size: Size = None,
         rank: int | Sequence[int] | None = None,
-        reshape_transform: Callable[[Any], Tensor] | None = None,
+        reshape_transform: Reshape = None,
+        transform: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if reshape_transform is not None and not callable(reshape_transform):
-            raise TypeError(f"reshape_transform must be callable, got {type(reshape_transform).__name__}")
-        if reshape_transform is not None and layers is None:
-            raise ValueError("reshape_transform needs layers=: only [B, C, H, W] layers are chosen automatically")
+        self._reshape = _checked_reshape(reshape_transform)
+        if callable(self._reshape) and layers is None:
+            raise ValueError("reshape_transform needs layers= where it is a function: it does not tell which to choose")
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform must be a function from a picture to [C, H, W], got {type(transform).__name__}")
         self._model: nn.Module | None = _unwrapped(model)
-        self._options = _checked_options(method, {"rank": rank} if rank is not None else {}, options)
-        self.method = method
-        self.size: Size = size if size == "input" else checks.sizes(size, None)
-        self._reshape_transform = reshape_transform
+        self._maps = _bound(_variants(method), {**({} if rank is None else {"rank": rank}), **options})
+        self.method: str | tuple[str, ...] = method if isinstance(method, str) else tuple(self._maps)
+        self.size: Literal["input"] | int | tuple[int, ...] | None = _checked_size(size)
+        self._transform, self._own = transform, None
+        self._layouts: dict[str, Callable[[Any], Any] | None] = {}
         self._many = not (
             layers is None or isinstance(layers, nn.Module) or (isinstance(layers, str) and not is_glob(layers))
         )
         self._modules = {} if layers is None else find_layers(self._model, layers)
-        self._names = tuple(self._modules)
-        self.reason = "" if layers is None else "named by the caller"
+        self._names: tuple[str, ...] = tuple(self._modules)
+        self.reason = "not chosen yet: the first call does" if layers is None else "named by the caller"
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The names of the layers read; empty until the first call has chosen one. They stay after `close()`."""
         return self._names
 
+    @property
+    def preprocessing(self) -> str:
+        """How pictures become inputs, and why so."""
+        return self._preprocessing().reason
+
+    def region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of this size that the model sees: (left, top, right, bottom) in pixels.
+
+        It may reach over the picture, where that is padded: `tsm_fast.overlay(picture, map, region=extract.region)`.
+        ValueError where the transform does not tell.
+        """
+        from .models.region import region
+
+        found = region(self._preprocessing().preprocess.record(), width, height)
+        if found is None:
+            raise ValueError(
+                "region: this transform does not tell which part of a picture it takes: give the overlay "
+                "region=(left, top, right, bottom) in pixels, or None for all of the picture"
+            )
+        return found
+
     def __call__(self, inputs: Any) -> Any:
-        """Maps `[B, H, W]` of one layer, or a dict of them by layer name; see the class."""
+        """Maps `[B, H, W]` of one layer and method, or dicts of them; see the class."""
+        inputs = self._inputs(inputs)
         sizes = _input_sizes(*_arguments(inputs)) if self.size == "input" else {}
         features = self.features(inputs)
-        maps = {name: self._maps(features.pop(name), sizes) for name in self._names}
+        maps = {name: self._maps_of(features.pop(name), sizes) for name in self._names}
         return maps if self._many else next(iter(maps.values()))
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
@@ -117,10 +172,11 @@ class SaliencyExtractor:
         model = self._model
         if model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
-        args, kwargs = _arguments(inputs)
+        args, kwargs = _arguments(self._inputs(inputs))
         with _alone(model), torch.no_grad():
             if not self._modules:
-                name, self.reason = choose_layer(model, lambda: model(*args, **kwargs))
+                declared = self._reshape != "auto"
+                name, self.reason = choose_layer(model, lambda: model(*args, **kwargs), declared=declared)
                 self._modules = find_layers(model, name)
                 self._names = (name,)
             found = self._features(model, args, kwargs)
@@ -147,13 +203,19 @@ class SaliencyExtractor:
     def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the wanted layers give, by name; the forward pass stops when the last of them has run."""
         found: dict[str, Any] = {}
+        convolutions: list[Convolution] = []
         thread = threading.current_thread()
+
+        def look(_module: nn.Module, args: Any, output: Any) -> None:
+            given = first_tensor(args)
+            if threading.current_thread() is thread and isinstance(given, Tensor) and isinstance(output, Tensor):
+                convolutions.append(Convolution(tuple(given.shape), tuple(output.shape)))
 
         def reader(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def read(_module: nn.Module, _args: Any, output: Any) -> None:
                 if threading.current_thread() is not thread or name in found:
                     return
-                value = self._read(output)
+                value = self._read(name, output, convolutions)
                 last = len(found) + 1 == len(self._modules)
                 # Later layers may write into this output (ReLU in place), unless nothing runs after it.
                 found[name] = value.clone() if isinstance(value, Tensor) and not last else value
@@ -162,7 +224,12 @@ class SaliencyExtractor:
 
             return read
 
+        table = named_layers(model)
+        self._known = {name for name in self._names if found_in(around(table, name))}
         with ExitStack() as hooks:
+            if self._reshape == "tokens" or (self._reshape == "auto" and self._known):
+                for module in filter(_is_convolution, table.values()):
+                    hooks.callback(module.register_forward_hook(look).remove)
             for name, module in self._modules.items():
                 hooks.callback(module.register_forward_hook(reader(name)).remove)
             try:
@@ -175,17 +242,35 @@ class SaliencyExtractor:
                 raise RuntimeError(_did_not_run(name, module, model))
         return found
 
-    def _read(self, output: Any) -> Any:
+    def _read(self, name: str, output: Any, convolutions: Sequence[Convolution]) -> Any:
         """The feature maps in what a layer gives."""
-        value = first_tensor(output)
-        return value if self._reshape_transform is None else self._reshape_transform(value)
+        self._layouts[name] = self._way(name, plain(output), convolutions)
+        return self.reshaped(name, output)
+
+    def reshaped(self, name: str, output: Any) -> Any:
+        """What a layer gives as `[B, C, H, W]`, in the way of the last call."""
+        value = first_tensor(output) if callable(self._reshape) else plain(output)
+        found = self._layouts[name]
+        return value if found is None else found(value)
+
+    def _way(self, name: str, value: Any, convolutions: Sequence[Convolution]) -> Callable[[Any], Any] | None:
+        if callable(self._reshape):
+            return self._reshape
+        if self._reshape == "nhwc":
+            return ChannelsLast()
+        if not isinstance(value, Tensor):
+            return None
+        if self._reshape == "tokens":
+            grids = [run.made for run in convolutions]
+            return (tokens(value.shape[1], grids) if value.ndim == 3 else None) or Tokens()
+        return layout(tuple(value.shape), convolutions) if name in self._known else None
 
     def _check(self, name: str, features: Any) -> None:
         """ValueError for what is no [B, C, *positions] tensor, TypeError for integer maps, both naming the layer.
 
         [B, C, N] has to be declared: what looks like it is most often [B, N, C].
         """
-        transformed = self._reshape_transform is not None
+        transformed = callable(self._reshape)
         source = f"reshape_transform of layer {name!r}" if transformed else f"layer {name!r}"
         if not isinstance(features, Tensor) or not (3 if transformed else 4) <= features.ndim <= 5:
             hint = "" if transformed else "; declare another layout with reshape_transform="
@@ -194,14 +279,55 @@ class SaliencyExtractor:
         if features.dtype not in FLOAT_DTYPES:
             raise TypeError(f"{source} must give floating-point feature maps, got {describe(features)}")
 
-    def _maps(self, features: Tensor, sizes: Mapping[int, tuple[int, ...]]) -> Tensor:
-        size = sizes.get(modes := features.ndim - 2) if self.size == "input" else self.size
+    def _maps_of(self, features: Tensor, sizes: Mapping[int, tuple[int, ...]]) -> Any:
+        modes = features.ndim - 2
+        size = sizes.get(modes) if self.size == "input" else self.size
         if self.size == "input" and size is None:
             raise ValueError(f"size='input' needs inputs with {modes} position modes, as {describe(features)} has")
+        if isinstance(size, int):
+            size = (size,) * modes
         # The decomposition keeps its own precision contract: autocast would round its products.
         device = features.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            return METHODS[self.method].function(features, size=size, **self._options)
+            maps = {name: function(features, size=size) for name, function in self._maps.items()}
+        return maps if isinstance(self.method, tuple) else next(iter(maps.values()))
+
+    def _preprocessing(self) -> Own:
+        if self._own is None:
+            from .models import own
+
+            if self._transform is not None:
+                preprocess = own.given(self._transform)
+                self._own = own.Own(preprocess, own.USUAL, "given as transform=")
+            elif self._model is None:
+                raise RuntimeError("this SaliencyExtractor is closed: make a new one")
+            else:
+                self._own = own.find(self._model)
+        return self._own
+
+    def _inputs(self, inputs: Any) -> Any:
+        """A batch of the pictures, on the model's device and in its dtype, where inputs are pictures."""
+        pictures = [inputs] if _is_picture(inputs) else inputs
+        if not isinstance(pictures, list | tuple) or not pictures or not all(map(_is_picture, pictures)):
+            return inputs
+        from .pictures.show import as_picture
+
+        if self._model is None:
+            raise RuntimeError("this SaliencyExtractor is closed: make a new one")
+        preprocess = self._preprocessing().preprocess
+        made = [preprocess(as_picture("inputs", picture)) for picture in pictures]
+        if len({tensor.shape for tensor in made}) > 1:
+            shapes = ", ".join(str(tuple(shape)) for shape in dict.fromkeys(tensor.shape for tensor in made))
+            raise ValueError(
+                f"transform must give all pictures of a call one shape, got {shapes}: call with each alone"
+            )
+        like = next((value for value in self._model.parameters() if value.is_floating_point()), made[0])
+        return torch.stack(made).to(like)
+
+
+def plain(output: Any) -> Any:
+    """What a layer gives: of a tuple or list the first tensor, of an output of transformers its last hidden state."""
+    return first_tensor(getattr(output, "last_hidden_state", output))
 
 
 class _Stop(Exception):
@@ -238,20 +364,94 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def _checked_options(method: str, rank: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The method's own options, tried on an empty batch so that a wrong value fails before any forward pass."""
-    checks.choice("method", method, METHODS)
-    function = METHODS[method].function
-    allowed = [name for name, p in signature(function).parameters.items() if p.default is not Parameter.empty]
-    for name in {**rank, **options}:
-        if name not in allowed or name == "size":
-            names = ", ".join(option for option in allowed if option not in ("size", "rank"))
-            raise TypeError(f"method {method!r} has no option {name!r}; it has {names}")
-    if options.get("backend") is not None:
-        checks.choice("backend", options["backend"], choice.backends())
-        choice.load(options["backend"])
-    function(torch.zeros(0, 1, 1, 1, device="cpu"), **{**options, "backend": "reference"})
-    return {**rank, **options}
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d)
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether it is a PIL image or the name of a file; PIL is not imported for it."""
+    return isinstance(value, str | Path) or any(
+        base.__module__ == "PIL.Image" and base.__name__ == "Image" for base in type(value).__mro__
+    )
+
+
+def _checked_reshape(value: Any) -> Any:
+    if value is None:
+        return "auto"
+    if isinstance(value, str):
+        checks.choice("reshape_transform", value, NAMES)
+    elif not callable(value):
+        named = ", ".join(map(repr, NAMES))
+        raise TypeError(f"reshape_transform must be one of {named} or a function, got {type(value).__name__}")
+    return value
+
+
+def _checked_size(size: Any) -> Literal["input"] | int | tuple[int, ...] | None:
+    if size == "input":
+        return "input"
+    if isinstance(size, str | bool):
+        raise TypeError(f"size must be None, 'input', a number or several, as (h, w), got {size!r}")
+    if size is None or isinstance(size, Sequence):
+        return checks.sizes(size, None)
+    (number,) = checks.sizes((size,), None) or (0,)
+    return number
+
+
+def _variants(method: Methods) -> dict[str, Variant]:
+    """The methods by the names under which their maps come back."""
+    if isinstance(method, str):
+        named = {method: method}
+    elif isinstance(method, Mapping):
+        named = dict(method)
+    elif isinstance(method, Sequence):
+        named = {text: text for text in method}
+        if len(named) < len(method):
+            raise ValueError(f"method must be distinct, got {', '.join(map(repr, method))}")
+    else:
+        raise TypeError(f"method must be a name, a list or a dict of names, got {type(method).__name__}")
+    if not named:
+        raise ValueError("method must name at least one, got none")
+    for text in named.values():
+        checks.choice("method", text.partition(":")[0] if isinstance(text, str) else text, METHODS)
+    return {name: variant(text) for name, text in named.items()}
+
+
+def _bound(variants: Mapping[str, Variant], given: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """The function of each method with those options that it has.
+
+    They are tried on an empty batch, so that a wrong value fails before any forward pass.
+    """
+    for name in given:
+        if not any(name in _options(one.method) for one in variants.values()):
+            raise TypeError(_no_option(name, [one.method for one in variants.values()]))
+    if given.get("backend") is not None:
+        checks.choice("backend", given["backend"], choice.backends())
+        choice.load(given["backend"])
+    bound = {}
+    for name, one in variants.items():
+        own = {option: value for option, value in given.items() if option in _options(one.method)} | dict(one.options)
+        tried = {option: value for option, value in own.items() if option != "rank"}
+        one.function(torch.zeros(0, 1, 1, 1, device="cpu"), **{**tried, "backend": "reference"})
+        bound[name] = partial(one.function, **own)
+    return bound
+
+
+def _options(method: str) -> list[str]:
+    has = signature(METHODS[method].function).parameters.items()
+    return [name for name, parameter in has if parameter.default is not Parameter.empty and name != "size"]
+
+
+def _no_option(name: str, methods: Sequence[str]) -> str:
+    having = [method for method in METHODS if name in _options(method)]
+    if having:
+        text = f"method {' and '.join(map(repr, methods))}"
+        does = "never centres" if name == "center" else f"has no option {name!r}"
+        return f"{text} {does}: {name}= is one of {' and '.join(map(repr, having))}"
+    own = [name for name, p in signature(SaliencyExtractor).parameters.items() if p.kind is not Parameter.VAR_KEYWORD]
+    has = list(dict.fromkeys([*own, *(option for method in methods for option in _options(method))]))
+    near = [_ELSEWHERE[name]] if name in _ELSEWHERE else difflib.get_close_matches(name, has, n=1)
+    meant = f": did you mean {near[0]}=? It" if near else "; it"
+    return f"SaliencyExtractor has no option {name!r}{meant} has {', '.join(has)}"
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -261,7 +461,10 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(inputs), {}
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
-    raise TypeError(f"inputs must be a tensor, a tuple or list of arguments, or a mapping, got {type(inputs).__name__}")
+    raise TypeError(
+        "inputs must be pictures (PIL images or files), a tensor, a tuple or list of arguments, or a mapping, "
+        f"got {type(inputs).__name__}"
+    )
 
 
 def _input_sizes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, tuple[int, ...]]:

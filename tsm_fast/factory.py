@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -18,12 +19,18 @@ def is_factory(text: str) -> bool:
 
 
 def call(text: str, what: str, error: type[ValueError] = ValueError) -> Any:
-    """What the function returns when called without arguments; `error`, naming `what`, where there is none.
-
-    Modules are looked for in the current folder too, after all other places.
+    """What the function returns when called without arguments; errors as in `find`.
 
     >>> call("torch.nn:Identity", "model")
     Identity()
+    """
+    return find(text, what, error)()
+
+
+def find(text: str, what: str, error: type[ValueError] = ValueError) -> Callable[..., Any]:
+    """The function of a name; `error`, naming `what`, where there is none.
+
+    Modules are looked for in the current folder too, after all other places.
     """
     module, _, name = text.rpartition(":")
     try:
@@ -42,7 +49,7 @@ def call(text: str, what: str, error: type[ValueError] = ValueError) -> Any:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         place = "file" if module.endswith(".py") else "module"
         raise error(f"{what} {text!r}: {place} {module!r} has no function {name!r}{hint}")
-    return function()
+    return function
 
 
 def _of_name(module: str) -> ModuleType:

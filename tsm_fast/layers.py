@@ -9,7 +9,10 @@ from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from .reshape import Convolution, Layout, found_in, is_map, keeps_aspect, layout
 
 MIN_CHANNELS = 32
 
@@ -30,6 +33,7 @@ class SpatialLayer(NamedTuple):
     name: str
     kind: str  # of the module
     shape: tuple[int, int, int]  # C, H, W
+    layout: str = ""  # in which it gives them, where that is another one
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -47,6 +51,12 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     if not wanted:
         raise ValueError("layers must name at least one layer, got none")
     return {name: table[name] for layer in wanted for name in _names(model, table, layer)}
+
+
+def around(table: Mapping[str, nn.Module], name: str) -> list[nn.Module]:
+    """The modules of `named_layers` that a layer lies in, the model first, and itself."""
+    parts = name.split(".")
+    return [table[""], *(table[".".join(parts[:n])] for n in range(1, len(parts) + 1))]
 
 
 def is_glob(layer: Any) -> bool:
@@ -100,29 +110,36 @@ class _Run(NamedTuple):
     made: Shape
 
 
-def choose_layer(model: nn.Module, forward: Callable[[], Any]) -> LayerChoice:
+def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool = False) -> LayerChoice:
     """The last module before global pooling with [B, C, H, W] input and output, from one whole forward pass.
 
     A candidate has C >= 32 and H, W > 1 at its output, keeps the aspect of the image, runs once, and is no pooling.
     A container finishes after its parts, so it comes before its last convolution. Global pooling is the last module
     that turns [B, C, H, W] into [B, C] or [B, C, 1, 1], unless it works inside a module that gives maps again
-    (squeeze-and-excitation). A network that goes on with tokens or [B, H, W, C] is refused.
+    (squeeze-and-excitation). Where a network goes on with tokens or [B, H, W, C], it is the last module with these at
+    both ends, in networks of timm, torchvision and transformers, or where they are `declared`; others are refused.
     """
     runs = _record(model, forward)
-    image = next((run.given for run in runs if isinstance(run.module, nn.Conv2d) and run.given), None)
-    spatial = {run.name for run in runs if _is_map(run.made, image)}
+    convolutions = _convolutions(runs)
+    image = convolutions[0].given if convolutions else None
+    spatial = {run.name for run in runs if is_map(run.made, image)}
     pooling = [i for i, run in enumerate(runs) if _pools(run, image) and spatial.isdisjoint(run.inside)]
     before = runs[: pooling[-1]] if pooling else runs
     times = Counter(run.name for run in runs)
     candidates = [i for i, run in enumerate(before) if times[run.name] == 1 and _is_candidate(run, image)]
+    last = candidates[-1] if candidates else -1
+    other = next((run for run in runs[last + 1 :] if _other_layout(run, image)), None)
     kind = type(model).__name__
+    if other is not None or not candidates:
+        reshaped = _last_reshaped(model, runs, last + 1, convolutions, declared)
+        if reshaped is not None:
+            return reshaped
     if not candidates:
         raise ValueError(
             f"no layer of {kind} can be chosen: none has [B, C, H, W] input and output with C >= {MIN_CHANNELS} and "
             "H, W > 1; name one with layers=, and declare another layout with reshape_transform="
         )
-    chosen = runs[candidates[-1]]
-    other = next((run for run in runs[candidates[-1] + 1 :] if _other_layout(run, image)), None)
+    chosen = runs[last]
     if other is not None:
         raise ValueError(
             f"no layer of {kind} can be chosen: after {chosen.name!r} it goes on in another layout "
@@ -137,14 +154,58 @@ def choose_layer(model: nn.Module, forward: Callable[[], Any]) -> LayerChoice:
     )
 
 
+def _last_reshaped(
+    model: nn.Module, runs: list[_Run], first: int, convolutions: list[Convolution], declared: bool
+) -> LayerChoice | None:
+    """The last module with tokens or [B, H, W, C] at both ends, outside of what pools them."""
+    times, table = Counter(run.name for run in runs), named_layers(model)
+    pooling = {
+        run.name for run in runs if run.made is not None and len(run.made) < 3 and layout(run.given, convolutions)
+    }
+    for run in reversed(runs[first:]):
+        given, made = layout(run.given, convolutions), layout(run.made, convolutions)
+        if (
+            given is not None
+            and made is not None
+            and run.made is not None
+            and run.made[-1] >= MIN_CHANNELS
+            and times[run.name] == 1
+            and pooling.isdisjoint(run.inside)
+            and (declared or found_in(around(table, run.name)))
+        ):
+            what = "tokens" if len(run.made) == 3 else "[B, H, W, C]"
+            return LayerChoice(
+                run.name,
+                f"the last module with {what} as input and output, C >= {MIN_CHANNELS}; it gives {_text(run.made)}, "
+                f"read as {made}",
+            )
+    return None
+
+
 def spatial_layers(model: nn.Module, forward: Callable[[], Any]) -> list[SpatialLayer]:
     """Every layer that can be read for maps of more than one position, in the order in which they first finish."""
     found: dict[str, SpatialLayer] = {}
-    for run in _record(model, forward):
-        if run.made is not None and len(run.made) == 4 and min(run.made[2:]) > 1:
-            _, c, h, w = run.made
-            found.setdefault(run.name, SpatialLayer(run.name, type(run.module).__name__, (c, h, w)))
+    runs, table = _record(model, forward), named_layers(model)
+    convolutions = _convolutions(runs)
+    for run in runs:
+        other = layout(run.made, convolutions) if found_in(around(table, run.name)) else None
+        shape = _as_map(run.made, other)
+        if shape is not None and len(shape) == 4 and min(shape[2:]) > 1:
+            _, c, h, w = shape
+            found.setdefault(run.name, SpatialLayer(run.name, type(run.module).__name__, (c, h, w), str(other or "")))
     return list(found.values())
+
+
+def _as_map(shape: Shape, other: Layout | None) -> Shape:
+    return shape if shape is None or other is None else tuple(other(torch.empty(shape, device="meta")).shape)
+
+
+def _convolutions(runs: list[_Run]) -> list[Convolution]:
+    return [
+        Convolution(run.given, run.made)
+        for run in runs
+        if isinstance(run.module, nn.Conv2d) and run.given is not None and run.made is not None
+    ]
 
 
 def _record(model: nn.Module, forward: Callable[[], Any]) -> list[_Run]:
@@ -186,25 +247,12 @@ def _shape(value: Any) -> Shape:
     return tuple(tensor.shape) if isinstance(tensor, Tensor) and tensor.is_floating_point() else None
 
 
-def _is_map(shape: Shape, image: Shape) -> bool:
-    """[B, C, H, W] with H, W > 1 and the aspect of the image, which [B, H, W, C] does not have."""
-    return shape is not None and len(shape) == 4 and _keeps_aspect(shape[2:], image)
-
-
-def _keeps_aspect(size: tuple[int, ...], image: Shape) -> bool:
-    h, w = size
-    if image is None or len(image) != 4:
-        return min(h, w) > 1
-    height, width = image[2:]
-    return min(h, w) > 1 and abs(h * width - w * height) <= 2 * (height + width)  # 2: cut and padded borders
-
-
 def _is_candidate(run: _Run, image: Shape) -> bool:
     return (
         run.given is not None
         and run.made is not None
-        and _is_map(run.given, image)
-        and _is_map(run.made, image)
+        and is_map(run.given, image)
+        and is_map(run.made, image)
         and run.made[0] == run.given[0]
         and run.made[1] >= MIN_CHANNELS
         and not type(run.module).__module__.startswith("torch.nn.modules.pooling")
@@ -213,7 +261,7 @@ def _is_candidate(run: _Run, image: Shape) -> bool:
 
 def _pools(run: _Run, image: Shape) -> bool:
     given, made = run.given, run.made
-    return given is not None and made is not None and _is_map(given, image) and made in (given[:2], (*given[:2], 1, 1))
+    return given is not None and made is not None and is_map(given, image) and made in (given[:2], (*given[:2], 1, 1))
 
 
 def _other_layout(run: _Run, image: Shape) -> bool:
@@ -223,9 +271,9 @@ def _other_layout(run: _Run, image: Shape) -> bool:
     channels_last = all(
         shape is not None
         and len(shape) == 4
-        and not _is_map(shape, image)
+        and not is_map(shape, image)
         and shape[3] >= MIN_CHANNELS
-        and _keeps_aspect(shape[1:3], image)
+        and keeps_aspect(shape[1:3], image)
         for shape in shapes
     )
     return (tokens or channels_last) and any(True for _ in run.module.parameters())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .steps import checks, scaling
-from .steps.arrays import FLOAT_DTYPES, as_tensor, dtype_name
+from .steps.arrays import FLOAT_DTYPES, Array, as_tensor, dtype_name
 from .steps.backend import Backend, Precision, result_dtype
 from .steps.choice import resolve
 from .steps.gradients import instead
@@ -18,7 +18,7 @@ from .steps.operators import operator, wanted
 from .steps.scaling import peaks, scaled, unit_exponents
 
 
-def unfold(x: Any, mode: int) -> Any:  # [B, I_1, ..., I_N] -> [B, I_n, rest]
+def unfold(x: Array, mode: int) -> Array:  # [B, I_1, ..., I_N] -> [B, I_n, rest]
     """The mode-n unfolding of every item, `[B, I_n, product of the others]`, in TensorLy's column order.
 
     Args:
@@ -41,7 +41,7 @@ def unfold(x: Any, mode: int) -> Any:  # [B, I_1, ..., I_N] -> [B, I_n, rest]
     return restore(scaling.unfold(tensor, checks.mode(mode, tensor.ndim - 1)))
 
 
-def fold(unfolded: Any, mode: int, shape: Sequence[int]) -> Any:  # [B, I_n, rest] -> [B, I_1, ..., I_N]
+def fold(unfolded: Array, mode: int, shape: Sequence[int]) -> Array:  # [B, I_n, rest] -> [B, I_1, ..., I_N]
     """The inverse of `unfold`: tensors of the given shape, batch included, from their mode-n unfoldings.
 
     Args:
@@ -70,14 +70,14 @@ def fold(unfolded: Any, mode: int, shape: Sequence[int]) -> Any:  # [B, I_n, res
 
 @untraced
 def mode_dot(
-    x: Any,  # [B, I_1, ..., I_N]
+    x: Array,  # [B, I_1, ..., I_N]
     matrix: Any,  # [J, I_n] or [B, J, I_n]
     mode: int,
     transpose: bool = False,
     *,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, I_1, ..., J, ..., I_N]
+) -> Array:  # [B, I_1, ..., J, ..., I_N]
     """The mode-n product `X x_n M` of every item with one matrix for all, or with one matrix each.
 
     Args:
@@ -102,14 +102,14 @@ def mode_dot(
 
 @untraced
 def multi_mode_dot(
-    x: Any,  # [B, I_1, ..., I_N]
+    x: Array,  # [B, I_1, ..., I_N]
     matrices: Iterable[Any],  # [J_n, I_n] or [B, J_n, I_n] each
     modes: Iterable[int] | None = None,
     transpose: bool = False,
     *,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, J_1, ..., J_N]
+) -> Array:  # [B, J_1, ..., J_N]
     """The products `X x_n M_n` over several distinct modes.
 
     Args:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .steps import checks, orders
-from .steps.arrays import as_tensor
+from .steps.arrays import Array, as_tensor
 from .steps.backend import Precision, map_noise
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
@@ -26,7 +25,7 @@ _FAINT = 2**-6  # of the largest entry: at less spread some roundings of float32
 
 @untraced
 def eigencam(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     *,
     center: bool = True,
     sign: str = "absmax",
@@ -36,7 +35,7 @@ def eigencam(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Eigen-CAM: the features projected on their first singular vector, negative part cut off.
 
     Features are `[B, C, *positions]` with one to three position modes: `[B, C, N]` of tokens or sequences,
@@ -86,7 +85,7 @@ def eigencam(
 
 @untraced
 def tsm(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     rank: checks.Rank = None,
     *,
     relu: bool = True,
@@ -95,7 +94,7 @@ def tsm(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Tensor saliency map: the features projected on the first channel factor of their Tucker decomposition.
 
     The map is `abs(X x_1 a_1^T)`, `a_1` the first column of the channel factor `A_1` that HOOI finds at `rank`. At full
@@ -129,7 +128,7 @@ def tsm(
 
 @untraced
 def multivec_eigencam(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     *,
     center: bool = True,
     combine: str = "signed",
@@ -140,7 +139,7 @@ def multivec_eigencam(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Eigen-CAM over all singular vectors, each weighted by its singular value.
 
     With `F`, `u_i`, `sigma_i` the (centred) unfolding and its singular vectors and values, the map is
@@ -177,7 +176,7 @@ def multivec_eigencam(
 
 @untraced
 def mtsm(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     rank: checks.Rank = None,
     *,
     combine: str = "signed",
@@ -188,7 +187,7 @@ def mtsm(
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """Multivector tensor saliency map: all columns of the channel factor, weighted by the mode-1 singular values.
 
     The map is `abs(sum_i sigma_i (X x_1 a_i^T))` over the columns `a_i` of the channel factor that HOOI finds at
@@ -398,28 +397,3 @@ _maps_operator = operator(
     "SymInt[]? size, str precision, str? backend",
     _like_maps,
 )(_maps)
-
-
-class MapMethod(NamedTuple):
-    """What is known of a map by its name."""
-
-    function: Callable[..., Any]
-    title: str
-    options: dict[str, Any]  # those of `OPTIONS` that it has, with their defaults
-
-
-OPTIONS = ("rank", "center", "combine", "sign")  # that decide what is computed; the others say how
-
-
-def _method(function: Callable[..., Any], title: str) -> MapMethod:
-    has = signature(function).parameters
-    return MapMethod(function, title, {name: has[name].default for name in OPTIONS if name in has})
-
-
-METHODS = {
-    "eigencam": _method(eigencam, "EigenCAM"),
-    "tsm": _method(tsm, "TSM"),
-    "multivec_eigencam": _method(multivec_eigencam, "Multivec-EigenCAM"),
-    "mtsm": _method(mtsm, "MTSM"),
-    "mean_activation": _method(mean_activation, "Mean activation"),
-}

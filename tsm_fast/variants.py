@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .saliency import METHODS
+from .methods import METHODS
 from .steps import checks
 
+DEFAULT = "tsm"  # of all that computes maps: steady under small changes of a picture, and the cheapest
 _RANK = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})*")
 _TRUTH = {"true": True, "false": False}
 
@@ -64,19 +65,29 @@ def variant(text: str) -> Variant:
             raise ValueError(f"methods: {method} takes {has} after its colon, got {part!r} in {text!r}")
         if name in options:
             raise ValueError(f"methods: {text!r} names {name} twice")
-        options[name] = _value(name, value)
+        options[name] = _value(name, value, METHODS[method].options[name])
     return Variant(method, options)
 
 
-def _value(name: str, text: str) -> Any:
+def title(text: str) -> str:
+    """That of a variant; its text where the method is not there, as that of a package may be."""
+    return variant(text).title if text.partition(":")[0] in METHODS else text
+
+
+def _value(name: str, text: str, default: Any) -> Any:
     if name == "rank":
         if not _RANK.fullmatch(text):
             raise ValueError(f"rank must be a number, or one for each mode as in 16x4x4, got {text!r}")
         numbers = [int(part) for part in text.split("x")]
         return tuple(numbers) if len(numbers) > 1 else numbers[0]
-    if name == "center":
-        checks.choice("center", text, _TRUTH)
+    if isinstance(default, bool):
+        checks.choice(name, text, _TRUTH)
         return _TRUTH[text]
+    if isinstance(default, int | float):
+        try:
+            return type(default)(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number as {default} is, got {text!r}") from None
     return text
 
 

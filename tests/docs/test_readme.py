@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from tsm_fast import __version__
 
@@ -20,14 +24,20 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # Their blocks read what their commands wrote: tests/pipeline/test_docs.py runs both.
 WITH_COMMANDS = ("exports.md", "first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
-# `make test-integrations` and Python 3.11 have what these need.
-NEEDS = {"grad-cam.md": "pytorch_grad_cam", "torch-cam.md": "torchcam"}
+# `make test-integrations` and Python 3.11 have what these need, but for FiftyOne, which needs a database.
+NEEDS = {
+    "fiftyone.md": "fiftyone",
+    "grad-cam.md": "pytorch_grad_cam",
+    "jax.md": "jax",
+    "quantus.md": "quantus",
+    "torch-cam.md": "torchcam",
+}
 LEFT_OUT = {*WITH_COMMANDS, *(name for name, module in NEEDS.items() if importlib.util.find_spec(module) is None)}
 WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text()) and page.name not in LEFT_OUT]
 
 
-def load_report() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_report", ROOT / "benchmarks" / "report.py")
+def load(place: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(place).stem, ROOT / place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,6 +53,27 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for block in BLOCK.finditer(text):
         lines = "\n" * text.count("\n", 0, block.start(1))  # so that a traceback shows the line of the page
         exec(compile(lines + block.group(1), str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = json.loads(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    made = load("docs/site/notebooks.py").executed(stored)
+    texts, pictures = zip(*map(shown, (stored, made)), strict=True)
+    assert texts[0] == texts[1]
+    assert len(pictures[0]) == len(pictures[1]) > 1
+    for sizes in zip(*pictures, strict=True):
+        assert sizes[0] == sizes[1]
+    assert path.stat().st_size < 300_000
+
+
+def shown(notebook: dict[str, Any]) -> tuple[list[str], list[tuple[int, int]]]:
+    """What the cells of a notebook print, and the sizes of the pictures that they show."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    texts = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
+    files = [output["data"]["image/jpeg"] for output in outputs if output["output_type"] != "stream"]
+    return texts, [Image.open(io.BytesIO(base64.b64decode(file))).size for file in files]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -71,9 +102,16 @@ def test_files_named_for_contributors_exist() -> None:
     assert not [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
 
 
+def test_what_is_stable_is_as_recorded() -> None:
+    stability = load("benchmarks/stability.py")
+    result, page = json.loads(stability.RESULT.read_text()), stability.PAGE.read_text()
+    assert stability.with_tables(page, result) == page
+
+
 def test_the_table_is_that_of_the_recorded_run() -> None:
-    report = load_report()
+    report = load("benchmarks/report.py")
     run = json.loads((report.RESULTS / "cpu.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert report.with_table(readme, report.short_table(run)) == readme
+    pages = report.pages(run)
+    assert {page.name for page in pages} == {"README.md", "index.md", "accuracy.md"}
+    assert all(page.read_text() == made for page, made in pages.items())
     assert report.full_report(run) == (report.RESULTS / "cpu.md").read_text()

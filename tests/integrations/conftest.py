@@ -1,5 +1,5 @@
-"""The tests against the tools themselves. pytorch-grad-cam and what it brings lie beside the environment, in a folder
-that `make test-integrations` adds to the path: without them its file is not collected.
+"""The tests against the tools themselves. pytorch-grad-cam, timm and torchvision lie beside the environment, in a
+folder that `make test-integrations` adds to the path: without them their files are not collected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks.operators import declare_operators
 
-_NEEDS = {"test_grad_cam.py": "pytorch_grad_cam", "test_torchcam.py": "torchcam"}  # the second is for Python 3.11
+_NEEDS = {  # torchcam is for Python 3.11
+    "test_grad_cam.py": "pytorch_grad_cam",
+    "test_layouts.py": "timm",
+    "test_torchcam.py": "torchcam",
+}
 collect_ignore = [name for name, module in _NEEDS.items() if find_spec(module) is None]
 
 if find_spec("torchvision"):

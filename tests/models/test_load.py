@@ -267,7 +267,7 @@ def test_hubs(package: str, folder: Path, photos: Photos, tmp_path: Path) -> Non
     assert model.preprocess(photos["cat"]).shape == (3, 224, 224)
     settings = Settings(str(folder), model=f"{package}:resnet18", weights=str(tmp_path / "weights.pt"), size=(64, 96))
     run = prepare(settings, tmp_path / "out")
-    assert [(column.name, column.shape) for column in run.columns] == [("mtsm/layer4", (2, 3))]
+    assert [(column.name, column.shape) for column in run.columns] == [("tsm/layer4", (2, 3))]
     assert run_shard(run.shards[0]).ok == 20
     with pytest.raises(ValueError, match=rf"model {package}:resnet19 does not exist; close names: .*resnet18"):
         models.load(f"{package}:resnet19")

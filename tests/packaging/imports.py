@@ -13,7 +13,8 @@ FOLDERS = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast.kernels": ROOT / "kernels"}
 
 # From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
 FLOORS = (
-    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "layers", "readable"),
+    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "readable", "reshape"),
+    ("layers",),
     ("steps.backend", "steps.checks", "steps.gradients", "steps.memory", "steps.scaling"),
     ("steps.arrays", "steps.choice", "steps.cusolver"),
     ("steps.cpu", "steps.cuda", "steps.reference", "kernels"),
@@ -21,16 +22,18 @@ FLOORS = (
     ("steps",),
     ("modes",),
     ("decomposition",),
-    ("saliency",),
+    ("nn", "saliency"),
+    ("methods", "operators"),
     ("variants",),
+    ("models", "pictures"),
     ("extractor",),
-    ("integrations", "models", "pictures"),
+    ("models.forward",),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),
     ("pipeline.engines",),
     ("pipeline",),  # the names that it hands on
-    ("bench",),
+    ("bench", "integrations"),
     ("demo",),
     ("cli",),
     ("__main__", ""),  # "" is the package itself, which hands names on

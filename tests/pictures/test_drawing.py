@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tsm_fast.methods import BUILT_IN
 from tsm_fast.pictures import drawing
-from tsm_fast.saliency import METHODS
 
 from ..needs import needs
 
@@ -18,7 +18,7 @@ def rows(names: list[str], side: int = 64) -> list[drawing.Row]:
     """Pictures and maps with a known layout: a horizontal ramp as photo, a vertical one as every map."""
     ramp = np.broadcast_to(np.linspace(0, 255, side).astype(np.uint8), (side, side))
     image = Image.fromarray(ramp).convert("RGB")
-    maps = {method.title: ramp.T / 255 for method in METHODS.values()}
+    maps = {method.title: ramp.T / 255 for method in BUILT_IN.values()}
     return [drawing.Row(name, f"by {name}", image, maps) for name in names]
 
 
@@ -84,9 +84,9 @@ def test_contact_sheet_has_a_row_a_photo_and_a_tile_a_map() -> None:
     pixels = np.asarray(sheet)
     left, step = drawing.MARGIN + drawing.LABEL, drawing.TILE + drawing.GAP
     top = drawing.MARGIN + 112
-    assert sheet.width == left + (1 + len(METHODS)) * step - drawing.GAP + drawing.MARGIN
+    assert sheet.width == left + (1 + len(BUILT_IN)) * step - drawing.GAP + drawing.MARGIN
     for number in range(3):
-        for column in range(1 + len(METHODS)):
+        for column in range(1 + len(BUILT_IN)):
             y, x = top + number * step, left + column * step
             tile = pixels[y : y + drawing.TILE, x : x + drawing.TILE].astype(float)
             across, down = tile[:, -20:].mean() - tile[:, :20].mean(), tile[-20:].mean() - tile[:20].mean()

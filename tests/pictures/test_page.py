@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
+from tsm_fast.methods import BUILT_IN
 from tsm_fast.pictures.page import Table, html_page
 
 from ..needs import needs
@@ -42,7 +43,7 @@ def test_page_is_self_contained() -> None:
     text = html_page("Title", "sub", rows(["one", "two"]), [table], [("fact", "value")])
     page = Page(text)
     links = page.links + re.findall(r"url\(\"?([^)\"]*)", text)
-    assert len(links) == 2 * 5 + 1
+    assert len(links) == 2 * (1 + len(BUILT_IN)) + 1  # photos and overlays, and an icon
     for link in links:
         kind, _, data = link.partition(",")
         assert re.fullmatch(r"data:image/(jpeg|png);base64", kind)

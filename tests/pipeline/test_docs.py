@@ -10,6 +10,7 @@ import shlex
 import struct
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from benchmarks import fashion_mnist as benchmark
 from benchmarks import listing
 from tsm_fast.cli import app
+from tsm_fast.cli.commands import COMMANDS, command
 from tsm_fast.pictures import load_photos
 from tsm_fast.pipeline.results.check import status, verify
 
@@ -78,6 +79,19 @@ def test_the_page_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ran["python"]
 
 
+def test_pages_share_no_folder() -> None:
+    """One may be followed after another, in one folder."""
+    writes = re.compile(r"--out ([\w-]+)|tsm-fast export [\w-]+ ([\w.-]+)|Path\(\"([\w-]+)[\w/]*\"\)\.mkdir")
+    made = {page: {name for found in writes.findall(blocks_of(page)) for name in found if name} for page in PAGES}
+    assert all(made.values())
+    shared = [(a, b, made[a] & made[b]) for a, b in combinations(PAGES, 2) if made[a] & made[b]]
+    assert not shared
+
+
+def blocks_of(page: str) -> str:
+    return "".join(text for language, text, _ in blocks(page) if language in ("console", "python"))
+
+
 @pytest.mark.parametrize("page", ALL)
 def test_scripts_for_other_machines_are_well_formed(page: str) -> None:
     for language, text, _ in blocks(page):
@@ -91,10 +105,11 @@ def test_scripts_for_other_machines_are_well_formed(page: str) -> None:
 def test_options_that_are_named_exist(page: str) -> None:
     """Every option of `tsm-fast` on the page is one of the commands."""
     known = {"--help"}
-    for command in get_command(app).commands.values():  # pyright: ignore[reportAttributeAccessIssue]
-        known |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for name in COMMANDS:
+        known |= {name for parameter in command(name).params for name in (*parameter.opts, *parameter.secondary_opts)}
     text = (DOCS / f"{page}.md").read_text()
-    foreign = {"--signal", "--job-name", "--array", "--cpus-per-task", "--gres", "--time", "--requeue", "--ntasks"}
+    slurm = "signal job-name array cpus-per-task gres time requeue ntasks nodes"
+    foreign = {f"--{option}" for option in slurm.split()}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - foreign - {"--work"}
     assert named <= known
 

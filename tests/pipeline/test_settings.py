@@ -37,7 +37,11 @@ def test_options_of_a_method() -> None:
     assert settings.options("mtsm") == {"rank": 3, "sign": "u"}
     assert settings.options("eigencam") == {"sign": "u"}
     assert settings.options("eigencam", all_of_them=True) == {"center": True, "sign": "u"}
-    assert Settings("photos").options("mtsm", all_of_them=True) == {"rank": None, "combine": "signed", "sign": "u"}
+    assert Settings("photos", methods=("mtsm",)).options("mtsm", all_of_them=True) == {
+        "rank": None,
+        "combine": "signed",
+        "sign": "u",
+    }
 
 
 @pytest.mark.parametrize(
@@ -52,8 +56,8 @@ def test_options_of_a_method() -> None:
         ({"methods": ("gradcam",)}, ValueError, "methods must be one of 'eigencam', 'tsm'.*got 'gradcam'"),
         ({"rank": 3, "methods": ("eigencam",)}, ValueError, "rank is an option of tsm, mtsm, got methods eigencam"),
         ({"center": "no", "methods": ("eigencam",)}, TypeError, "center must be True or False"),
-        ({"sign": "sum"}, ValueError, "sign must be one of 'u', 'v', got 'sum'"),
-        ({"combine": "max"}, ValueError, "combine must be one of 'signed', 'absolute'"),
+        ({"sign": "sum", "methods": ("mtsm",)}, ValueError, "sign must be one of 'u', 'v', got 'sum'"),
+        ({"combine": "max", "methods": ("mtsm",)}, ValueError, "combine must be one of 'signed', 'absolute'"),
         ({"precision": "half"}, ValueError, "precision must be one of"),
         ({"dtype": "int8"}, ValueError, "dtype must be one of 'float32', 'float16', 'uint8', got 'int8'"),
         ({"size": (0, 5)}, ValueError, r"size must be at least \(1, 1\)"),

@@ -107,7 +107,7 @@ for transform in (jax.jit, jax.vmap, lambda f: jax.grad(lambda y: f(y).sum())):
         transform(tsm_fast.tsm)(x)
     except TypeError as error:
         assert "features must be readable through DLPack, got " in str(error), error
-        assert "jax.pure_callback" in str(error), error
+        assert "tsm_fast.integrations.jax" in str(error), error
     else:
         raise AssertionError("traced")
 shape = jax.ShapeDtypeStruct((3, 6, 7), jax.numpy.float32)

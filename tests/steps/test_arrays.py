@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tsm_fast
 from tsm_fast.steps.arrays import as_tensor
 
 from ..helpers import BACKENDS, feature_maps
+from ..needs import needs
 
 pytestmark = pytest.mark.backends("reference", "cpu")
 
@@ -66,11 +68,12 @@ def test_numpy_comes_back_as_numpy(backend):
 
 def test_dlpack_comes_back_through_its_library(backend):
     expected = tsm_fast.tsm(FEATURES, backend=backend.name)
-    maps = tsm_fast.tsm(ArrayApi(FEATURES), backend=backend.name)
+    rich: Any = ArrayApi(FEATURES)
+    maps = tsm_fast.tsm(rich, backend=backend.name)
     assert isinstance(maps, ArrayApi)
     assert torch.equal(maps.tensor, expected)
-    bare = tsm_fast.tsm(OnlyDlpack(FEATURES), backend=backend.name)
-    assert torch.equal(bare, expected)
+    bare: Any = OnlyDlpack(FEATURES)
+    assert torch.equal(tsm_fast.tsm(bare, backend=backend.name), expected)
 
 
 class Broken(OnlyDlpack):
@@ -80,8 +83,9 @@ class Broken(OnlyDlpack):
 
 def test_arrays_that_cannot_be_exported():
     message = "^features must be readable through DLPack, got Broken: this array is spread over several devices$"
+    broken: Any = Broken(FEATURES)
     with pytest.raises(TypeError, match=message):
-        tsm_fast.tsm(Broken(FEATURES))
+        tsm_fast.tsm(broken)
 
 
 NUMPY_VIEWS = {
@@ -216,3 +220,49 @@ def test_what_is_no_float_array_is_refused_by_name(backend_name, array, message)
         tsm_fast.mode_dot(array, FEATURES, 0)
     with pytest.raises(TypeError, match=rf"^matrix .*{message}"):
         tsm_fast.mode_dot(FEATURES, array, 0)
+
+
+@needs("ml_dtypes", extra="dev")
+def test_bfloat16_of_ml_dtypes(backend):
+    import ml_dtypes
+
+    x = FEATURES.bfloat16()
+    array = x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    expected = tsm_fast.tsm(x, backend=backend.name).numpy()
+    for one in (array, read_only, array.copy(order="F"), array[:, :, ::-1][:, :, ::-1]):
+        maps = tsm_fast.tsm(one, backend=backend.name)
+        assert maps.dtype == np.float32
+        assert np.array_equal(maps, expected)
+    unfolded = tsm_fast.unfold(array, 1)
+    assert unfolded.dtype == ml_dtypes.bfloat16
+    assert np.array_equal(unfolded, array.transpose(0, 2, 1, 3).reshape(3, 6, 210))
+    with pytest.raises(TypeError, match=r"features must have dtype .*, got float8_e5m2"):
+        tsm_fast.tsm(array.astype(ml_dtypes.float8_e5m2), backend=backend.name)
+
+
+class HandsOutNumpy:
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((2, 3, 4, 5), dtype or np.float32)
+
+
+@needs("zarr", "h5py", "pandas", extra="dev")
+def test_other_arrays_are_told_how_they_become_one(tmp_path):
+    import h5py
+    import pandas
+    import zarr
+
+    chunked = zarr.create_array(tmp_path / "features.zarr", shape=(2, 3, 4, 5), dtype="f4")
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        stored = file.create_dataset("features", data=np.zeros((2, 3, 4, 5), np.float32))
+        arrays: list[tuple[Any, str]] = [
+            (chunked, r"got Array: pass features\[:\]"),
+            (stored, r"got Dataset: pass features\[:\]"),
+            (pandas.DataFrame([[1.0]]), r"got DataFrame: pass features.to_numpy\(\)"),
+            (HandsOutNumpy(), r"got HandsOutNumpy: pass numpy.asarray\(features\)"),
+        ]
+        for array, way in arrays:
+            with pytest.raises(TypeError, match=way):
+                tsm_fast.tsm(array)
+        assert tsm_fast.tsm(np.asarray(chunked[:])).shape == tsm_fast.tsm(stored[:]).shape == (2, 4, 5)

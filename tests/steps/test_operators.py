@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,15 @@ def test_features_changed_in_place_before_the_backward_pass() -> None:
     features.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         found.square().sum().backward()
+
+
+def test_another_process_runs_an_exported_program(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(Explained(nn.ReLU()), (X,)), tmp_path / "program.pt2")
+    torch.save(X, tmp_path / "x.pt")
+    script = (
+        "import torch, tsm_fast.operators\n"
+        "maps = torch.export.load('program.pt2').module()(torch.load('x.pt'))\n"
+        "torch.save(maps, 'maps.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    assert torch.equal(torch.load(tmp_path / "maps.pt"), tsm_fast.mtsm(X.relu(), size=(4, 3)))

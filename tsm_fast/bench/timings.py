@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..saliency import METHODS
+from ..methods import METHODS
 from . import clock, peers
 
 STEPS = 7  # that `measure` tells of

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING
 
-import typer
+from .._lazy import MissingExtra, lazy, needs
 
-from .._version import __version__
-from . import options
-from .demo import demo
-from .extract import extract
-from .info import info
-from .layers import layers
-from .runs import export, merge, report, status, verify
+if TYPE_CHECKING:
+    from .commands import app
+else:
+    __getattr__, __dir__ = lazy(__name__, {"app": ".commands"}, extras={"app": "cli"})
 
-app = typer.Typer(
-    help="Batched Tucker decompositions and label-free saliency maps.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+__all__ = ["app", "main"]
 
 
 def main() -> None:
     """The entry point of `tsm-fast` and `python -m tsm_fast`."""
-    app(prog_name="tsm-fast")
+    try:
+        with needs("cli", "tsm-fast"):
+            from .commands import app
 
-
-@app.callback(invoke_without_command=True)
-def root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if show_version:
-        print(__version__)
-        raise typer.Exit
-
-
-app.command(cls=options.RetryErrorsCommand)(extract)
-for command in (status, verify, report, export, merge, layers, demo, info):
-    app.command()(command)
+            app(prog_name="tsm-fast")
+    except MissingExtra as error:
+        sys.exit(str(error))

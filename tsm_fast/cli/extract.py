@@ -26,8 +26,11 @@ from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
 from ..pipeline.worker.run_shard import has_errors
 from ..readable import counted, duration
+from ..variants import DEFAULT
 from . import options
 from .common import complain, errors, table
+
+Command = options.RetryErrorsCommand
 
 
 def extract(
@@ -46,6 +49,7 @@ def extract(
     seed: options.Seed = 0,
     limit: options.Limit = None,
     layers: options.Layers = None,
+    reshape: options.Reshape = "auto",
     methods: options.Methods = None,
     rank: options.Rank = None,
     center: options.Center = None,
@@ -90,7 +94,8 @@ def extract(
             weights=weights,
             trust_model_code=trust_model_code,
             layers=tuple(layers or ()),
-            methods=tuple(methods or ("mtsm",)),
+            reshape=reshape,
+            methods=tuple(methods or (DEFAULT,)),
             rank=rank,
             center=center,
             combine=combine,

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from .._version import versions
+from ..methods import METHODS, adds
 from ..steps import choice
 from .common import errors, table
 from .options import AsJson
@@ -32,6 +33,7 @@ def info(as_json: AsJson = False) -> None:
     console.print(table(("", ""), rows))
     rows = [(row["name"], "yes" if row["available"] else "no", row["reason"], row["auto"]) for row in facts["backends"]]
     console.print(table(("backend", "available", "why", "auto"), rows))
+    console.print(table(("map", "of"), list(facts["maps"].items())))
 
 
 def _info() -> dict[str, Any]:
@@ -49,6 +51,7 @@ def _info() -> dict[str, Any]:
         "simd": simd,
         "threads": torch.get_num_threads(),
         "auto": f"{choice.resolve(None, torch.empty(0)).name} for CPU tensors",
+        "maps": {name: adds(name) for name in METHODS},
         "backends": [
             {"name": row.name, "available": row.available, "reason": row.reason, "auto": row.auto}
             for row in backends.values()

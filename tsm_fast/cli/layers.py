@@ -40,14 +40,16 @@ def layers(
         except ValueError as error:
             chosen, reason = None, str(error)
     if as_json:
-        rows = [{"name": layer.name, "kind": layer.kind, "shape": layer.shape} for layer in found]
+        rows = [
+            {name: value for name, value in layer._asdict().items() if name != "layout" or value} for layer in found
+        ]
         print(json.dumps({"model": model, "chosen": chosen, "reason": reason, "layers": rows}, indent=2))
         return
     console = Console(highlight=False)
     names = [f"{'*' if layer.name == chosen else ' '} {layer.name}" for layer in found]
     width, kinds = max(map(len, names), default=0), max((len(layer.kind) for layer in found), default=0)
     for name, layer in zip(names, found, strict=True):
-        shape = "x".join(map(str, layer.shape))
+        shape = "x".join(map(str, layer.shape)) + (f" ({layer.layout})" if layer.layout else "")
         console.print(f"{name:<{width}}  {layer.kind:<{kinds}}  {shape}", markup=False, soft_wrap=True)
     said = reason if chosen is None else f"* is read where no layer is named: {reason}"
     console.print(said, markup=False, soft_wrap=True)

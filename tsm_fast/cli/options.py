@@ -129,13 +129,21 @@ Limit = Annotated[int | None, _input(min=1, help="Only the first N images of the
 
 # The maps
 Layers = Annotated[list[str] | None, _maps("--layer", "-l", help="Layer or glob, repeatable; see `tsm-fast layers`.")]
+Reshape = Annotated[
+    str,
+    _maps(
+        metavar="HOW",
+        help="For layers that do not give [B, C, H, W]: auto finds the tokens of vision transformers and [B, H, W, C] "
+        "in networks of timm, torchvision and transformers; tokens, nhwc declare them; or package.module:function.",
+    ),
+]
 Methods = Annotated[
     list[str] | None,
     _maps(
         "--map",
         "--method",
-        help="eigencam, tsm, multivec_eigencam, mtsm (default) or mean_activation, also with options, as in "
-        "mtsm:combine=absolute,rank=16x4x4; repeatable, all in one pass.",
+        help="eigencam, tsm (default), multivec_eigencam, mtsm or mean_activation, also with options, as in "
+        "mtsm:combine=absolute,rank=16x4x4, or what other packages add (`tsm-fast info`); repeatable, all in one pass.",
     ),
 ]
 Rank = Annotated[

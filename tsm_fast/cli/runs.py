@@ -102,6 +102,10 @@ def export(
     colormap: Annotated[
         str | None, typer.Option(help="Of overlay: a colour map of cmap; inferno by default.", show_default=False)
     ] = None,
+    opacity: Annotated[
+        float | None,
+        typer.Option(help="Of overlay: of the colours, in 0..1; 0.55 by default, more for dark pictures."),
+    ] = None,
     region: Annotated[
         str | None,
         typer.Option(help="Of overlay and coco, where it is not known what the network saw: center or whole."),
@@ -133,6 +137,7 @@ def export(
             source=None if source is None else open_source(source, root),
             region=region,
             colormap=colormap,
+            opacity=opacity,
             threshold=threshold,
             boxes=boxes,
             progress=progress,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..saliency import METHODS
+from ..methods import METHODS
 
 _DECIDED = ("normalize", "relu", "size")  # by the tool
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+
+from .._version import release
 
 
 def peer(distribution: str, module: str, oldest: str, extra: str) -> ModuleType:
@@ -15,12 +16,6 @@ def peer(distribution: str, module: str, oldest: str, extra: str) -> ModuleType:
         found = version(distribution)
     except PackageNotFoundError:
         raise ImportError(f"{distribution} is not installed: {remedy}", name=module) from None
-    if _numbers(found) < _numbers(oldest):
+    if release(found) < release(oldest):
         raise ImportError(f"{distribution} must be {oldest} or newer, got {found}: {remedy}", name=module)
     return import_module(module)
-
-
-def _numbers(release: str) -> tuple[int, ...]:
-    """Of "0.10.0+cpu": (0, 10, 0)."""
-    leading = re.match(r"\d+(\.\d+)*", release)
-    return tuple(map(int, leading.group().split("."))) if leading else ()

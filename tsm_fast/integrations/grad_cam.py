@@ -153,9 +153,9 @@ class _Reader(SaliencyExtractor):
         names = {module: name for name, module in self._modules.items()}
         return [features[names[layer]] for layer in self._wanted]
 
-    def _read(self, output: Any) -> Any:
+    def _read(self, name: str, output: Any, convolutions: Any) -> Any:
         # A transform of pytorch-grad-cam's gets what the layer gives, also tuples and dicts.
-        return super()._read(output) if self._reshape_transform is None else self._reshape_transform(output)
+        return self._reshape(output) if callable(self._reshape) else super()._read(name, output, convolutions)
 
 
 def _maps(method: str, features: Tensor, relu: bool, options: dict[str, Any]) -> Tensor:
@@ -187,7 +187,9 @@ class Patched:
     """
 
     def __init__(self, compare: int) -> None:
-        self.calls = self.maps = self.compared = self.turned = 0
+        self.calls = self.maps = 0
+        self.compared: int = 0
+        self.turned: int = 0
         self._left = compare
 
     def look(self, activations: np.ndarray, maps: np.ndarray) -> None:

@@ -50,7 +50,7 @@ class Counts:
     fallback: Counter[str] = field(default_factory=Counter)
 
 
-counts = Counts()  # of this process
+counts: Counts = Counts()  # of this process
 _counting = [counts]  # and of the contexts that are open
 _turn = threading.Lock()
 
@@ -150,7 +150,7 @@ class Tucker(stock.Tucker):
     """
 
     def fit_transform(self, tensor: Any) -> Any:
-        self.decomposition_ = tucker(
+        self.decomposition_: Any = tucker(
             tensor,
             rank=self.rank,
             fixed_factors=self.fixed_factors,

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..extractor import SaliencyExtractor
-from ..layers import find_layers, first_tensor
+from ..extractor import SaliencyExtractor, plain
+from ..layers import find_layers
 
 _SAME = 1e-4  # of the largest feature: other orders of sums stay below, other results do not
 
@@ -40,26 +40,30 @@ class Forward:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             cast(Any, module).to(memory_format=torch.channels_last)
-        self._compiled = _compiled(module, extractor.layers) if compile else None
+        self._module = module if compile else None
+        self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def __call__(self, inputs: Tensor, size: int = 0) -> Mapping[str, Tensor]:
         """Of inputs [B, C, H, W]; a graph is compiled for each B, and once for all up to `size`."""
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self._format)
         with self._types(inputs.device.type):
-            if self._compiled is None:
+            if self._module is None:
                 return self._extractor.features(inputs)
             full = inputs
             if len(inputs) < size:
                 blank = inputs.new_zeros(size - len(inputs), *inputs.shape[1:])
                 full = torch.cat([inputs, blank]).contiguous(memory_format=self._format)
+            if self._compiled is None:
+                self._extractor.features(full[:1])  # which tells how the outputs become [B, C, H, W]
+                self._compiled = _compiled(self._module, self._extractor.layers)
             with torch.no_grad():
                 found = self._compiled(full)
-            return {name: maps[: len(inputs)] for name, maps in found.items()}
+            return {name: self._extractor.reshaped(name, value)[: len(inputs)] for name, value in found.items()}
 
     def warm(self, shape: Sequence[int], size: int, device: torch.device) -> None:
         """Compile for batches of `size` inputs [C, H, W], where it is to be compiled."""
-        if self._compiled is not None:
+        if self._module is not None:
             self(torch.zeros(size, *shape, device=device), size)
 
     def _types(self, device: str) -> AbstractContextManager[Any]:
@@ -67,7 +71,11 @@ class Forward:
 
 
 def takes_channels_last(
-    module: nn.Module, layers: Sequence[str], features: Mapping[str, Tensor], inputs: Tensor
+    module: nn.Module,
+    layers: Sequence[str],
+    features: Mapping[str, Tensor],
+    inputs: Tensor,
+    reshape_transform: Any = None,
 ) -> bool:
     """Whether a network gives the same features with weights and inputs in that memory format.
 
@@ -75,7 +83,8 @@ def takes_channels_last(
     """
     try:
         copied = copy.deepcopy(module)
-        there = Forward(SaliencyExtractor(copied, list(layers)), copied, channels_last=True)(inputs)
+        extractor = SaliencyExtractor(copied, list(layers), reshape_transform=reshape_transform)
+        there = Forward(extractor, copied, channels_last=True)(inputs)
     except Exception:  # networks of others raise anything
         return False
     return all(_close(there[name], maps) for name, maps in features.items())
@@ -106,7 +115,7 @@ def _compiled(module: nn.Module, layers: Sequence[str]) -> Callable[[Tensor], di
     def keeper(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
             if name not in found:
-                found[name] = first_tensor(output).clone()  # later layers may write into it
+                found[name] = plain(output).clone()  # later layers may write into it
 
         return keep
 

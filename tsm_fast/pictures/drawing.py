@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from .._lazy import needs
 
 COLORMAP = "inferno"  # perceptually uniform, dark where nothing is salient
 STRENGTH = 0.55  # of the map over the photo
@@ -23,8 +25,9 @@ class Row(NamedTuple):
 
     name: str
     credit: str
-    image: Image.Image  # RGB, square
+    image: Image.Image  # RGB
     maps: Mapping[str, np.ndarray]  # title -> [h, w] in 0..1
+    region: Sequence[float] | None = None  # that they are about, as in `overlay`
 
 
 def colorize(values: np.ndarray, colormap: str = COLORMAP) -> np.ndarray:  # [...] in 0..1 -> [..., 3] uint8
@@ -38,6 +41,7 @@ def overlay(
     values: np.ndarray,  # [h, w] in 0..1
     region: Sequence[float] | None = None,
     colormap: str = COLORMAP,
+    opacity: float = STRENGTH,
 ) -> Image.Image:
     """A map in colour over its picture in grey, so that no colour of the photo reads as saliency.
 
@@ -57,7 +61,7 @@ def overlay(
     small = Image.fromarray(values.astype(np.float32))
     large = small.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=(u0, v0, u1, v1))
     heat = Image.fromarray(colorize(np.asarray(large), colormap))
-    sheet.paste(Image.blend(sheet.crop((x0, y0, x1, y1)), heat, STRENGTH), (x0, y0))
+    sheet.paste(Image.blend(sheet.crop((x0, y0, x1, y1)), heat, opacity), (x0, y0))
     if (x0, y0, x1, y1) != (0, 0, *image.size):
         _frame(sheet, x0, y0, x1 - 1, y1 - 1)
     return sheet
@@ -73,39 +77,52 @@ def _frame(image: Image.Image, left: int, top: int, right: int, bottom: int) -> 
             draw.rectangle(box, outline=color, width=thickness)
 
 
-def contact_sheet(title: str, subtitle: str, rows: Sequence[Row]) -> Image.Image:
+def contact_sheet(
+    title: str, subtitle: str, rows: Sequence[Row], colormap: str = COLORMAP, opacity: float = STRENGTH
+) -> Image.Image:
     """A picture with a row per photo: its name, the photo, and an overlay for each of its maps."""
     titles = list(rows[0].maps) if rows else []
-    left, top = MARGIN + LABEL, MARGIN + 112
+    tiles = [_tiles(row, titles, colormap, opacity) for row in rows]
+    left = MARGIN + (LABEL if any(row.name for row in rows) else 0)
+    top = MARGIN + 34 + 44 * bool(title) + 34 * bool(subtitle)
     width = left + (1 + len(titles)) * (TILE + GAP) - GAP + MARGIN
-    height = top + len(rows) * (TILE + GAP) + 72
-    sheet = Image.new("RGB", (width, height), PAPER)
+    heights = [own[0].height + GAP for own in tiles]
+    sheet = Image.new("RGB", (width, top + sum(heights) + 72), PAPER)
     draw = ImageDraw.Draw(sheet)
     room = width - 2 * MARGIN
     draw.text((MARGIN, MARGIN), _fit(draw, title, _font(30), room), INK, _font(30))
     draw.text((MARGIN, MARGIN + 42), _fit(draw, subtitle, _font(17), room), FAINT, _font(17))
     for column, text in enumerate(["Photo", *titles]):
         center = left + column * (TILE + GAP) + TILE // 2
-        draw.text((center, top - 12), text, INK, _font(20), anchor="ms")
-    for number, row in enumerate(rows):
-        y = top + number * (TILE + GAP)
+        draw.text((center, top - 12), _fit(draw, text, _font(20), TILE), INK, _font(20), anchor="ms")
+    y = top
+    for row, own, height in zip(rows, tiles, heights, strict=True):
         label = _fit(draw, row.name, _font(18), LABEL - 14)
-        draw.text((left - 14, y + TILE // 2), label, INK, _font(18), anchor="rm")
-        photo = row.image.resize((TILE, TILE), Image.Resampling.LANCZOS)
-        for column, tile in enumerate([photo, *(overlay(photo, row.maps[title]) for title in titles)]):
-            sheet.paste(tile, (left + column * (TILE + GAP), y))
-    _color_bar(sheet, draw, left, top + len(rows) * (TILE + GAP) + 12)
+        draw.text((left - 14, y + (height - GAP) // 2), label, INK, _font(18), anchor="rm")
+        for column, tile in enumerate(own):
+            sheet.paste(tile, (left + column * (TILE + GAP) + (TILE - tile.width) // 2, y))
+        y += height
+    _color_bar(sheet, draw, left, y + 12, colormap, opacity)
     return sheet
 
 
-def _color_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    length, thickness = 2 * TILE, 18
+def _tiles(row: Row, titles: Sequence[str], colormap: str, opacity: float) -> list[Image.Image]:
+    """The photo and its overlays, at most TILE pixels wide and high."""
+    photo = ImageOps.contain(row.image, (TILE, TILE), Image.Resampling.LANCZOS)
+    scale = (photo.width / row.image.width, photo.height / row.image.height) * 2
+    region = row.region and [edge * factor for edge, factor in zip(row.region, scale, strict=True)]
+    return [photo, *(overlay(photo, row.maps[title], region, colormap, opacity) for title in titles)]
+
+
+def _color_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, colormap: str, opacity: float) -> None:
+    length, thickness = TILE * (2 if sheet.width > 4 * TILE else 1), 18
     ramp = np.broadcast_to(np.linspace(0, 1, length), (thickness, length))
-    sheet.paste(Image.fromarray(colorize(ramp)), (x, y))
+    sheet.paste(Image.fromarray(colorize(ramp, colormap)), (x, y))
     for value, anchor in ((0, "lt"), (0.5, "mt"), (1, "rt")):
         draw.text((x + value * length, y + thickness + 6), f"{value:g}", INK, _font(16), anchor=anchor)
-    note = f"saliency, scaled to 0..1 in every map; drawn at {STRENGTH:.0%} over the photo"
-    draw.text((x + length + 20, y + thickness // 2), note, FAINT, _font(16), anchor="lm")
+    note = f"each map in 0..1, drawn at {opacity:.0%}"
+    room = sheet.width - MARGIN - (x + length + 20)
+    draw.text((x + length + 20, y + thickness // 2), _fit(draw, note, _font(16), room), FAINT, _font(16), anchor="lm")
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -115,10 +132,18 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def check_opacity(opacity: Any) -> None:
+    if isinstance(opacity, bool) or not isinstance(opacity, int | float):
+        raise TypeError(f"opacity must be a number in 0..1, got {opacity!r}")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must lie in 0..1, got {opacity}")
+
+
 @lru_cache
 def palette(colormap: str) -> np.ndarray:  # [256, 3] uint8
     """The colours of a colour map of the package cmap; ValueError, with close names, for what is none."""
-    from cmap import Catalog, Colormap
+    with needs("pictures", "drawing maps"):
+        from cmap import Catalog, Colormap
 
     try:
         colors = Colormap(colormap).lut(256)

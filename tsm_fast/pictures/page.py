@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from .._lazy import needs
 from .drawing import STRENGTH, Row, colorize
 
 _HERE = "tsm_fast.pictures"
@@ -55,7 +56,8 @@ def render(
     It sees `values`, which come out escaped. The page needs nothing but itself, and its policy forbids every request.
     `values["columns"]` is the number of tiles that stand side by side in `.tiles`.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader
+    with needs("datasets", "an HTML page"):
+        from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     ramp = np.broadcast_to(np.linspace(0, 1, 256), (1, 256))
     bar = data_uri(Image.fromarray(colorize(ramp)), "PNG")

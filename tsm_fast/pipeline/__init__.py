@@ -13,6 +13,9 @@ from .settings import Resources, Settings
 if TYPE_CHECKING:
     from .planning.prepare import prepare
     from .worker.run_shard import Event, run_shard
+else:  # they bring the models, which readers of a run do without
+    _HOMES = {"Event": ".worker.run_shard", "prepare": ".planning.prepare", "run_shard": ".worker.run_shard"}
+    __getattr__, __dir__ = lazy(__name__, _HOMES)
 
 __all__ = [
     "Event",
@@ -30,7 +33,3 @@ __all__ = [
     "prepare",
     "run_shard",
 ]
-
-# They bring the models, which readers of a run do without.
-_HOMES = {"Event": ".worker.run_shard", "prepare": ".planning.prepare", "run_shard": ".worker.run_shard"}
-__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..models.load import live
 from ..steps import checks
+from ..variants import DEFAULT
 from .engines.progress import Quiet, reporter
 from .engines.run import Outcome, ready
 from .engines.run import run as run_engine
@@ -35,7 +36,7 @@ def extract(
     *,
     model: str | nn.Module = "lite0",
     preprocess: Callable[[Any], Any] | None = None,
-    maps: str | Sequence[str] = ("mtsm",),
+    maps: str | Sequence[str] = DEFAULT,
     add: bool = False,
     workers: int = 0,
     resources: Resources | None = None,

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from ..saliency import METHODS, OPTIONS
+from .. import reshape
+from ..factory import find, is_factory
+from ..methods import BUILT_IN, METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
-from ..variants import variant
+from ..variants import DEFAULT, variant
 
 Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
@@ -35,6 +37,9 @@ class Settings:
             `weights_only=True`.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
         layers: dotted names or globs; none for the automatic choice.
+        reshape: how layers that give something else become [B, C, H, W]: "auto" finds tokens and [B, H, W, C] in
+            networks of timm, torchvision and transformers, "tokens" and "nhwc" declare them for others, and
+            "package.module:function" or "file.py:function" names a function from a layer's output.
         methods: of "eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation", also with options of
             their own, as in "mtsm:combine=absolute,rank=16x4x4"; all come from one pass.
         rank, center, combine, sign: options of all methods that have them and do not name them themselves; None leaves
@@ -71,7 +76,8 @@ class Settings:
     weights: str | None = None
     trust_model_code: bool = False
     layers: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ("mtsm",)
+    reshape: str = "auto"
+    methods: tuple[str, ...] = (DEFAULT,)
     rank: int | tuple[int, ...] | None = None
     center: bool | None = None
     combine: str | None = None
@@ -96,6 +102,11 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("source", "model"):
             _text(name, getattr(self, name))
+        if self.reshape not in reshape.NAMES and not (isinstance(self.reshape, str) and is_factory(self.reshape)):
+            named = ", ".join(reshape.NAMES)
+            raise ValueError(
+                f"reshape must be {named}, package.module:function or file.py:function, got {self.reshape!r}"
+            )
         checks.flag("trust_model_code", self.trust_model_code)
         for name in ("layers", "methods", "filter"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
@@ -130,18 +141,24 @@ class Settings:
         """The keyword arguments of `models.load`."""
         return {name: getattr(self, name) for name in ("weights", "trust_model_code", "size", "fit")}
 
+    @property
+    def reshape_transform(self) -> Any:
+        """That of the extractor."""
+        return self.reshape if self.reshape in reshape.NAMES else find(self.reshape, "reshape")
+
     def options(self, method: str, *, all_of_them: bool = False) -> dict[str, Any]:
         """The keyword arguments of one of `methods`: those that were set and that it has; or all, with defaults."""
         named = variant(method)
         own = METHODS[named.method].options
-        given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in OPTIONS if name in own and getattr(self, name) is not None}
         return {**(own if all_of_them else {}), **given, **named.options}
 
     def _check_options(self) -> None:
         """Every option belongs to some method, and the methods take its value (tried on an empty batch)."""
         asked = [variant(method) for method in self.methods]
+        known = {**BUILT_IN, **{one.method: METHODS[one.method] for one in asked}}
         for name in OPTIONS:
-            having = [method for method, row in METHODS.items() if name in row.options]
+            having = [method for method, row in known.items() if name in row.options]
             if getattr(self, name) is not None and not any(v.method in having and name not in v.options for v in asked):
                 raise ValueError(f"{name} is an option of {', '.join(having)}, got methods {', '.join(self.methods)}")
         same: dict[str, str] = {}

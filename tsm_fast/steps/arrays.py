@@ -5,12 +5,27 @@ from __future__ import annotations
 import sys
 import warnings
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .memory import stored
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class DLPackArray(Protocol):
+    """Any other array: what comes out is of its kind."""
+
+    @property
+    def shape(self) -> Any: ...
+    def __dlpack__(self) -> Any: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Array = TypeVar("Array", Tensor, "np.ndarray", DLPackArray)  # a tensor in gives a tensor out, and so on
 
 
 class Restore(Protocol):
@@ -23,7 +38,9 @@ class Restore(Protocol):
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NARROWER = {torch.float64: torch.float32, torch.int64: torch.int32}
-_NEED = "float16, bfloat16, float32 or float64"
+_WAYS = {"xarray": "{}.values", "dask": "{}.compute()", "zarr": "{}[:]", "h5py": "{}[:]", "pandas": "{}.to_numpy()"}
+_NAMES = ("float16", "bfloat16", "float32", "float64")
+_NEED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 
 
 def as_tensor(name: str, array: Any) -> tuple[Tensor, Restore]:
@@ -34,17 +51,26 @@ def as_tensor(name: str, array: Any) -> tuple[Tensor, Restore]:
     if isinstance(array, Tensor):
         tensor, restore = array, _same
     elif "numpy" in sys.modules and isinstance(array, sys.modules["numpy"].ndarray):
-        tensor, restore = _from_numpy(name, array), _to_numpy
+        tensor, restore = _from_numpy(name, array), _ToNumpy(array.dtype)
     elif hasattr(array, "__dlpack__") and not isinstance(array, torch.fx.Proxy):
         tensor, restore = _from_dlpack(name, array), _restore_to(array)
     else:
-        raise TypeError(f"{name} must be a torch, NumPy or DLPack array, got {type(array).__name__}")
+        raise TypeError(f"{name} must be a torch, NumPy or DLPack array, got {_kind(name, array)}")
     if tensor.layout is not torch.strided or tensor.is_nested:
         kind = "a nested tensor" if tensor.is_nested else f"layout {tensor.layout}"
         raise TypeError(f"{name} must be a dense array, got {kind}")
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must have dtype {_NEED}, got {dtype_name(tensor.dtype)}")
     return stored(name, tensor).resolve_neg(), restore
+
+
+def _kind(name: str, array: Any) -> str:
+    """What an array is, and how its numbers are had where it hands them out as NumPy's."""
+    kind = type(array).__name__
+    way = _WAYS.get(type(array).__module__.partition(".")[0])
+    if way is None and hasattr(array, "__array__"):
+        way = "numpy.asarray({})"
+    return kind if way is None else f"{kind}: pass {way.format(name)}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -56,13 +82,21 @@ def _same(tensor: Tensor, *, exact: bool = True) -> Tensor:
     return tensor
 
 
-def _to_numpy(tensor: Tensor, *, exact: bool = True) -> Any:
-    return tensor.numpy()
+class _ToNumpy:
+    """NumPy has no bfloat16 of its own: results in it get the dtype of the array that came."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+    def __call__(self, tensor: Tensor, *, exact: bool = True) -> Any:
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(self.dtype)
+        return tensor.numpy()
 
 
 def _from_numpy(name: str, array: Any) -> Tensor:
     numpy = sys.modules["numpy"]
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+    if array.dtype.name not in _NAMES:
         raise TypeError(f"{name} must have dtype {_NEED}, got {array.dtype}")
     if not array.dtype.isnative:
         raise TypeError(
@@ -71,13 +105,20 @@ def _from_numpy(name: str, array: Any) -> Tensor:
         )
     if isinstance(array, numpy.ma.MaskedArray):
         raise TypeError(f"{name} must not be masked: pass {name}.filled(0), or whatever the masked values count as")
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, which torch does not know
+        return _borrowed(array.view(numpy.int16)).view(torch.bfloat16)
+    return _borrowed(array)
+
+
+def _borrowed(array: Any) -> Tensor:
+    """The tensor of an array's memory; of a copy where torch cannot address it."""
     if not array.flags.aligned or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy(order="C")
     if not array.flags.writeable:
         # torch warns about read-only memory (a memory-mapped file, say); nothing here writes to it.
         interface = dict(array.__array_interface__)
         interface["data"] = (interface["data"][0], False)
-        array = numpy.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
+        array = sys.modules["numpy"].asarray(SimpleNamespace(__array_interface__=interface, owner=array))
     return torch.from_numpy(array)
 
 
@@ -86,7 +127,7 @@ def _from_dlpack(name: str, array: Any) -> Tensor:
         return torch.from_dlpack(array)
     except Exception as error:
         kind = type(array).__name__
-        hint = "; jax.pure_callback hands arrays out of jax.jit" if kind.endswith("Tracer") else ""
+        hint = "; tsm_fast.integrations.jax has the maps under jit, vmap and grad" if kind.endswith("Tracer") else ""
         raise TypeError(f"{name} must be readable through DLPack, got {kind}: {error}{hint}") from error
 
 

@@ -283,7 +283,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         lambda run: run["record"].update(shard_size=8),
         lambda run: run["record"]["source"].update(items=7),
         lambda run: run["record"]["source"].update(items=10**15),
-        lambda run: run["record"]["methods"]["mtsm"].update(rank=1),
+        lambda run: run["record"]["methods"]["tsm"].update(rank=1),
         lambda run: run["record"]["images"].update(max_pixels=100),
         lambda run: run["about"].update(root="/"),
         lambda run: run.update(fingerprint="0" * 64),

@@ -35,7 +35,7 @@ Photos = dict[str, Image.Image]
 
 @pytest.fixture
 def settings(folder: Path) -> Settings:
-    return Settings(str(folder), size=(64, 64), shard_size=8)
+    return Settings(str(folder), methods=("mtsm",), size=(64, 64), shard_size=8)
 
 
 def test_the_folder_says_everything(settings: Settings, folder: Path, tmp_path: Path) -> None:

@@ -157,14 +157,14 @@ def test_figures_are_those_of_the_maps(finished: Path) -> None:
     assert len(ds) > SHARD_SIZE
 
 
-def browse(page: Path, folder: Path) -> tuple[str, set[str]]:
+def browse(page: Path, folder: Path, *more: str) -> tuple[str, set[str]]:
     """What headless Chromium makes of a page, and the addresses that the page asked for; its own errands aside."""
     folder.mkdir()
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom")
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions")
     places = (f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'log'}", "--window-size=400,900")
     done = subprocess.run(
-        [str(CHROMIUM), *options, *quiet, *places, f"file://{page}"],
+        [str(CHROMIUM), *options, *quiet, *places, *more, f"file://{page}"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -314,7 +314,7 @@ def test_the_error_of_one_image_does_not_touch_another(folder: Path, photos: Pho
         (root / "b.png").write_bytes(data)
         for key in ("a", "c", "d", "e"):
             (root / f"{key}.png").write_bytes(png(photos["coins"].crop((ord(key), 0, 300, 200))))
-        run = prepare(Settings(str(root), size=SIZE, batch_size=5), tmp_path / f"{name} out")
+        run = prepare(Settings(str(root), methods=("mtsm",), size=SIZE, batch_size=5), tmp_path / f"{name} out")
         extract(run)
         maps.append(maps_of(run, "mtsm/features"))
     assert np.isnan(maps[1][1]).all()
@@ -370,7 +370,7 @@ def test_several_layers_and_methods_share_one_forward(folder: Path, networks: An
 
 
 def test_a_model_that_gives_nan(folder: Path, networks: Any, tmp_path: Path) -> None:
-    settings = Settings(str(folder), model="small_networks:Net", layers=("body.1",), size=(64, 64))
+    settings = Settings(str(folder), methods=("mtsm",), model="small_networks:Net", layers=("body.1",), size=(64, 64))
     plain = prepare(settings, tmp_path / "plain")
     extract(plain)
     run = prepare(replace(settings, model="small_networks:NanForDark"), tmp_path / "nan")
@@ -386,7 +386,9 @@ def test_a_model_that_gives_nan(folder: Path, networks: Any, tmp_path: Path) -> 
 
 
 def test_a_map_too_large_for_float32(folder: Path, networks: Any, tmp_path: Path) -> None:
-    settings = Settings(str(folder), model="small_networks:Huge", layers=("body.1",), size=(64, 64), limit=3)
+    settings = Settings(
+        str(folder), methods=("mtsm",), model="small_networks:Huge", layers=("body.1",), size=(64, 64), limit=3
+    )
     networks.Huge.forward = lambda self, x: self.pool(self.body[1](self.body[0](self.stem(x)) * 1e20))
     run = prepare(settings, tmp_path / "out")
     (marker,) = extract(run)
@@ -396,7 +398,9 @@ def test_a_map_too_large_for_float32(folder: Path, networks: Any, tmp_path: Path
 
 def test_a_batch_that_does_not_fit_is_halved(folder: Path, networks: Any, tmp_path: Path) -> None:
     """With the error that CUDA's allocator raises."""
-    settings = Settings(str(folder), model="small_networks:Failing", layers=("body.1",), size=(64, 64), batch_size=8)
+    settings = Settings(
+        str(folder), methods=("mtsm",), model="small_networks:Failing", layers=("body.1",), size=(64, 64), batch_size=8
+    )
     run = prepare(settings, tmp_path / "out")
     (marker,) = extract(run)
     assert (marker.ok, marker.batch_size) == (20, 2)
@@ -407,7 +411,9 @@ def test_a_batch_that_does_not_fit_is_halved(folder: Path, networks: Any, tmp_pa
 
 
 def test_a_model_that_fails(folder: Path, networks: Any, tmp_path: Path) -> None:
-    settings = Settings(str(folder), model="small_networks:Failing", layers=("body.1",), size=(64, 64))
+    settings = Settings(
+        str(folder), methods=("mtsm",), model="small_networks:Failing", layers=("body.1",), size=(64, 64)
+    )
     run = prepare(settings, tmp_path / "out")
     networks.ERROR = RuntimeError("broken kernel")
     with pytest.raises(ShardFailed, match=r"shard 0, images 0\.\.15: RuntimeError: broken kernel"):
@@ -470,7 +476,7 @@ def test_tensors_of_a_dataset_go_in_as_they_are(photos: Photos, tmp_path: Path) 
     model = models.load("lite0", size=SIZE)
     inputs = [model.preprocess(image) for image in photos.values()]
     source = DatasetSource([*inputs, inputs[0][:, :50]], [*photos, "small"])
-    run = prepare(Settings("tensors"), tmp_path / "out", source=source)
+    run = prepare(Settings("tensors", methods=("mtsm",)), tmp_path / "out", source=source)
     extract(run, source=source)
     rows = rows_of(run)
     assert rows["status"][rows["key"].index("small")] == "shape"
@@ -487,7 +493,7 @@ def test_a_spec_of_another_run(finished: Run) -> None:
 
 
 def test_other_weights_than_planned(folder: Path, networks: Any, tmp_path: Path) -> None:
-    run = prepare(Settings(str(folder), model="small_networks:Net", size=(64, 64)), tmp_path / "out")
+    run = prepare(Settings(str(folder), methods=("mtsm",), model="small_networks:Net", size=(64, 64)), tmp_path / "out")
     init = networks.Net.__init__
 
     def other(self: Any) -> None:

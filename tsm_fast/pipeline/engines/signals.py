@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int) -> None:
         super().__init__(NAMES.get(signal.Signals(signum), str(signum)))
-        self.code = 128 + signum
+        self.code: int = 128 + signum
 
 
 class Signals:
@@ -30,7 +30,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.stop = threading.Event()
+        self.stop: threading.Event = threading.Event()
         self.at_once: Callable[[], None] = lambda: None
         self.signum: int | None = None
         self._patient = False

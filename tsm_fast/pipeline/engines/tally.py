@@ -22,15 +22,15 @@ class Tally:
     """
 
     def __init__(self, shards: Iterable[ShardSpec], done: Mapping[int, Marker], max_errors: float) -> None:
-        self.sizes = {spec.index: spec.stop - spec.start for spec in shards}
-        self.rows = sum(self.sizes.values())
-        self.done = {index: marker for index, marker in done.items() if index in self.sizes}
-        self.done_before = len(self.done)
+        self.sizes: dict[int, int] = {spec.index: spec.stop - spec.start for spec in shards}
+        self.rows: int = sum(self.sizes.values())
+        self.done: dict[int, Marker] = {index: marker for index, marker in done.items() if index in self.sizes}
+        self.done_before: int = len(self.done)
         self.failed: dict[int, str] = {}
-        self.allowed = max_errors * self.rows
+        self.allowed: float = max_errors * self.rows
         self.stages: Counter[str] = Counter()  # busy seconds of this session
-        self.fresh = 0  # images of this session, also of tries that were lost
-        self.published = 0  # those that are in shards
+        self.fresh: int = 0  # images of this session, also of tries that were lost
+        self.published: int = 0  # those that are in shards
         self.bad: dict[str, Bad] = {}  # the first error rows of this session, by their keys
         self._under_way: dict[int, tuple[int, int]] = {}  # shard -> images, errors
         self._started = time.monotonic()

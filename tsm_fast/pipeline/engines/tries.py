@@ -27,7 +27,7 @@ class Tries:
         self._say, self._fail = say, fail
         self._tries = Counter[int]()
         self._late: set[int] = set()  # shards whose worker gave no sign of life
-        self.patience = 1.0  # of all tasks from now on
+        self.patience: float = 1.0  # of all tasks from now on
 
     def next(self, lost: Lost) -> Task | None:
         """What to do now; None where the shard has failed."""

@@ -261,8 +261,8 @@ class HashingFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._size = file, 0
         self._abandoned = False
-        self.sha256 = hashlib.sha256()
-        self.closed = False
+        self.sha256: hashlib._Hash = hashlib.sha256()
+        self.closed: bool = False
 
     def abandon(self) -> None:
         """Let what is written from now on go nowhere: PyArrow writes a footer when it gives up a file."""

@@ -10,14 +10,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ...saliency import METHODS
+from ...methods import BUILT_IN
 from ...variants import variant
 from ..settings import DTYPES, PILLOW_LIMIT
 from . import typed
 from .shards import FORMAT_VERSION, MapColumn
 
 NAME = "run.json"
-FORMAT = {"name": "tsm_fast run", "version": FORMAT_VERSION}
+FORMAT: dict[str, Any] = {"name": "tsm_fast run", "version": FORMAT_VERSION}
 READABLE = (1, FORMAT_VERSION)
 DECIDING = ("torch", "numpy", "pillow", "pyarrow")  # packages whose versions change the bytes of shards
 MAX_SHARDS = 1_000_000
@@ -82,6 +82,7 @@ class Record:
     batch_size: int
     columns: tuple[MapColumn, ...]
     forward: ForwardRecord = ForwardRecord()
+    reshape: str = "auto"  # how the outputs of layers become [B, C, H, W], as `Settings` has it
 
     def __post_init__(self) -> None:
         _between("items", self.source.items, 1)
@@ -95,9 +96,11 @@ class Record:
         if self.dtype not in DTYPES:
             raise ValueError(f"this version of tsm_fast does not know {self.dtype!r}")
         for name in self.methods:
+            if name.partition(":")[0] not in BUILT_IN:
+                continue  # of a package that need not be there to read the run
             named = variant(name)
-            if set(self.options(name)) != set(METHODS[named.method].options):
-                raise ValueError(f"methods.{name} must have the options {', '.join(METHODS[named.method].options)}")
+            if set(self.options(name)) != set(BUILT_IN[named.method].options):
+                raise ValueError(f"methods.{name} must have the options {', '.join(BUILT_IN[named.method].options)}")
             if not named.options.items() <= self.options(name).items():
                 raise ValueError(f"methods.{name} has other options than its name says")
         scaled = self.dtype != "float32"

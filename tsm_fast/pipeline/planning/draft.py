@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import models
 from ..._version import __version__, versions
 from ...extractor import SaliencyExtractor
+from ...methods import METHODS
 from ...models import answers, weights
 from ...models.forward import check_compiler, takes_channels_last
 from ...models.preprocessing import shapes
@@ -81,12 +82,14 @@ def make(
     if settings.shard_size is None:
         size = shard_size(len(items), shape, devices, settings.batch_size)
         settings = replace(settings, shard_size=size)
-    extractor = SaliencyExtractor(model.module, list(settings.layers) or None)
+    extractor = SaliencyExtractor(
+        model.module, list(settings.layers) or None, reshape_transform=settings.reshape_transform
+    )
     inputs = answers.fixed_inputs(shape)
     features = extractor.features(inputs)
     if settings.channels_last is None:
         channels_last = set(devices) == {"cpu"} and takes_channels_last(
-            model.module, extractor.layers, features, inputs
+            model.module, extractor.layers, features, inputs, settings.reshape_transform
         )
         settings = replace(settings, channels_last=channels_last)
     columns = [
@@ -95,10 +98,11 @@ def make(
     carried = None if listed is not None else source.carried(items)
     if carried is not None:
         carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
-    found = versions(PACKAGES)
+    adding = sorted({package for method in settings.methods if (package := METHODS[variant(method).method].package)})
+    found = versions((*PACKAGES, *adding))
     parts = {
         "package": __version__,
-        "versions": {name: found[name].partition("+")[0] for name in DECIDING},
+        "versions": {name: found[name].partition("+")[0] for name in (*DECIDING, *adding)},
         "source": {
             "kind": source.kind,
             "items": len(items),
@@ -119,6 +123,7 @@ def make(
         "batch_size": settings.batch_size,
         "columns": list(map(asdict, columns)),
         "forward": {name: getattr(settings, name) for name in ("channels_last", "autocast", "compile")},
+        "reshape": _name(settings.reshape),
     }
     record = typed.made(Record, json.loads(json.dumps(parts, default=str)), "record")
     pictures = preprocessing["kind"] != BY_THE_DATASET
@@ -135,16 +140,19 @@ def make(
         + (0 if carried is None else carried.nbytes),
         versions=found,
     )
-    model_file = os.path.abspath(settings.model) if _is_file(settings.model) else settings.model
+    model_file, reshape_file = (
+        os.path.abspath(name) if _is_file(name) else name for name in (settings.model, settings.reshape)
+    )
     weights_file = settings.weights and os.path.abspath(settings.weights)
-    here = replace(settings, model=model_file, weights=weights_file)  # for workers that run in other folders
+    # For workers that run in other folders.
+    here = replace(settings, model=model_file, reshape=reshape_file, weights=weights_file)
     file, command = RunFile(record.fingerprint, record, evidence, about), Command(here, source.kind, source.root)
     return Draft(items, stamps, file, command, source, carried)
 
 
-def _is_file(model: str) -> bool:
-    """Whether a model is a file, or a factory in one."""
-    return os.path.isfile(model) or os.path.isfile(model.rpartition(":")[0])
+def _is_file(name: str) -> bool:
+    """Whether a model is a file, or a model or function in one."""
+    return os.path.isfile(name) or os.path.isfile(name.rpartition(":")[0])
 
 
 def _name(model: str) -> str:

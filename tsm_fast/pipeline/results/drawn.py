@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...pictures.decode import ImageError, quiet_decoders
-from ...pictures.drawing import COLORMAP, overlay, palette
+from ...pictures.drawing import COLORMAP, STRENGTH, overlay, palette
 from ...readable import counted, some
 from ..files.shards import OK
 from ..sources.source import Source
@@ -43,7 +43,12 @@ def write_png(job: Job) -> None:
 
 
 def write_overlays(
-    job: Job, *, source: Source | None = None, region: str | None = None, colormap: str = COLORMAP
+    job: Job,
+    *,
+    source: Source | None = None,
+    region: str | None = None,
+    colormap: str = COLORMAP,
+    opacity: float = STRENGTH,
 ) -> None:
     """Each map over its picture, in the picture's own size, with a frame around what the network saw."""
     palette(colormap)  # raises for an unknown one
@@ -61,7 +66,7 @@ def write_overlays(
         suffix = "" if max(image.size) <= LARGEST else ".png"
         files = [f"{file}/{path}{suffix}" for file in names.values()]
         for values, file in zip(maps, files, strict=True):
-            made = overlay(image, values, part(image.width, image.height), colormap)
+            made = overlay(image, values, part(image.width, image.height), colormap, opacity)
             _save(made, job.dest / file, **({} if suffix else {"format": "JPEG", "quality": 92, "subsampling": 0}))
         return files
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from ...pictures.drawing import check_opacity
 from ...steps import checks
 from ..files.publish import replacing
 from ..files.run import Run
@@ -39,7 +40,7 @@ def _input_size(run: Run) -> tuple[int, int]:
 FORMATS = {
     "npy": Format(write_npy, ("size",)),
     "png": Format(write_png, ("size",), size=lambda _run: PICTURE, normalize=True),
-    "overlay": Format(write_overlays, ("source", "region", "colormap"), normalize=True),
+    "overlay": Format(write_overlays, ("source", "region", "colormap", "opacity"), normalize=True),
     "coco": Format(write_boxes, ("region", "threshold", "boxes"), "scipy", _input_size, normalize=True),
     "zarr": Format(write_zarr, ("size",), "zarr"),
     "hdf5": Format(write_hdf5, ("size",), "h5py"),
@@ -59,6 +60,7 @@ def export(
     source: Source | None = None,
     region: str | None = None,
     colormap: str | None = None,
+    opacity: float | None = None,
     threshold: float | None = None,
     boxes: str | None = None,
     progress: Progress = lambda _done, _rows: None,
@@ -90,6 +92,7 @@ def export(
         region: of "overlay" and "coco": what part of each picture the network saw where its preprocessing does not
             tell: "center", the largest central rectangle of the input's aspect, or "whole", stretched.
         colormap: of "overlay": a colour map of the package cmap; default "inferno".
+        opacity: of "overlay": of the colours over the picture, in 0..1; default 0.55, more for dark pictures.
         threshold: of "coco": the share of the range of a map, enlarged to the input of the network, that its salient
             parts have at least; default 0.5.
         boxes: of "coco": a box for the "largest" connected part (default, the CAM paper's), or for "all".
@@ -111,7 +114,7 @@ def export(
         raise TypeError(f"source must be a Source, as `open_source` or `DatasetSource` gives it, got {source!r}")
     chosen = FORMATS[to]
     named = {"size": size, "source": source, "region": region, "colormap": colormap}
-    named |= {"threshold": threshold, "boxes": boxes}
+    named |= {"opacity": opacity, "threshold": threshold, "boxes": boxes}
     given = {name: value for name, value in named.items() if value is not None}
     for name in given:
         if name not in chosen.options:
@@ -119,6 +122,8 @@ def export(
             raise ValueError(f"{name} is an option of to={' and '.join(having)}, got to={to!r}")
     checks.choice("region", region or "whole", REGIONS)
     checks.choice("boxes", boxes or BOXES[0], BOXES)
+    if opacity is not None:
+        check_opacity(opacity)
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise TypeError(f"threshold must be a number, got {threshold!r}")
     if threshold is not None and not 0 < threshold <= 1:

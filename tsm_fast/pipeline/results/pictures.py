@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 from PIL import Image
 
@@ -80,6 +82,14 @@ class Pictures:
         named = item.path if self._run.parts[part].source.kind in ("list", "manifest") else None
         return decode_key(item.key if named is None else named).encode(errors="replace").decode()
 
+    def path(self, index: int) -> str | None:
+        """Where the file of the picture of a row was when the run was planned; None where it is no file of its own."""
+        part, item = self._item(index)
+        if self._run.parts[part].source.kind not in ("folder", "list", "manifest"):
+            return None
+        named = item.key if item.path is None else item.path
+        return os.path.join(decode_key(self._run.parts[part].root), decode_key(named))
+
     def _item(self, index: int) -> tuple[int, Item]:
         """The part of a row, and what its plan says of it."""
         spec = self._run.shards[bisect_right(self._starts, index) - 1]
@@ -105,12 +115,16 @@ def seen(run: Run, named: str | None = None) -> Callable[[int, int], Region]:
     Raises:
         ValueError: the record of the preprocessing does not tell, and no region is named.
     """
-    record = run.record.preprocessing
+    return part_of(run.record.preprocessing, named, f"{run.out} has a preprocessing")
+
+
+def part_of(record: Mapping[str, Any], named: str | None, what: str) -> Callable[[int, int], Region]:
+    """The same by the record of a preprocessing, and whose that is, in words."""
     if named is not None:
         return partial(REGIONS[named], record)
     if region.region(record, 640, 480) is None:
         raise ValueError(
-            f"{run.out} has a preprocessing of kind {record.get('kind')!r}, which does not tell what part of a picture "
+            f"{what} of kind {record.get('kind')!r}, which does not tell what part of a picture "
             "the network saw: name region='center' (the largest central rectangle) or region='whole' (all, stretched)"
         )
     return lambda width, height: region.region(record, width, height) or (0, 0, width, height)

@@ -101,7 +101,7 @@ class SaliencyDataset(Dataset[MapRow]):
     ) -> None:
         checks.choice("missing", missing, POLICIES)
         checks.flag("normalize", normalize)
-        self.size = checks.size(size)
+        self.size: tuple[int, int] | None = checks.size(size)
         self.normalize = normalize
         self.missing = missing
         paths = [path] if isinstance(path, str | os.PathLike) else list(cast("Sequence[str | Path]", path))

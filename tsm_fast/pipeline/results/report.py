@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ... import variants
 from ...models.region import Region, region
 from ...pictures.decode import FLAGS, ImageError
 from ...pictures.drawing import colorize
 from ...pictures.page import Table, data_uri, render
 from ...readable import digits, size
-from ...variants import variant
 from ..files.publish import publish_bytes
 from ..files.run import BUSY, Run
 from ..files.shards import OK
@@ -83,7 +83,7 @@ def page(run: Run, pictures: int, source: Source | None = None) -> str:
         ],
         "graphs": [_graphs(name, figures[name], dataset.shape(name)) for name in dataset.columns if usable.any()],
     }
-    subtitle = f"{about.model}, {_list(about.layers)}: {_list([variant(name).title for name in about.methods])}"
+    subtitle = f"{about.model}, {_list(about.layers)}: {_list([variants.title(name) for name in about.methods])}"
     title = f"Saliency maps of {about.source}"
     return render("tsm_fast.pipeline.results", "run.html", title, subtitle, _tables(about), _facts(run), values)
 
@@ -293,7 +293,7 @@ def _title(dataset: SaliencyDataset, column: str) -> str:
     """The method of a column, and the layer where the run has several."""
     method, _, layer = column.partition("/")
     several = len({name.partition("/")[2] for name in dataset.columns}) > 1
-    return variant(method).title + (f" {layer}" if several else "")
+    return variants.title(method) + (f" {layer}" if several else "")
 
 
 def _list(names: Sequence[str]) -> str:

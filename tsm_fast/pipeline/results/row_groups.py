@@ -76,9 +76,9 @@ class Store:
         runs = [Run.open(path) for path in paths]
         if len(runs) > 1:
             check_joinable(runs)
-        self.outs = [run.out for run in runs]
-        self.n_items = sum(run.n_items for run in runs)
-        self.columns = _matching(columns, {column.name: column for column in runs[0].columns})
+        self.outs: list[Path] = [run.out for run in runs]
+        self.n_items: int = sum(run.n_items for run in runs)
+        self.columns: dict[str, MapColumn] = _matching(columns, {column.name: column for column in runs[0].columns})
         self._homes: list[Home] = []
         self._plans: list[Plan] = []
         starts, done, row = list[int](), set[int](), 0
@@ -91,7 +91,7 @@ class Store:
                 self._plans.append(Plan(run.out, part_number, row, row + part.source.items))
                 row += part.source.items
         self._starts = np.array([*starts, self.n_items])
-        self.done = frozenset(done)
+        self.done: frozenset[int] = frozenset(done)
         self._kept = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -53,9 +53,11 @@ class DatasetSource(Source):
             raise TypeError(f"dataset must have a length and items by number, got {type(dataset).__name__}")
         if keys is not None and len(keys) != len(dataset):
             raise ValueError(f"keys must be one for each of the {len(dataset)} items, got {len(keys)}")
-        self.kind, self.root = kind, root or type(dataset).__qualname__
-        self.left_out = LeftOut()
-        self.dataset, self._keys = dataset, keys
+        self.kind: str = kind
+        self.root: str = root or type(dataset).__qualname__
+        self.left_out: LeftOut = LeftOut()
+        self.dataset: Any = dataset
+        self._keys = keys
         own = getattr(dataset, "_fingerprint", None)
         self._fingerprint = fingerprint or (own if isinstance(own, str) else None)
         self._columns = _targets(dataset) if columns is None else as_table(columns)

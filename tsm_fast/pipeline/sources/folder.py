@@ -26,8 +26,8 @@ class FolderSource(Source):
 
     def __init__(self, root: Path) -> None:
         self._root = os.path.abspath(root)
-        self.root = encode_key(self._root)
-        self.left_out = LeftOut()
+        self.root: str = encode_key(self._root)
+        self.left_out: LeftOut = LeftOut()
 
     def items(self) -> list[Item]:
         self.left_out = LeftOut()
@@ -98,8 +98,8 @@ class RemoteFolderSource(Source):
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self.root = encode_key(self._url)
-        self.left_out = LeftOut()
+        self.root: str = encode_key(self._url)
+        self.left_out: LeftOut = LeftOut()
         self._stamps: dict[str, Stamp] = {}
 
     def items(self) -> list[Item]:

@@ -19,13 +19,13 @@ class PathSource(Source):
 
     def __init__(self, kind: str, root: str) -> None:
         self.kind = kind
-        self.left_out = LeftOut()
+        self.left_out: LeftOut = LeftOut()
         self.move(root)
 
     def move(self, root: str) -> None:
         """Let relative paths go from this folder."""
         self._root = absolute(root)
-        self.root = encode_key(self._root)
+        self.root: str = encode_key(self._root)
 
     def items(self) -> list[Item]:
         raise SourceError(f"a {self.kind} is listed once, when the run is planned")

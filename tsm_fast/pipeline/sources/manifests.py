@@ -40,7 +40,7 @@ class ManifestSource(PathSource):
         self._rows: dict[str, int] = {}
 
     def items(self) -> list[Item]:
-        self.left_out = LeftOut()
+        self.left_out: LeftOut = LeftOut()
         with open_file(self._file) as file:
             _check_text(file, self._file)
             paths, keys, self._table = READERS[suffix_of(self._file)](file, self._file, self.left_out)

@@ -34,8 +34,8 @@ class TarSource(Source):
         parts = [posixpath.dirname(file).split("/") for file in self._files]
         shared = takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
         self._folder = absolute(files[0]) if only_folder else "/".join(names[0] for names in shared) or "/"
-        self.root = encode_key(self._folder)
-        self.left_out = LeftOut()
+        self.root: str = encode_key(self._folder)
+        self.left_out: LeftOut = LeftOut()
 
     def items(self) -> list[Item]:
         self.left_out = LeftOut()

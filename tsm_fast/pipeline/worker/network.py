@@ -84,7 +84,7 @@ def _load(
             "give the same weights at every call"
         )
     shape = record.preprocessing["input"]
-    extractor = SaliencyExtractor(model.module, list(record.layers))
+    extractor = SaliencyExtractor(model.module, list(record.layers), reshape_transform=settings.reshape_transform)
     if file.evidence is not None:
         there = file.evidence.answers
         here = answers.of(

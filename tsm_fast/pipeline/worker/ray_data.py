@@ -14,7 +14,7 @@ from ... import models
 from ...extractor import SaliencyExtractor
 from ...models.forward import Forward
 from ...pictures.decode import quiet_decoders
-from ...variants import variant
+from ...variants import DEFAULT, variant
 from ..files.run import STAGES
 from ..files.shards import OK
 from ..settings import Settings
@@ -44,12 +44,12 @@ class SaliencyStage:
         KeyError: on a batch without images.
 
     >>> import numpy as np
-    >>> stage = SaliencyStage(model="lite0", methods=("tsm",))
+    >>> stage = SaliencyStage(model="lite0", methods=(DEFAULT,))
     >>> stage({"image": np.zeros((2, 80, 100, 3), np.uint8)})["tsm/features"].shape
     (2, 7, 7)
 
     With Ray Data: `ray.data.read_binary_files("photos", include_paths=True).map_batches(SaliencyStage, batch_size=64,
-    fn_constructor_kwargs={"model": "lite0", "methods": ("tsm",)}, compute=ray.data.ActorPoolStrategy(size=2))`.
+    fn_constructor_kwargs={"model": "lite0", "methods": (DEFAULT,)}, compute=ray.data.ActorPoolStrategy(size=2))`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SaliencyStage:
         *,
         model: str = "lite0",
         layers: Sequence[str] = (),
-        methods: Sequence[str] = ("mtsm",),
+        methods: Sequence[str] = (DEFAULT,),
         device: str = "auto",
         backend: str | None = None,
         **options: Any,
@@ -66,7 +66,9 @@ class SaliencyStage:
         settings = Settings("a stage", model=model, layers=tuple(layers), methods=tuple(methods), **options)
         loaded = models.load(model, **settings.loading)
         where = device_of(device)
-        extractor = SaliencyExtractor(loaded.module.to(where), list(layers) or None)
+        extractor = SaliencyExtractor(
+            loaded.module.to(where), list(layers) or None, reshape_transform=settings.reshape_transform
+        )
         shape = loaded.preprocess(Image.new("RGB", (640, 480))).shape
         extractor.features(torch.zeros(1, *shape, device=where))  # chooses the layer
         columns = [(method, layer) for method in settings.methods for layer in extractor.layers]
