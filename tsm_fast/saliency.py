@@ -68,7 +68,8 @@ def eigencam(
         TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
             has the wrong type.
         ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
-        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or `torch.jit.trace` traces
+            the call.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
