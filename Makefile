@@ -19,7 +19,8 @@ RESULTS := benchmarks/results
 # One process of tests a core; a process keeps its stretch of them, and what they share, as long as it can.
 PYTEST  = TSM_FAST_REQUIRE_NATIVE=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 # What does without the sources, the demo's network and the GPU backends.
-LIGHT   = tests/steps tests/test_methods.py tests/test_variants.py -k "not cuda and not triton"
+STEPS   = --few -p no:cacheprovider -k "not cuda and not triton" tests/steps
+LIGHT   = $(STEPS) tests/test_methods.py tests/test_variants.py
 SECONDS ?= 60
 SEED    ?= 0
 
@@ -30,7 +31,7 @@ SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
 
-.PHONY: help demo test test-integrations test-light check docs static lint asan fuzz races wheel bench gpu-test gpu-bench format build env clean
+.PHONY: help demo test test-integrations test-light check docs static lint asan fuzz races neon wheel bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -99,8 +100,20 @@ wheel: $(VENV)/.done build/wheel/tools/.done  ## build/wheel/*.whl of this machi
 test-light:  ## the tests of steps and methods on the package that PYTHON has installed, with the dependency group `light`
 	rm -rf build/light
 	mkdir -p build/light
-	cp -r pyproject.toml tests benchmarks build/light
+	cp -r pyproject.toml tests benchmarks docs build/light
 	cd build/light && $(PYTHON) -m pytest -q $(LIGHT)
+
+neon: $(VENV)/.torch  ## the tests of the steps at the NEON level, by NEON_CXX, NEON_HEADERS and NEON_PYTHON: docs/building.md
+	$(CMAKE) -B build/neon -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER="$(NEON_CXX)" -DCMAKE_CXX_FLAGS="-I$(NEON_HEADERS)" -DPYTHON_MODULE_EXTENSION=.so \
+		-DPython_INCLUDE_DIR="$(wildcard $(NEON_HEADERS)/python3*)" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	cmake --build build/neon --parallel $(JOBS)
+	rm -rf build/neon/light
+	mkdir build/neon/light
+	cp -r pyproject.toml tests benchmarks docs tsm_fast build/neon/light
+	rm -f build/neon/light/tsm_fast/*.so
+	cp build/neon/_cpu.so build/neon/light/tsm_fast/
+	cd build/neon/light && TSM_FAST_SIMD=neon TSM_FAST_REQUIRE_NATIVE=1 $(NEON_PYTHON) -m pytest -q $(STEPS)
 
 bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
 	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json

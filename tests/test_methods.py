@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import tsm_fast
 from tsm_fast import methods
@@ -114,6 +113,8 @@ def test_it_has_what_all_maps_have(install: Install) -> None:
     assert torch.equal(function(FEATURES, normalize=False), raw)
     torch.testing.assert_close(function(FEATURES), (raw - low) / (high - low))
     assert function(FEATURES, size=(10, 12)).shape == (3, 10, 12)
+    assert torch.equal(function(FEATURES.flatten(2), normalize=False), raw.flatten(1))
+    assert function(FEATURES[:, :, None], size=(2, 10, 12)).shape == (3, 2, 10, 12)
     assert function(FEATURES[:0], size=(10, 12)).shape == (0, 10, 12)
     assert isinstance(function(FEATURES.half().numpy()), np.ndarray)
     assert function(FEATURES.half(), normalize=False).dtype == torch.float32
@@ -204,6 +205,8 @@ def test_what_is_no_map_is_refused(install: Install, function: str, got: str) ->
 @pytest.mark.slow
 def test_a_run_of_the_command(install: Install, site: Path, tmp_path: Path) -> None:
     """Of an installed package, with a worker; its version is on record, and the run can be read without it."""
+    from PIL import Image
+
     install(mean="added_maps:mean", wrong="added_maps:flat")
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "photos").mkdir()

@@ -1,4 +1,16 @@
-"""Batched Tucker decompositions (HOOI) and label-free saliency maps."""
+"""Label-free saliency maps of any model, and batched Tucker decompositions (HOOI).
+
+    extract = tsm_fast.SaliencyExtractor(model, "layer4", method="tsm")  # any torch.nn.Module
+    maps = extract("cat.jpg")  # [1, 7, 7]; also PIL images, lists of pictures, tensors
+    tsm_fast.overlay("cat.jpg", maps[0], region=extract.region).save("overlay.png")
+
+Maps of a model: SaliencyExtractor; of a whole dataset: extract, read by SaliencyDataset.
+Pictures: overlay, sheet.
+Maps of feature maps [B, C, *positions]: eigencam, tsm, multivec_eigencam, mtsm, mean_activation.
+Decompositions of batches [B, I_1, ..., I_N]: tucker, hosvd (a TuckerResult), truncated_svd, eigh.
+Unfoldings and mode products: unfold, fold, mode_dot, multi_mode_dot.
+What runs, and why: backends (a BackendInfo each).
+"""
 
 from __future__ import annotations
 

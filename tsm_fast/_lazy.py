@@ -36,7 +36,8 @@ def lazy(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package that has some names only in its modules `homes`, by name.
 
-    Names in `extras` need that extra, and are not listed without it.
+    Names in `extras` need that extra, and are not listed without it. Where the package has `__all__`,
+    nothing else is listed.
     """
     wanted = extras or {}
 
@@ -54,4 +55,9 @@ def lazy(
     def listed(name: str) -> bool:
         return name not in wanted or all(map(find_spec, EXTRAS[wanted[name]]))
 
-    return getattribute, lambda: sorted({*vars(sys.modules[package]), *filter(listed, homes)})
+    def names() -> list[str]:
+        own = vars(sys.modules[package])
+        public = [*own.get("__all__", (*own, *homes)), *(name for name in own if name.startswith("__"))]
+        return sorted(set(filter(listed, public)))
+
+    return getattribute, names

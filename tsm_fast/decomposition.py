@@ -1,10 +1,9 @@
 """Tucker decompositions of batches, `tucker`, `hosvd` and `truncated_svd`, and their eigenpairs, `eigh`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import Any, Generic, NoReturn, SupportsIndex, cast
 
 import torch
@@ -63,6 +62,17 @@ class TuckerResult(Generic[Array]):
             )
             parts.append(done if sweeps else "without sweeps")
         return f"TuckerResult({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """A table of the modes, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{mode}</td><td>{factor.shape[1]}</td><td>{factor.shape[2]}</td></tr>"
+            for mode, factor in enumerate(self.factors)
+        )
+        return (
+            f"<div>{escape(repr(self))}</div><table><thead><tr><th>mode</th><th>size</th><th>rank</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
 
     @property
     def error(self) -> Array:  # [B]
@@ -219,7 +229,14 @@ def hosvd(
     It is the start of `tucker` (De Lathauwer, De Moor and Vandewalle, 2000), without sweeps.
 
     Args:
-        x, rank, sign, precision, backend: as in `tucker`.
+        x: tensors `[B, I_1, ..., I_N]`, N in 2..5, torch, NumPy or DLPack, any float dtype, any strides; a single
+            tensor goes in as `x[None]`.
+        rank: one number in `1..I_n` per mode; an int is used for all modes, `None` keeps every mode. The effective
+            rank, in `result.rank`, is at most the product of the other effective ranks, as in `tucker`.
+        sign: the entry of largest magnitude of each left (`"u"`, as in TensorLy) or right (`"v"`) singular vector is
+            positive.
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
         A `TuckerResult` with `n_sweeps` 0, `errors` [B, 1], the error of the HOSVD itself, and `converged` True.
@@ -290,7 +307,8 @@ def truncated_svd(
         m: matrices `[B, M, N]`, torch, NumPy or DLPack, any float dtype, any strides.
         rank: the number of triplets R in `1..min(M, N)`; `None` for all.
         sign: the entry of largest magnitude of each column of `U` (`"u"`) or row of `Vh` (`"v"`) is positive.
-        precision, backend: as in `tucker`.
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
         `U` [B, M, R], `S` [B, R] (non-increasing), `Vh` [B, R, N], with `U diag(S) Vh` the best approximation of rank

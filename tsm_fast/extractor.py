@@ -1,7 +1,5 @@
 """`SaliencyExtractor`: reads layers of any model and turns their feature maps into saliency maps."""
 
-from __future__ import annotations
-
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ._lazy import needs
 from ._turns import turn
 from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
-from .methods import METHODS
+from .methods import BUILT_IN, METHODS
 from .reshape import NAMES, ChannelsLast, Convolution, Tokens, found_in, layout, tokens
 from .steps import checks, choice
 from .steps.arrays import FLOAT_DTYPES
@@ -188,7 +187,7 @@ class SaliencyExtractor:
         """Let go of the model; a later call raises RuntimeError."""
         self._model, self._modules = None, {}
 
-    def __enter__(self) -> SaliencyExtractor:
+    def __enter__(self) -> "SaliencyExtractor":
         return self
 
     def __exit__(
@@ -292,9 +291,10 @@ class SaliencyExtractor:
             maps = {name: function(features, size=size) for name, function in self._maps.items()}
         return maps if isinstance(self.method, tuple) else next(iter(maps.values()))
 
-    def _preprocessing(self) -> Own:
+    def _preprocessing(self) -> "Own":
         if self._own is None:
-            from .models import own
+            with needs("pictures", "a picture as input"):
+                from .models import own
 
             if self._transform is not None:
                 preprocess = own.given(self._transform)
@@ -310,7 +310,8 @@ class SaliencyExtractor:
         pictures = [inputs] if _is_picture(inputs) else inputs
         if not isinstance(pictures, list | tuple) or not pictures or not all(map(_is_picture, pictures)):
             return inputs
-        from .pictures.show import as_picture
+        with needs("pictures", "a picture as input"):
+            from .pictures.show import as_picture
 
         if self._model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
@@ -442,7 +443,7 @@ def _options(method: str) -> list[str]:
 
 
 def _no_option(name: str, methods: Sequence[str]) -> str:
-    having = [method for method in METHODS if name in _options(method)]
+    having = [method for method in dict.fromkeys((*BUILT_IN, *methods)) if name in _options(method)]
     if having:
         text = f"method {' and '.join(map(repr, methods))}"
         does = "never centres" if name == "center" else f"has no option {name!r}"

@@ -1,7 +1,5 @@
 """Mode products and unfoldings of batches, under TensorLy's names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -85,7 +83,8 @@ def mode_dot(
         matrix: `[J, I_n]` or `[B, J, I_n]`; `[I_n, J]` or `[B, I_n, J]` with `transpose=True`.
         mode: the item mode, counted from 0.
         transpose: multiply by the transposed matrix.
-        precision, backend: as in `tucker`.
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
         `[B, I_1, ..., J, ..., I_N]`, float64 for float64 x or `precision="float64"`, else float32.
@@ -117,7 +116,8 @@ def multi_mode_dot(
         matrices: one `[J_n, I_n]` or `[B, J_n, I_n]` per mode; transposed shapes with `transpose=True`.
         modes: the item modes, counted from 0, in any order; `None` for the first ones.
         transpose: multiply by the transposed matrices.
-        precision, backend: as in `tucker`.
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
         `[B, J_1, ..., J_N]`, float64 for float64 x or `precision="float64"`, else float32.

@@ -117,7 +117,10 @@ def tokens(number: int, maps: Sequence[Shape]) -> Tokens | None:
             prefix = number - h * w
             if min(h, w) > 1 and 0 <= prefix <= (1 if halvings else MAX_PREFIX):
                 ways.append((prefix, place, (h, w)))
-    return Tokens(*min(ways)[::2]) if ways else None
+    if not ways:
+        return None
+    prefix, _, grid = min(ways)
+    return Tokens(prefix, grid)
 
 
 def _halved(grid: Grid) -> list[Grid]:

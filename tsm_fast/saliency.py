@@ -1,7 +1,5 @@
 """The saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -107,15 +105,26 @@ def tsm(
         rank: `None` (full), or one number for the channels and one per position mode: `(r_1, r_2, r_3)` for
             pictures; an int is used for all.
         relu: take the absolute value; False for the signed response, its entry of largest magnitude positive.
-        nan, normalize, size, precision, backend: as in `eigencam`.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, *positions]` or `[B, *size]`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown or a
+            rank out of range.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -153,15 +162,25 @@ def multivec_eigencam(
         sign: for `"signed"`: the entry of largest magnitude of every `u_i` (`"u"`) or of every `F^T u_i` (`"v"`) is
             positive.
         relu: take the absolute value of the sum; False for the sum itself (that of `"absolute"` is never negative).
-        nan, normalize, size, precision, backend: as in `eigencam`.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, *positions]` or `[B, *size]`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -198,16 +217,31 @@ def mtsm(
         features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
         rank: `None` (full), or one number for the channels and one per position mode: `(r_1, r_2, r_3)` for
             pictures; an int is used for all.
-        combine, sign, relu: as in `multivec_eigencam`.
-        nan, normalize, size, precision, backend: as in `eigencam`.
+        combine: `"signed"` sums first and takes the absolute value last, as published; it depends on the signs of
+            the vectors. `"absolute"` does not, and costs less.
+        sign: for `"signed"`: the entry of largest magnitude of every `a_i` (`"u"`) or of every `X x_1 a_i^T` (`"v"`)
+            is positive.
+        relu: take the absolute value of the sum; False for the sum itself (that of `"absolute"` is never negative).
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, *positions]` or `[B, *size]`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Gradients are finite: at equal singular values and at zeros the terms that do not exist count as 0.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`; ValueError also for a rank out of range.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown or a
+            rank out of range.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -223,27 +257,38 @@ def mtsm(
 
 @untraced
 def mean_activation(
-    features: Any,  # [B, C, *positions]
+    features: Array,  # [B, C, *positions]
     *,
     nan: str = "raise",
     normalize: bool = True,
     size: checks.Size = None,
     precision: Precision = "auto",
     backend: str | None = None,
-) -> Any:  # [B, *positions] or [B, *size]
+) -> Array:  # [B, *positions] or [B, *size]
     """The mean of the channels (LaFAM, arXiv 2407.06059): the baseline of the others, without any decomposition.
 
     After a ReLU it is often close to `tsm` at full rank.
 
     Args:
         features: feature maps `[B, C, *positions]`, torch, NumPy or DLPack, any float dtype, any strides.
-        nan, normalize, size, precision, backend: as in `eigencam`; sums are in float64.
+        nan: what to do with items that hold NaN or Inf: `"raise"` a ValueError that names them, `"zero"` counts those
+            values as 0, `"propagate"` gives a map of NaN for that item and leaves the others untouched.
+        normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
+        size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
+            (`align_corners=False`).
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it; sums
+            are in float64.
+        backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:
-        Maps `[B, *positions]` or `[B, *size]`, as in `eigencam`.
+        Maps `[B, *positions]` or `[B, *size]`, float32 (float64 for `precision="float64"`), the same kind
+        of array on the same device as the features.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in `eigencam`.
+        TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
+            has the wrong type.
+        ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -323,9 +368,12 @@ def _maps(
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
     if not normalize and size is None:
         return (maps.reshape(len(maps), *positions),)
-    maps, exponent = _in_range(maps, x, raw, method, center)
-    if normalize and precision == "auto":
-        maps = _contrasted(maps, x, exponent, raw)
+    exponent, contrasts = None, normalize and precision == "auto"
+    quick: Any = getattr(module, "are_ordinary", None)  # the compiled steps on the CPU tell it in one pass
+    if quick is None or not quick(maps, _least(maps), _FAINT if contrasts else 0):
+        maps, exponent = _in_range(maps, x, raw, method, center)
+        if contrasts:
+            maps = _contrasted(maps, x, exponent, raw)
     maps = orders.finish(module, maps, positions, size, normalize=normalize)
     if exponent is not None and not normalize:
         maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
@@ -350,10 +398,8 @@ def _in_range(
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
-    limits = torch.finfo(maps.dtype)
     peak = peaks(maps)
-    # A factor 1 / eps for the map, another one for the gradient of a map that is constant to its last digits.
-    lost = ((peak < limits.tiny / limits.eps**2) | (peak > limits.max)).nonzero().flatten()
+    lost = ((peak < _least(maps)) | (peak > torch.finfo(maps.dtype).max)).nonzero().flatten()
     if not len(lost):
         return maps, None
     items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))
@@ -366,6 +412,14 @@ def _in_range(
         exponent = torch.maximum(left, exponent - 1000)
     again = raw(scaled(items, -exponent))[0]
     return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
+
+
+def _least(maps: Tensor) -> float:
+    """The largest magnitude that a map has to have: a factor 1 / eps for the map, another one for the gradient of a map
+    that is constant to its last digits.
+    """
+    limits = torch.finfo(maps.dtype)
+    return limits.tiny / limits.eps**2
 
 
 def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import re
 from importlib.metadata import version
 
 import pytest
 
 import tsm_fast
+from tsm_fast.methods import BUILT_IN
 
 PUBLIC = [name for name in tsm_fast.__all__ if name != "BackendInfo"]
 
@@ -25,6 +27,27 @@ def test_every_parameter_is_described(name):
     text = inspect.getdoc(function) or ""
     for parameter in inspect.signature(function).parameters:
         assert parameter in text, f"{name} does not describe {parameter}"
+
+
+@pytest.mark.parametrize("name", tsm_fast.__all__)
+def test_signatures_have_types_and_no_quotes(name):
+    signature = inspect.signature(getattr(tsm_fast, name))
+    annotations = [parameter.annotation for parameter in signature.parameters.values()]
+    assert not [kind for kind in (*annotations, signature.return_annotation) if isinstance(kind, str)]
+    assert inspect.Parameter.empty not in annotations
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_map_says_what_its_own_options_are(name):
+    text = inspect.getdoc(BUILT_IN[name].function) or ""
+    for option in inspect.signature(BUILT_IN[name].function).parameters:
+        assert re.search(rf"^    {option}: ", text, re.MULTILINE), option
+
+
+def test_only_public_names_are_offered():
+    assert [name for name in dir(tsm_fast) if not name.startswith("__")] == sorted(tsm_fast.__all__)
+    for name in tsm_fast.__all__:
+        assert re.search(rf"\b{name}\b", tsm_fast.__doc__ or ""), name
 
 
 def test_the_version_is_that_of_the_package():

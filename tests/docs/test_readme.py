@@ -7,15 +7,25 @@ import importlib.util
 import io
 import json
 import re
+import sys
+from collections import OrderedDict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from torch import nn
 
+from benchmarks.operators import declare_operators
 from tsm_fast import __version__
+from tsm_fast.models.preprocessing import Resize
+from tsm_fast.pictures import load_photos
+
+if importlib.util.find_spec("torchvision"):
+    library = declare_operators()
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_THE_TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -26,11 +36,13 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 WITH_COMMANDS = ("exports.md", "first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
 # `make test-integrations` and Python 3.11 have what these need, but for FiftyOne, which needs a database.
 NEEDS = {
+    "detectors.md": "torchvision",
     "fiftyone.md": "fiftyone",
     "grad-cam.md": "pytorch_grad_cam",
     "jax.md": "jax",
     "quantus.md": "quantus",
     "torch-cam.md": "torchcam",
+    "vision-transformers.md": "timm",
 }
 LEFT_OUT = {*WITH_COMMANDS, *(name for name, module in NEEDS.items() if importlib.util.find_spec(module) is None)}
 WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text()) and page.name not in LEFT_OUT]
@@ -45,9 +57,39 @@ def load(place: str) -> ModuleType:
     return module
 
 
+def small_resnet() -> nn.Module:
+    """What the pages read of a ResNet-50, where there is no torchvision."""
+    layers = [nn.Conv2d(3, 64, 7, 16), nn.ReLU(), nn.Conv2d(64, 2048, 2, 2), nn.ReLU()]
+    named = {
+        "layer3": nn.Sequential(*layers[:2]),
+        "layer4": nn.Sequential(*layers[2:]),
+        "pool": nn.AdaptiveAvgPool2d(1),
+    }
+    return nn.Sequential(OrderedDict(named))
+
+
+@pytest.fixture
+def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's ResNet-50 with random weights; where it cannot be had, a small network under its name."""
+    if importlib.util.find_spec("torchvision"):
+        models: Any = importlib.import_module("torchvision.models")
+        make = models.resnet50
+        monkeypatch.setattr(models, "resnet50", lambda weights: make(weights=None))
+        return
+    models = ModuleType("torchvision.models")
+    transforms = SimpleNamespace(transforms=lambda: Resize((224, 224)))
+    vars(models).update(resnet50=lambda weights: small_resnet(), ResNet50_Weights=SimpleNamespace(DEFAULT=transforms))
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+@pytest.mark.usefixtures("no_downloads")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    load_photos()[1].image.save("cat.jpg")
+    load_photos()[2].image.save("coffee.jpg")
+    torch.manual_seed(0)
     text = page.read_text()
     namespace: dict[str, object] = {"__name__": page.stem}
     for block in BLOCK.finditer(text):

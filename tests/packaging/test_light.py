@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from tsm_fast._lazy import EXTRAS
 from tsm_fast.cli.commands import COMMANDS, command
 
 from .imports import ROOT
+from .project import EXTRAS as BROUGHT
+from .project import PROJECT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions, where these have another name
 OPTIONAL = set().union(*EXTRAS.values())
 HIDING = f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)!r}))\n"
@@ -109,7 +109,7 @@ def pyright(folder: Path, *arguments: str) -> str:
 def brought(extra: str) -> set[str]:
     """The modules of an extra and of those that it takes up."""
     found = set[str]()
-    for need in PROJECT["optional-dependencies"][extra]:
+    for need in BROUGHT[extra]:
         if inner := re.fullmatch(r"tsm_fast\[(.+)\]", need):
             found |= brought(inner[1])
         else:

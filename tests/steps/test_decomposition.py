@@ -196,6 +196,8 @@ def test_what_a_result_says_of_itself(backend):
     assert said
     for text, error in ((said[1], result.error.min()), (said[2] or said[1], result.error.max())):
         assert float(text) == pytest.approx(float(error.detach()), rel=0.05)
+    assert result._repr_html_().startswith(f"<div>{result!r}</div><table>")
+    assert "<td>0</td><td>20</td><td>4</td>" in result._repr_html_()
     one = tsm_fast.hosvd(x[:1], (4, 3, 3), backend=backend.name)
     assert re.fullmatch(r"TuckerResult\(1 item of rank .*, error [\d.]+, without sweeps\)", repr(one))
     none = tsm_fast.tucker(x[:0], (4, 3, 3), backend=backend.name)

@@ -74,11 +74,11 @@ def map_(
         extract = SaliencyExtractor(
             found.module, layer, asked, reshape_transform=settings.reshape_transform, transform=found.preprocess
         )
-        if len(extract.layers) > 1:
-            raise ValueError(f"layer must name one layer, got {layer!r}, which is {', '.join(extract.layers)}")
+        if len(names := list(extract.layers)) > 1:
+            raise ValueError(f"layer must name one layer, got {layer!r}, which is {', '.join(names)}")
         for picture in pictures:
             maps = extract(picture)
-            maps = maps[extract.layers[0]] if is_glob(layer) else maps
+            maps = maps[names[0]] if is_glob(layer) else maps
             record = {**found.preprocess.record(), "input": [3, *maps[asked[0]].shape[1:]]}
             seen = part_of(record, region, f"{model} has a preprocessing")
             for method in asked:
@@ -87,11 +87,12 @@ def map_(
                 file.parent.mkdir(parents=True, exist_ok=True)
                 drawn.save(file)
     console = Console(highlight=False)
+    (name,) = extract.layers
     if as_json:
-        told = {"layer": extract.layers[0], "reason": extract.reason, "files": [str(file) for file in files.values()]}
+        told = {"layer": name, "reason": extract.reason, "files": [str(file) for file in files.values()]}
         print(json.dumps(told, indent=2))
         return
-    console.print(f"layer {extract.layers[0]}: {extract.reason}", markup=False, soft_wrap=True)
+    console.print(f"layer {name}: {extract.reason}", markup=False, soft_wrap=True)
     for file in files.values():
         console.print(f"wrote {file}", markup=False, soft_wrap=True)
 

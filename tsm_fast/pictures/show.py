@@ -1,20 +1,16 @@
 """`overlay` and `sheet`: maps over their pictures, from whatever kind of picture and array there is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from ..steps import checks
 from ..steps.arrays import as_tensor
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 COLORMAP, OPACITY = "inferno", 0.55
 
@@ -126,8 +122,6 @@ def sheet(
 
 def as_picture(name: str, image: Any) -> Image.Image:
     """A picture of any kind that `overlay` takes, in RGB, upright."""
-    from PIL import Image
-
     from .decode import to_rgb
     from .photos import open_photo
 

@@ -1,7 +1,5 @@
 """`extract`: the command of the same name, from Python."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable, Sequence

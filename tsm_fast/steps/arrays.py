@@ -68,7 +68,7 @@ def _kind(name: str, array: Any) -> str:
     """What an array is, and how its numbers are had where it hands them out as NumPy's."""
     kind = type(array).__name__
     way = _WAYS.get(type(array).__module__.partition(".")[0])
-    if way is None and hasattr(array, "__array__"):
+    if way is None and hasattr(type(array), "__array__"):
         way = "numpy.asarray({})"
     return kind if way is None else f"{kind}: pass {way.format(name)}"
 

@@ -1,7 +1,5 @@
 """The choice of a backend for a tensor, and what there is to choose from."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

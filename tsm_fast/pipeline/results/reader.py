@@ -1,7 +1,5 @@
 """`SaliencyDataset`: the maps of a run, finished or not, by number or by key, lazily."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -141,8 +139,8 @@ class SaliencyDataset(Dataset[MapRow]):
     @overload
     def __getitem__(
         self, index: slice | Sequence[int] | Sequence[str] | np.ndarray | torch.Tensor
-    ) -> SaliencyDataset: ...
-    def __getitem__(self, index: Any) -> MapRow | SaliencyDataset:
+    ) -> "SaliencyDataset": ...
+    def __getitem__(self, index: Any) -> "MapRow | SaliencyDataset":
         if isinstance(index, slice):
             return self._view(self._rows[index])
         if isinstance(index, str):
@@ -218,7 +216,7 @@ class SaliencyDataset(Dataset[MapRow]):
         for shard in shards[~np.isin(shards, list(self._store.done))][:1]:
             self._store.block(int(shard), 0)
 
-    def _view(self, rows: range | np.ndarray) -> SaliencyDataset:
+    def _view(self, rows: range | np.ndarray) -> "SaliencyDataset":
         view = object.__new__(type(self))
         vars(view).update(vars(self), _rows=rows)
         return view
