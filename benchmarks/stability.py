@@ -33,7 +33,6 @@ PICTURE = ROOT / "docs" / "choosing.webp"
 MARKERS = ("<!-- stability: begin -->\n", "<!-- stability: end -->\n")
 SIDE, PIXELS = 224, 8
 LAYERS = {"features": "7x7, the last layer", "features.network._blocks.10": "14x14, block 10 of 16"}
-BASELINE = "mean of the channels"
 MAPS = (
     "tsm",
     "tsm:rank=16x4x4",
@@ -45,6 +44,7 @@ MAPS = (
     "eigencam:center=false",
     "multivec_eigencam",
     "multivec_eigencam:combine=absolute",
+    "mean_activation",
 )
 DRAWN = ("tsm", "mtsm:combine=absolute", "mtsm", "eigencam", "multivec_eigencam")
 CHANGES = {"jpeg": "JPEG 75", "shift": f"moved by {PIXELS} pixels", "mirror": "mirrored"}
@@ -107,9 +107,9 @@ def measure() -> dict[str, Any]:
         original = features["as it is"]
         found: dict[str, Any] = {"shape": list(original.shape[1:]), "maps": {}}
         found["ratio"] = {"centred": gaps(original, True), "uncentred": gaps(original, False)}
-        ours, mean = enlarged("tsm", original), enlarged(BASELINE, original)
+        ours, mean = enlarged("tsm", original), enlarged("mean_activation", original)
         found["tsm and the mean"] = [correlation(a, b) for a, b in zip(ours, mean, strict=True)]
-        for text in (*MAPS, BASELINE):
+        for text in MAPS:
             maps = {name: enlarged(text, x) for name, x in features.items()}
             found["maps"][text] = {
                 "jpeg": [correlation(a, b) for a, b in zip(maps["as it is"], maps["jpeg"], strict=True)],
@@ -124,9 +124,6 @@ def measure() -> dict[str, Any]:
 
 
 def enlarged(text: str, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, SIDE, SIDE]
-    if text == BASELINE:
-        mean = features.mean(1, keepdim=True)
-        return torch.nn.functional.interpolate(mean, (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
     chosen = variant(text)
     return chosen.function(features, size=(SIDE, SIDE), **chosen.options)
 
@@ -173,7 +170,7 @@ def tables(result: dict[str, Any]) -> str:
         head = ["map", *(f"{title}: lowest, median" for title in CHANGES.values())]
         rows = [
             [
-                text if text == BASELINE else ", ".join(f"`{part}`" for part in re.split("[:,]", text)),
+                ", ".join(f"`{part}`" for part in re.split("[:,]", text)),
                 *(f"{min(values[name]):.2f}, {median(values[name]):.2f}" for name in CHANGES),
             ]
             for text, values in found["maps"].items()
@@ -182,7 +179,7 @@ def tables(result: dict[str, Any]) -> str:
         parts.append(f"`{layer}` ({LAYERS[layer]}):\n\n" + "".join(f"| {line} |\n" for line in lines))
 
     last = result["layers"]["features"]
-    head = ["photo", "`eigencam`, JPEG 75", "centred", "`tsm`, JPEG 75", "not centred", "`tsm` and the mean"]
+    head = ["photo", "`eigencam`, JPEG 75", "centred", "`tsm`, JPEG 75", "not centred", "`tsm` and `mean_activation`"]
     rows = [
         [name, f"{eigencam:.2f}", f"{centred:.2f}", f"{tsm:.2f}", f"{uncentred:.2f}", f"{mean:.2f}"]
         for eigencam, name, centred, tsm, uncentred, mean in sorted(
@@ -200,7 +197,7 @@ def tables(result: dict[str, Any]) -> str:
     lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
     text = (
         "Photo by photo in the last layer: the correlations after JPEG 75 beside `sigma_1 / sigma_2` of the features, "
-        "centred and not, and that of `tsm` with the mean of the channels:\n\n"
+        "centred and not, and that of `tsm` with `mean_activation`:\n\n"
     )
     return "\n".join([*parts, text + "".join(f"| {line} |\n" for line in lines)])
 

@@ -71,3 +71,15 @@ def finish(
     wide: bool,
     threads: int,
 ) -> None: ...
+def are_ordinary(
+    maps: int,
+    *,
+    batch: int,
+    size: int,
+    smallest: float,
+    largest: float,
+    faint: float,
+    noise: float,
+    wide: bool,
+    threads: int,
+) -> bool: ...

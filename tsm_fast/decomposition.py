@@ -139,7 +139,7 @@ def tucker(
         TypeError: x is no float array, or one without memory or values (fake, meta, a DTensor), or an option has the
             wrong type.
         ValueError: wrong order, a rank out of range, NaN or Inf in x, or an unknown option.
-        RuntimeError: the named backend cannot run, the memory of x was freed, or the call is traced.
+        RuntimeError: the named backend cannot run, the memory of x was freed, or `torch.jit.trace` traces the call.
 
     >>> import torch, tsm_fast
     >>> x = torch.rand(4, 32, 7, 7)

@@ -68,7 +68,8 @@ def eigencam(
         TypeError: features are no float array, or one without memory or values (fake, meta, a DTensor), or an option
             has the wrong type.
         ValueError: features are not `[B, C, *positions]`, hold NaN or Inf (`nan="raise"`), or an option is unknown.
-        RuntimeError: the named backend cannot run, the memory of the features was freed, or the call is traced.
+        RuntimeError: the named backend cannot run, the memory of the features was freed, or `torch.jit.trace` traces
+            the call.
 
     >>> import torch, tsm_fast
     >>> features = torch.rand(8, 64, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -367,9 +368,12 @@ def _maps(
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
     if not normalize and size is None:
         return (maps.reshape(len(maps), *positions),)
-    maps, exponent = _in_range(maps, x, raw, method, center)
-    if normalize and precision == "auto":
-        maps = _contrasted(maps, x, exponent, raw)
+    exponent, contrasts = None, normalize and precision == "auto"
+    quick: Any = getattr(module, "are_ordinary", None)  # the compiled steps on the CPU tell it in one pass
+    if quick is None or not quick(maps, _least(maps), _FAINT if contrasts else 0):
+        maps, exponent = _in_range(maps, x, raw, method, center)
+        if contrasts:
+            maps = _contrasted(maps, x, exponent, raw)
     maps = orders.finish(module, maps, positions, size, normalize=normalize)
     if exponent is not None and not normalize:
         maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
@@ -394,10 +398,8 @@ def _in_range(
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
-    limits = torch.finfo(maps.dtype)
     peak = peaks(maps)
-    # A factor 1 / eps for the map, another one for the gradient of a map that is constant to its last digits.
-    lost = ((peak < limits.tiny / limits.eps**2) | (peak > limits.max)).nonzero().flatten()
+    lost = ((peak < _least(maps)) | (peak > torch.finfo(maps.dtype).max)).nonzero().flatten()
     if not len(lost):
         return maps, None
     items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))
@@ -410,6 +412,14 @@ def _in_range(
         exponent = torch.maximum(left, exponent - 1000)
     again = raw(scaled(items, -exponent))[0]
     return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
+
+
+def _least(maps: Tensor) -> float:
+    """The largest magnitude that a map has to have: a factor 1 / eps for the map, another one for the gradient of a map
+    that is constant to its last digits.
+    """
+    limits = torch.finfo(maps.dtype)
+    return limits.tiny / limits.eps**2
 
 
 def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:

@@ -119,4 +119,13 @@ PYBIND11_MODULE(_cpu, m) {
         },
         "maps"_a, "out"_a, named, "batch"_a, "height"_a, "width"_a, "rows"_a, "columns"_a, "normalize"_a, "noise"_a,
         "wide"_a, "threads"_a, release);
+    m.def(
+        "are_ordinary",
+        [](uintptr_t maps, int64_t batch, int64_t size, double smallest, double largest, double faint, double noise,
+           bool wide, int threads) {
+            const OrdinaryMaps plan{size, smallest, largest, faint, noise};
+            return are_ordinary(memory_at<const void>(maps), wide, batch, plan, threads);
+        },
+        "maps"_a, named, "batch"_a, "size"_a, "smallest"_a, "largest"_a, "faint"_a, "noise"_a, "wide"_a, "threads"_a,
+        release);
 }

@@ -1,3 +1,4 @@
+#include <atomic>
 #include <vector>
 
 #include "cpu/steps.h"
@@ -24,6 +25,18 @@ void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out,
                             level().finish(out.wide, plan, static_cast<const char*>(maps) + b * from * bytes,
                                            out.at(b * to), memory);
                     });
+}
+
+bool are_ordinary(const void* maps, bool wide, int64_t batch, const OrdinaryMaps& plan, int threads) {
+    const int64_t bytes = plan.size * (wide ? 8 : 4), group = plan.size < 65536 ? 65536 / plan.size : 1;
+    std::atomic<bool> all{true};
+    parallel_chunks(batch, balanced_chunk(batch, group, threads), threads,
+                    [&](int64_t first, int64_t last, const ArenaState&) {
+                        for (int64_t b = first; b < last && all; ++b)
+                            if (!level().is_ordinary(wide, plan, static_cast<const char*>(maps) + b * bytes))
+                                all = false;
+                    });
+    return all;
 }
 
 }  // namespace tsm

@@ -43,6 +43,13 @@ struct HooiItem {
     double* weights = nullptr;    // A_big = X_(big) weights, [S, R_big]
 };
 
+// What is tried of maps before they are finished.
+struct OrdinaryMaps {
+    int64_t size;              // entries of a map
+    double smallest, largest;  // of the largest magnitude
+    double faint, noise;       // shares of the largest magnitude between which a spread is too little
+};
+
 struct SaliencyPlan {
     Method method;
     bool center;
@@ -95,6 +102,7 @@ struct Level {
 
     // map [height, width] and out [rows, columns] in double when `wide`, else in float
     void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, const ArenaState& memory);
+    bool (*is_ordinary)(bool wide, const OrdinaryMaps& plan, const void* map);
 };
 
 // The level in use: the best that this machine supports, or the one that TSM_FAST_SIMD names.

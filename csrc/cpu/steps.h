@@ -23,5 +23,6 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
 // maps: [B, height, width] and out: [B, rows, columns], contiguous, in the same type; resized where the shapes
 // differ, then normalised where asked
 void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out, int threads);
+bool are_ordinary(const void* maps, bool wide, int64_t batch, const OrdinaryMaps& plan, int threads);
 
 }  // namespace tsm

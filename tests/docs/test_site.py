@@ -110,10 +110,11 @@ def test_every_public_name_has_its_entry() -> None:
     assert all(inspect.getdoc(getattr(tsm_fast, name)) for name in tsm_fast.__all__)
 
 
-def test_every_page_is_in_the_navigation() -> None:
-    text = (ROOT / "mkdocs.yml").read_text()
-    named = set(re.findall(r"[\w-]+\.md", yaml.safe_dump(yaml.safe_load(text)["nav"])))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= named
+def test_every_page_is_once_in_the_navigation() -> None:
+    nav = yaml.safe_dump(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    named = re.findall(r"[\w-]+\.md", nav)
+    assert len(named) == len(set(named))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= set(named)
 
 
 def test_files_named_by_the_architecture_exist() -> None:

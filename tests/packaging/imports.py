@@ -23,7 +23,7 @@ FLOORS = (
     ("modes",),
     ("decomposition",),
     ("nn", "saliency"),
-    ("methods",),
+    ("methods", "operators"),
     ("variants",),
     ("models", "pictures"),
     ("extractor",),

@@ -88,7 +88,7 @@ def test_the_range_of_the_map(cat: Image.Image) -> None:
 def test_a_region_by_numbers_or_by_a_function(cat: Image.Image) -> None:
     box = (20, 10, cat.width - 60, cat.height + 10)
     expected = drawing.overlay(cat, values(), box)
-    same: Any = {"normalize": False}
+    same: dict[str, Any] = {"normalize": False}
     assert tsm_fast.overlay(cat, values(), region=box, **same) == expected
     assert tsm_fast.overlay(cat, values(), region=cast(Any, np.array(box)), **same) == expected
     assert tsm_fast.overlay(cat, values(), region=lambda w, h: (20, 10, w - 60, h + 10), **same) == expected

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tsm_fast
+from tsm_fast.saliency import _FAINT, _least
 from tsm_fast.steps import reference
+from tsm_fast.steps.backend import map_noise
+from tsm_fast.steps.scaling import peaks
 
 from ..helpers import MAP_ERROR, feature_maps
 
@@ -268,3 +271,28 @@ def test_finish_is_what_the_reference_does(backend, dtype, size, normalize):
         rest = found[[0, 1, 2, 3, 5]]
         assert ((rest >= 0) & (rest <= 1)).all()
     assert backend.finish(maps[:0], size, normalize=normalize).shape == (0, *(size or maps.shape[1:]))
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_which_maps_are_ordinary(backend, dtype):
+    """One pass tells what the ways for maps that need a second look would find, at the limits too."""
+    generator = torch.Generator().manual_seed(0)
+    limits = torch.finfo(dtype)
+    told = []
+    for shape in [(1, 1), (1, 3), (2, 2), (3, 5), (7, 7), (8, 9), (14, 14)]:
+        maps = torch.rand(3, *shape, dtype=dtype, generator=generator)
+        near = [
+            1 + maps[1] * share for share in (2**-5, 2**-6, 2**-7, 1e-3, limits.eps, 4 * limits.eps, 64 * limits.eps)
+        ]
+        others = [maps[1] * limits.tiny, maps[1] * 0, maps[1] - 0.5, maps[1] * torch.inf, maps[1] * torch.nan, *near]
+        for other in [*others, *(-other for other in near), torch.full(shape, _least(maps), dtype=dtype)]:
+            tried = torch.stack([maps[0], other, maps[2]])
+            peak, spread = peaks(tried), tried.amax((1, 2)) - tried.amin((1, 2))
+            lost = (peak < _least(tried)) | (peak > limits.max)
+            for faint in (_FAINT, 0):
+                flat = (spread < faint * peak) & (spread > map_noise(tried) * peak)
+                told.append(backend.are_ordinary(tried, _least(tried), faint))
+                assert told[-1] == (not (lost | flat).any()), (shape, other, faint)
+    assert {*told} == {True, False}
+    assert backend.are_ordinary(torch.empty(0, 7, 7, dtype=dtype), 1.0, _FAINT)

@@ -202,6 +202,26 @@ def finish(
     return out
 
 
+def are_ordinary(maps: Tensor, smallest: float, faint: float) -> bool:  # [B, H, W]
+    """Whether of all maps the largest magnitude is finite and at least `smallest`, and the spread is a share `faint` of
+    it or more, or no more than noise; maps of NaN are ordinary too. One pass, for what most batches are.
+    """
+    if not len(maps):
+        return True
+    maps = maps.contiguous()
+    return _cpu.are_ordinary(
+        maps.data_ptr(),
+        batch=len(maps),
+        size=maps.shape[1] * maps.shape[2],
+        smallest=smallest,
+        largest=torch.finfo(maps.dtype).max,
+        faint=faint,
+        noise=map_noise(maps),
+        wide=maps.dtype == torch.float64,
+        threads=torch.get_num_threads(),
+    )
+
+
 def _passes_wide(x: Tensor, precision: Precision) -> bool:
     """Whether passes over `x` run in float64; float64 input needs it for its range."""
     return x.dtype == torch.float64 or precision == "float64"

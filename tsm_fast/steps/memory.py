@@ -1,4 +1,4 @@
-"""What can be read: tensors that hold memory, in calls that nobody traces."""
+"""What can be read: tensors that hold memory, in calls that nobody traces otherwise than as operators."""
 
 from __future__ import annotations
 
@@ -96,6 +96,11 @@ def readable(name: str, x: Tensor, backend: str, *, looks: bool = True) -> None:
 def is_transformed(x: Tensor) -> bool:
     """Whether a transform of torch.func (grad, vmap, ...) stands between x and its memory."""
     return not _address(x) and _functorch.is_functorch_wrapped_tensor(x)
+
+
+def is_transforming() -> bool:
+    """Whether this call is within a transform of torch.func."""
+    return _functorch.peek_interpreter_stack() is not None
 
 
 def is_mapped(x: Tensor) -> bool:

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import Function
 
-from .memory import is_mapped, is_recorded
+from .memory import is_mapped, is_recorded, is_transforming
 
 Compute = Callable[..., Sequence[Tensor]]
 
@@ -24,7 +23,9 @@ _LIBRARY = torch.library.Library("tsm_fast", "DEF")
 
 def wanted(*tensors: Tensor) -> bool:
     """Whether a call with these tensors has to go through an operator."""
-    return torch.compiler.is_compiling() or is_recorded() or any(map(is_mapped, tensors))
+    if torch.compiler.is_compiling() or is_recorded():
+        return True
+    return is_transforming() and any(map(is_mapped, tensors))
 
 
 def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Callable[..., list[Tensor]]]:
@@ -125,7 +126,7 @@ def _differentiating() -> Iterator[None]:
 @contextmanager
 def _transforms() -> Iterator[None]:
     """The transforms of torch.func that an operator is called within, seen by what its kernel for autograd calls."""
-    if _functorch.peek_interpreter_stack() is None:
+    if not is_transforming():
         yield
         return
     key = torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode

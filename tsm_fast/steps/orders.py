@@ -51,10 +51,12 @@ def finish(
     normalize: bool,
 ) -> Tensor:  # [B, *positions] or [B, *size]
     """`Backend.finish`, linear in one mode or trilinear in three by the same weights: resized mode by mode."""
+    if len(positions) == 2:
+        return module.finish(maps, None if size is None else (size[0], size[1]), normalize=normalize)
     if len(positions) == 3 and size is not None:
         depth, *frame = positions
         frames = module.finish(maps.reshape(-1, *frame), (size[1], size[2]), normalize=False)
         maps, to = frames.view(len(maps), depth, -1), (size[0], size[1] * size[2])
     else:
-        to = None if size is None else (size[0], size[1] if len(size) == 2 else 1)
+        to = None if size is None else (size[0], 1)
     return module.finish(maps, to, normalize=normalize).view(len(maps), *(size or positions))

@@ -70,5 +70,39 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
         }
 }
 
+// Whether a map is as `finish` wants it: its largest entry in range, and its spread either plain to see beside that or
+// no more than noise. One that holds NaN is.
+template <class T>
+static bool is_ordinary(const OrdinaryMaps& p, const T* map) {
+    constexpr int L = kLanes<T>;
+    T lowest = map[0], highest = map[0];
+    bool is_nan = false;
+    int64_t i = 0;
+    if (p.size >= L) {
+        Vec<T> low = load(map), high = low;
+        auto odd = low != low;
+        for (; i + L <= p.size; i += L) {
+            const Vec<T> v = load(map + i);
+            low = v < low ? v : low;
+            high = v > high ? v : high;
+            odd |= v != v;
+        }
+        for (int lane = 0; lane < L; ++lane) {
+            lowest = low[lane] < lowest ? low[lane] : lowest;
+            highest = high[lane] > highest ? high[lane] : highest;
+            is_nan = is_nan || odd[lane];
+        }
+    }
+    for (; i < p.size; ++i) {
+        lowest = map[i] < lowest ? map[i] : lowest;
+        highest = map[i] > highest ? map[i] : highest;
+        is_nan = is_nan || map[i] != map[i];
+    }
+    if (is_nan) return true;
+    const T spread = highest - lowest, largest = highest > -lowest ? highest : -lowest;
+    const bool faint = spread < p.faint * largest && spread > p.noise * largest;
+    return largest >= p.smallest && largest <= p.largest && !faint;
+}
+
 }  // namespace
 }  // namespace tsm::TSM_LEVEL

@@ -36,6 +36,9 @@ const Level kLevel = {
         wide ? finish_item(p, static_cast<const double*>(map), static_cast<double*>(out), Arena(memory))
              : finish_item(p, static_cast<const float*>(map), static_cast<float*>(out), Arena(memory));
     },
+    [](bool wide, const OrdinaryMaps& p, const void* map) {
+        return wide ? is_ordinary(p, static_cast<const double*>(map)) : is_ordinary(p, static_cast<const float*>(map));
+    },
 };
 // clang-format on
 
