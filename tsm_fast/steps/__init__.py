@@ -4,6 +4,6 @@ import torch
 
 from .._version import release
 
-_OLDEST = "2.4"  # of the dependencies in pyproject.toml
+_OLDEST = "2.5"  # of the dependencies in pyproject.toml
 if release(torch.__version__) < release(_OLDEST):
     raise ImportError(f"tsm_fast needs torch {_OLDEST} or newer, got {torch.__version__}")
