@@ -18,6 +18,7 @@ from benchmarks.kernel_resources import BATCH, SHAPES, Launch, calls, launches_o
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, SHORT = ROOT / "benchmarks" / "results" / "gpu_predictions.md", ROOT / "docs" / "gpu.md"
 END = "<!-- end of predictions -->"
+A_RESIZED_ENTRY = 120  # instructions
 
 # Counts that depend on the data, taken as real features show them.
 SQUARINGS, JACOBI_SWEEPS, HOOI_SWEEPS, LANCZOS_STEPS = 5, 8, 5, 12
@@ -124,7 +125,7 @@ def _orthonormalize(launch: Launch) -> dict[str, float]:
 def _finish(launch: Launch) -> dict[str, float]:
     a = launch.arguments
     made = a["rows"] * a["columns"]
-    work = {"float64 vector": 2 * 14 * made, "instructions": cuda_predictions.A_RESIZED_ENTRY * made}
+    work = {"float64 vector": 2 * 14 * made, "instructions": A_RESIZED_ENTRY * made}
     return {"HBM": 4 * (a["height"] * a["width"] + made), **work}
 
 

@@ -296,3 +296,16 @@ def test_which_maps_are_ordinary(backend, dtype):
                 assert told[-1] == (not (lost | flat).any()), (shape, other, faint)
     assert {*told} == {True, False}
     assert backend.are_ordinary(torch.empty(0, 7, 7, dtype=dtype), 1.0, _FAINT)
+
+
+@pytest.mark.parametrize("height", [30, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tall_maps_made_wide(backend, height, dtype):
+    """With rows that lie in the shared memory of a GPU's block, 32 kB, or no longer."""
+    maps = torch.rand(2, height // (1 if dtype == torch.float32 else 2), 5, dtype=dtype)
+    maps[1, 2, 3] = torch.nan
+    size = (41, 260)
+    for normalize in (True, False):
+        expected = reference.finish(maps, size, normalize=normalize)
+        made = backend.finish(maps, size, normalize=normalize)
+        assert torch.allclose(made, expected, atol=1e-6 if dtype == torch.float32 else 1e-14, equal_nan=True)
