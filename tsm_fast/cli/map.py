@@ -35,8 +35,9 @@ def map_(
         typer.Option(
             "--map",
             "--method",
-            help="eigencam, tsm (default), multivec_eigencam or mtsm, also with options, as in "
-            "mtsm:combine=absolute,rank=16x4x4; repeatable, an overlay each.",
+            help="eigencam, tsm (default), multivec_eigencam, mtsm or mean_activation, also with options, as in "
+            "mtsm:combine=absolute,rank=16x4x4, or what other packages add (`tsm-fast info`); repeatable, an "
+            "overlay each.",
         ),
     ] = None,
     model: options.Model = "lite0",
