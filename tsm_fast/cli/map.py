@@ -83,6 +83,12 @@ def map_(
             record = {**found.preprocess.record(), "input": [3, *maps[asked[0]].shape[1:]]}
             seen = part_of(record, region, f"{model} has a preprocessing")
             for method in asked:
+                if not maps[method].any():
+                    Console(stderr=True, highlight=False).print(
+                        f"tsm-fast: the map {method} of {picture} is constant: nothing stands out in it",
+                        markup=False,
+                        soft_wrap=True,
+                    )
                 drawn = overlay(picture, maps[method][0], opacity=opacity, colormap=colormap, region=seen)
                 file = files[picture, method]
                 file.parent.mkdir(parents=True, exist_ok=True)
