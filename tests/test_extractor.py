@@ -746,7 +746,7 @@ def test_grad_mode_and_graph(small: Residual, images: Tensor) -> None:
 
 def test_closing(small: Residual, images: Tensor) -> None:
     with SaliencyExtractor(small, "stem") as extract:
-        assert repr(extract) == "SaliencyExtractor(Residual, layers=('stem'), method='tsm')"
+        assert repr(extract) == "SaliencyExtractor(Residual, layers=('stem',), method='tsm')"
     with pytest.raises(RuntimeError, match="this SaliencyExtractor is closed"):
         extract(images)
     assert extract.layers == ("stem",)

@@ -153,3 +153,7 @@ def exported(module: nn.Module, example: Tensor, folder: Path) -> Any:
     assert program is not None
     program.save(folder / "model.onnx")
     return onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+def test_a_printed_network_tells_what_its_head_does() -> None:
+    assert repr(SaliencyHead("eigencam", size=(14, 14))) == "SaliencyHead('eigencam', size=(14, 14), iterations=10)"

@@ -23,7 +23,7 @@ from .pictures.drawing import Row, contact_sheet, png_bytes
 from .pictures.page import Table, html_page
 from .pictures.photos import Photo, load_photos, open_photo
 from .pipeline.files.publish import make_folder, publish_all
-from .readable import digits
+from .readable import counted, digits
 from .steps import choice
 
 NEEDS = (
@@ -110,7 +110,7 @@ def _maps(features: Tensor, backend: str | None, say: Say) -> tuple[dict[str, np
     """The maps [B, 224, 224] in 0..1 by title, and the raw ones [B, H, W] by name."""
     maps, raw = {}, {}
     for name, method in BUILT_IN.items():
-        say(f"{method.title} of {len(features)} photos")
+        say(f"{method.title} of {counted(len(features), 'photo')}")
         maps[method.title] = method.function(features, size=models.LITE0.size, backend=backend).numpy()
         raw[name] = method.function(features, normalize=False, backend=backend).numpy()
     return maps, raw

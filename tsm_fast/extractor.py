@@ -196,8 +196,8 @@ class SaliencyExtractor:
         self.close()
 
     def __repr__(self) -> str:
-        layers = ", ".join(map(repr, self._names)) or "chosen at the first call"
-        return f"SaliencyExtractor({type(self._model).__name__}, layers=({layers}), method={self.method!r})"
+        layers = repr(tuple(self._names)) if self._names else "(chosen at the first call)"
+        return f"SaliencyExtractor({type(self._model).__name__}, layers={layers}, method={self.method!r})"
 
     def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the wanted layers give, by name; the forward pass stops when the last of them has run."""

@@ -66,6 +66,9 @@ class SaliencyHead(nn.Module):
         self.size: tuple[int, int] | None = checks.size(size)
         self.iterations: int = int(iterations)
 
+    def extra_repr(self) -> str:
+        return f"{self.method!r}, size={self.size}, iterations={self.iterations}"
+
     def forward(self, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, H, W]
         if not features.is_floating_point() or features.ndim != 4:
             found = f"{str(features.dtype).removeprefix('torch.')} {tuple(features.shape)}"

@@ -104,3 +104,9 @@ def test_errors_are_a_line(here: Path, arguments: list[str], code: int, text: st
     assert (done.exit_code, done.stdout) == (code, "")
     assert done.stderr.splitlines()[-1].startswith(f"tsm-fast: {text}")
     assert sorted(here.iterdir()) == before
+
+
+def test_a_constant_map_is_said(here: Path) -> None:
+    done = tsm_fast("map", "cat.png", "--layer", "pool")
+    assert done.exit_code == 0
+    assert done.stderr == "tsm-fast: the map tsm of cat.png is constant: nothing stands out in it\n"

@@ -87,7 +87,7 @@ def test_gradients_are_those_of_torch_and_finite_at_ties():
 def test_what_is_refused():
     for message, a in (
         (r"^a must be \[B, n, n\], got shape \(2, 3, 4\)$", torch.rand(2, 3, 4)),
-        (r"^a must be \[B, M, N\], got shape \(3, 3\); a single matrix goes in as a\[None\]$", torch.rand(3, 3)),
+        (r"^a must be \[B, n, n\], got shape \(3, 3\); a single matrix goes in as a\[None\]$", torch.rand(3, 3)),
         (
             "^a must be finite, got NaN or Inf in item 1$",
             torch.eye(3).repeat(2, 1, 1).index_fill(0, torch.tensor(1), torch.nan),

@@ -35,8 +35,9 @@ def map_(
         typer.Option(
             "--map",
             "--method",
-            help="eigencam, tsm (default), multivec_eigencam or mtsm, also with options, as in "
-            "mtsm:combine=absolute,rank=16x4x4; repeatable, an overlay each.",
+            help="eigencam, tsm (default), multivec_eigencam, mtsm or mean_activation, also with options, as in "
+            "mtsm:combine=absolute,rank=16x4x4, or what other packages add (`tsm-fast info`); repeatable, an "
+            "overlay each.",
         ),
     ] = None,
     model: options.Model = "lite0",
@@ -82,6 +83,12 @@ def map_(
             record = {**found.preprocess.record(), "input": [3, *maps[asked[0]].shape[1:]]}
             seen = part_of(record, region, f"{model} has a preprocessing")
             for method in asked:
+                if not maps[method].any():
+                    Console(stderr=True, highlight=False).print(
+                        f"tsm-fast: the map {method} of {picture} is constant: nothing stands out in it",
+                        markup=False,
+                        soft_wrap=True,
+                    )
                 drawn = overlay(picture, maps[method][0], opacity=opacity, colormap=colormap, region=seen)
                 file = files[picture, method]
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ Rank = Annotated[
 ]
 Center = Annotated[bool | None, _maps("--center/--no-center", help="Centre channels (the EigenCAM methods).")]
 Combine = Annotated[str | None, _maps(help="signed or absolute (the multivector methods).")]
-Sign = Annotated[str | None, _maps(help="Sign of singular vectors.")]
+Sign = Annotated[str | None, _maps(help="Sign of singular vectors: u or v; of eigencam also absmax or sum.")]
 Precision = Annotated[str, _maps(help="auto, float32 or float64.")]
 Dtype = Annotated[str, _maps(help="Of the stored maps: float32, float16 or uint8.")]
 

@@ -151,7 +151,10 @@ def merge(
         list[Any], typer.Argument(parser=folder, metavar="A B ...", help="Folders of finished runs, in this order.")
     ],
     out: Annotated[
-        Any, typer.Option("--out", "-o", parser=folder, help="Folder for all of it. The same command again goes on.")
+        Any,
+        typer.Option(
+            "--out", "-o", parser=folder, metavar="FOLDER", help="Folder for all of it. The same command again goes on."
+        ),
     ],
 ) -> None:
     """One run of several that were made by the same settings of different pictures; those stay as they are.

@@ -44,7 +44,7 @@ def overlay(
             they are.
 
     Returns:
-        A `PIL.Image.Image` in RGB: `overlay(...).save("overlay.png")`.
+        The picture in RGB, for `overlay(...).save("overlay.png")`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -60,16 +60,16 @@ def shape(sizes: Iterable[Any]) -> list[int]:
     return numbers
 
 
-def matrices(name: str, x: Tensor) -> None:
+def matrices(name: str, x: Tensor, need: str = "[B, M, N]") -> None:
     """A batch [B, M, N] of matrices."""
     if x.ndim != 3:
-        raise ValueError(f"{name} must be [B, M, N], got shape {tuple(x.shape)}{_as_batch(name, x)}")
+        raise ValueError(f"{name} must be {need}, got shape {tuple(x.shape)}{_as_batch(name, x)}")
     _no_empty_mode(name, x)
 
 
 def symmetric(name: str, x: Tensor) -> None:
     """A batch [B, n, n] of square matrices."""
-    matrices(name, x)
+    matrices(name, x, "[B, n, n]")
     if x.shape[1] != x.shape[2]:
         raise ValueError(f"{name} must be [B, n, n], got shape {tuple(x.shape)}")
 

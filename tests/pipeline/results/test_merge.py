@@ -147,7 +147,7 @@ def test_what_does_not_fit(three: list[Path], net: Path, tmp_path: Path, monkeyp
     others: dict[str, dict[str, Any]] = {
         "dtype is 'uint8' in the first and 'float32' in the other": {"dtype": "float32"},
         "layers is ['0'] in the first and ['1'] in the other": {"layers": ("1",)},
-        "methods.tsm is new": {"methods": ("mtsm", "tsm")},
+        "methods.mtsm is new": {"methods": ("mtsm", "tsm")},
         "batch_size is 64 in the first and 3 in the other": {"batch_size": 3},
         "columns of the source differ: none there and label: int64 here": {"table": labelled},
         "model.sha256 is": {"seed": 1},

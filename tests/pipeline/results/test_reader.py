@@ -122,7 +122,7 @@ def test_what_is_not_there(ds: SaliencyDataset, tmp_path: Path) -> None:
         with pytest.raises(IndexError, match=f"index must lie in -{ROWS}..{ROWS - 1}"):
             ds[index]
     for key in ("nothing.jpg", "crops/0000.JPG", os.fsdecode(b"\xff")):
-        with pytest.raises(KeyError):
+        with pytest.raises(KeyError, match="no row has this key; the first one is"):
             ds[key]
     with pytest.raises(KeyError):
         ds[:10][ds.keys[10]]

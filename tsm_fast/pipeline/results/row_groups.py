@@ -140,7 +140,8 @@ class Store:
             row = plan.start + bisect_left(rows, text, key=lambda number: self.keys[number].as_py())
             if row < plan.stop and self.keys[row].as_py() == text:
                 return row
-        raise KeyError(key)
+        hint = f"; the first one is {self.keys[0].as_py()!r}" if self.n_items else ""
+        raise KeyError(f"{key}: no row has this key{hint}")
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The shard, the row group and the position in it, for each row."""
