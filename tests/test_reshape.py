@@ -147,3 +147,34 @@ def test_declared_layouts() -> None:
     with pytest.raises(ValueError, match=r"Tokens takes \[B, N, C\], got shape \(2, 8, 12, 64\)"):
         SaliencyExtractor(model, "norm", reshape_transform="tokens")(images)
     assert SaliencyExtractor(model, "norm")(images).shape == (2, 12, 64)  # as it lies: nothing tells, and [B, C, H, W]
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 176)])
+def test_queries_of_a_decoder_are_no_picture(size: tuple[int, int]) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra dev")
+    backbone = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[32, 32, 48, 64], depths=[1, 1, 1, 1])
+    rows, columns = -(-size[0] // 32), -(-size[1] // 32)
+    config = transformers.DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        num_queries=rows * columns,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+    )
+    torch.manual_seed(0)
+    model = transformers.DetrForObjectDetection(config).eval()
+    extract = SaliencyExtractor(model)
+    extract(torch.rand(1, 3, *size))
+    assert ".encoder." in extract.layers[0], extract.reason
+    decoder = next(name for name, _ in model.named_modules() if name.endswith("decoder.layers.1"))
+    with pytest.raises(ValueError, match="must give feature maps"):
+        SaliencyExtractor(model, decoder)(torch.rand(1, 3, *size))
+    encoder = next(name for name, _ in model.named_modules() if name.endswith("encoder.layers.0"))
+    assert SaliencyExtractor(model, encoder)(torch.rand(1, 3, *size)).shape == (1, rows, columns)

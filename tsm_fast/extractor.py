@@ -459,6 +459,8 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, tuple | list):
+        if not inputs:
+            raise ValueError(f"inputs must be pictures or what the model takes, got an empty {type(inputs).__name__}")
         return tuple(inputs), {}
     if isinstance(inputs, Mapping):
         return (), dict(inputs)

@@ -162,7 +162,9 @@ def _last_reshaped(
     pooling = {
         run.name for run in runs if run.made is not None and len(run.made) < 3 and layout(run.given, convolutions)
     }
-    for run in reversed(runs[first:]):
+    # What comes after a decoder looks at its queries, which may be as many as a grid has positions.
+    end = next((i for i, run in enumerate(runs) if "Decoder" in type(run.module).__name__), len(runs))
+    for run in reversed(runs[first:end]):
         given, made = layout(run.given, convolutions), layout(run.made, convolutions)
         if (
             given is not None

@@ -85,10 +85,13 @@ class Convolution:
 
 
 def found_in(path: Iterable[nn.Module]) -> bool:
-    """Whether one of the modules around a layer, or itself, comes from `PACKAGES`, with its tokens row by row."""
+    """Whether one of the modules around a layer, or itself, comes from `PACKAGES`, with its tokens row by row.
+
+    Those of a decoder are queries, which may be as many as some grid has.
+    """
     kinds = [base for module in path for base in type(module).__mro__]
     own = [base for base in kinds if base.__module__.partition(".")[0] in PACKAGES]
-    return bool(own) and not any(base.__name__.startswith(UNORDERED) for base in own)
+    return bool(own) and not any(base.__name__.startswith(UNORDERED) or "Decoder" in base.__name__ for base in own)
 
 
 def layout(shape: Shape | None, convolutions: Sequence[Convolution]) -> Layout | None:
