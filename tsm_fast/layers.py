@@ -113,7 +113,8 @@ class _Run(NamedTuple):
 def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool = False) -> LayerChoice:
     """The last module before global pooling with [B, C, H, W] input and output, from one whole forward pass.
 
-    A candidate has C >= 32 and H, W > 1 at its output, keeps the aspect of the image, runs once, and is no pooling.
+    A candidate has C >= 32 and H, W > 1 at its output, keeps the batch and the aspect of the image, runs once, and is
+    no pooling.
     A container finishes after its parts, so it comes before its last convolution. Global pooling is the last module
     that turns [B, C, H, W] into [B, C] or [B, C, 1, 1], unless it works inside a module that gives maps again
     (squeeze-and-excitation). Where a network goes on with tokens or [B, H, W, C], it is the last module with these at
@@ -254,6 +255,7 @@ def _is_candidate(run: _Run, image: Shape) -> bool:
         and is_map(run.given, image)
         and is_map(run.made, image)
         and run.made[0] == run.given[0]
+        and (image is None or run.made[0] == image[0])  # windows or proposals of a picture are items of their own
         and run.made[1] >= MIN_CHANNELS
         and not type(run.module).__module__.startswith("torch.nn.modules.pooling")
     )
