@@ -144,6 +144,20 @@ def test_windows_are_not_chosen() -> None:
     assert extract.layers == ("whole",)
 
 
+class Apart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.patches(images.unflatten(3, (2, -1)).unflatten(2, (2, -1)).movedim((2, 4), (1, 2)).flatten(0, 2))
+
+
+def test_pictures_taken_apart_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes \[2, 3, 32, 32\] apart to \[8, 3, 16, 16\] before its first conv"):
+        SaliencyExtractor(nn.Sequential(Apart()))(torch.rand(2, 3, 32, 32))
+
+
 class Backbone(nn.Module):
     """[B, H, W, C] of nobody's package."""
 

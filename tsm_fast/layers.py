@@ -123,6 +123,13 @@ def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool
     runs = _record(model, forward)
     convolutions = _convolutions(runs)
     image = convolutions[0].given if convolutions else None
+    kind = type(model).__name__
+    whole = next((run.given for run in runs if run.name in _outermost_of_convolution(runs)), None)
+    if whole is not None and image is not None and len(whole) == 4 and whole[0] != image[0]:
+        raise ValueError(
+            f"no layer of {kind} can be chosen: it takes {_text(whole)} apart to {_text(image)} before its first "
+            "convolution; name a layer with layers=, and declare its layout with reshape_transform="
+        )
     spatial = {run.name for run in runs if is_map(run.made, image)}
     pooling = [i for i, run in enumerate(runs) if _pools(run, image) and spatial.isdisjoint(run.inside)]
     before = runs[: pooling[-1]] if pooling else runs
@@ -130,7 +137,6 @@ def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool
     candidates = [i for i, run in enumerate(before) if times[run.name] == 1 and _is_candidate(run, image)]
     last = candidates[-1] if candidates else -1
     other = next((run for run in runs[last + 1 :] if _other_layout(run, image)), None)
-    kind = type(model).__name__
     if other is not None or not candidates:
         reshaped = _last_reshaped(model, runs, last + 1, convolutions, declared)
         if reshaped is not None:
@@ -207,6 +213,11 @@ def _convolutions(runs: list[_Run]) -> list[Convolution]:
         for run in runs
         if isinstance(run.module, nn.Conv2d) and run.given is not None and run.made is not None
     ]
+
+
+def _outermost_of_convolution(runs: list[_Run]) -> tuple[str, ...]:
+    """The name of the outermost module around the first convolution; none where the model itself calls it."""
+    return next((run.inside[:1] for run in runs if isinstance(run.module, nn.Conv2d) and run.given is not None), ())
 
 
 def _record(model: nn.Module, forward: Callable[[], Any]) -> list[_Run]:
