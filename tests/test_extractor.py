@@ -642,7 +642,7 @@ def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
         SaliencyExtractor(small, method="mtsm", sign="w")
     with pytest.raises(ValueError, match=r"backend must be one of .* got 'gpu'"):
         SaliencyExtractor(small, backend="gpu")
-    for size in ("inputs", True, 2.5):
+    for size in ("inputs", True, 2.5, torch.tensor([3, 4]).numpy()):
         with pytest.raises(TypeError, match="size must be"):
             SaliencyExtractor(small, size=size)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="size must be"):

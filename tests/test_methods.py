@@ -39,6 +39,14 @@ def whole(features):
 def needs_more(features, threshold):
     return features
 
+def nothing():
+    return 1
+
+weight = torch.ones(1, requires_grad=True)
+
+def learned(features):
+    return features.mean(1) * weight
+
 def with_our_name(features, size=3):
     return features
 """
@@ -168,6 +176,8 @@ def test_its_options_have_texts(install: Install) -> None:
         ({"lost": "no_such_module:f"}, "cannot be loaded from no_such_module:f: ModuleNotFoundError: No module named"),
         ({"text": "added_maps:__name__"}, "method 'text' of added-maps must be a function, got str"),
         ({"more": "added_maps:needs_more"}, r"must be a function of features and of options with defaults.*threshold"),
+        ({"none": "added_maps:nothing"}, "must be a function of features and of options.*got added_maps:nothing"),
+        ({"mean_": "torch:mean"}, "must be a function of features and of options with defaults.*; got torch:mean"),
         ({"ours": "added_maps:with_our_name"}, r"none of them nan, normalize, size.*got \(features, size=3\)"),
         ({"a.b": "added_maps:mean"}, r"method 'a.b' of added-maps must have a name of letters, digits, - and _"),
     ],
@@ -183,6 +193,14 @@ def test_methods_that_cannot_be_used(install: Install, entries: dict[str, str], 
     assert METHODS["mean"].function(FEATURES).shape == (3, 5, 6)
     assert name in METHODS
     Settings("photos", methods=("mtsm", "mean"), rank=4)
+
+
+def test_gradients_reach_the_weights_of_a_method(install: Install) -> None:
+    install(learned="added_maps:learned")
+    maps = METHODS["learned"].function(FEATURES, size=(9, 9))
+    assert maps.requires_grad
+    with torch.no_grad():
+        assert torch.allclose(maps, METHODS["learned"].function(FEATURES, size=(9, 9)), atol=1e-6)
 
 
 def test_a_name_of_two_packages(install: Install) -> None:

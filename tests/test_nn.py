@@ -65,6 +65,23 @@ def test_scales_zeros_and_nan(method: str) -> None:
 
 
 @every_method
+def test_the_ends_of_the_range(method: str) -> None:
+    """The map itself is no number of the dtype there; normalised it is one."""
+    features = gapped(2, 512, 5, 5)
+    features = features / features.abs().amax() * torch.tensor([3e38, 1e-41])[:, None, None, None]
+    assert torch.allclose(SaliencyHead(method)(features), getattr(tsm_fast, method)(features), atol=1e-5)
+
+
+@every_method
+def test_autocast_does_not_reach_in(method: str) -> None:
+    features = gapped(2, 24, 5, 5)
+    head = SaliencyHead(method, size=(9, 9))
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = head(features)
+    assert torch.equal(maps, head(features))
+
+
+@every_method
 def test_gradients_are_those_of_the_map(method: str) -> None:
     features = gapped(2, 12, 4, 3).double().requires_grad_()
     weights = torch.rand(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -95,7 +112,7 @@ def test_bad_arguments() -> None:
     for options, message in bad:
         with pytest.raises((TypeError, ValueError), match=message):
             SaliencyHead(**options)
-    for features in (torch.zeros(3, 4, 4), torch.zeros(1, 2, 3, 3, dtype=torch.int64)):
+    for features in (torch.zeros(3, 4, 4), torch.zeros(1, 2, 3, 3, dtype=torch.int64), torch.zeros(1, 2, 0, 3)):
         with pytest.raises(ValueError, match=r"features must be floating-point \[B, C, H, W\], got"):
             SaliencyHead()(features)
 

@@ -126,6 +126,38 @@ def test_tokens_that_lie_window_by_window_are_left_alone() -> None:
         SaliencyExtractor(model)(torch.rand(1, 3, 64, 64))
 
 
+class Windows(nn.Module):
+    """Looks at the quarters of a picture as items of their own, after all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.quarters, self.pool = nn.Conv2d(3, 32, 2, 2), nn.Conv2d(32, 48, 1), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.whole(images).unflatten(3, (2, -1)).unflatten(2, (2, -1))  # [B, C, 2, h, 2, w]
+        return self.pool(self.quarters(maps.movedim((2, 4), (1, 2)).flatten(0, 2)))
+
+
+def test_windows_are_not_chosen() -> None:
+    extract = SaliencyExtractor(Windows())
+    assert extract(torch.rand(2, 3, 32, 32)).shape == (2, 16, 16)
+    assert extract.layers == ("whole",)
+
+
+class Apart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.patches(images.unflatten(3, (2, -1)).unflatten(2, (2, -1)).movedim((2, 4), (1, 2)).flatten(0, 2))
+
+
+def test_pictures_taken_apart_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes \[2, 3, 32, 32\] apart to \[8, 3, 16, 16\] before its first conv"):
+        SaliencyExtractor(nn.Sequential(Apart()))(torch.rand(2, 3, 32, 32))
+
+
 class Backbone(nn.Module):
     """[B, H, W, C] of nobody's package."""
 

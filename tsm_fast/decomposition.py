@@ -200,7 +200,8 @@ def _like_tucker(x: Tensor, rank: Sequence[int], limit: int, *options: Any) -> t
 )
 def _tucker_operator(x: Tensor, rank: Sequence[int], limit: int, *options: Any) -> tuple[Tensor, ...]:
     """`_tucker` with room for the errors of all sweeps, -1 for none: their number must not depend on x."""
-    core, errors, *rest = _tucker(x, rank, limit, *options)
+    checks.tensor("x", x)
+    core, errors, *rest = _tucker(x, checks.rank(rank, x.shape[1:]), checks.stopping(limit, options[0])[0], *options)
     padded = torch.cat([errors, errors.new_full((len(x), limit - errors.shape[1]), torch.nan)], 1)
     return core, padded.nan_to_num(-1.0), *rest
 
@@ -289,7 +290,10 @@ def _like_hosvd(
     return core, x.new_empty(batch, 1, dtype=torch.float64), *factors, *values
 
 
-_hosvd_operator = operator("hosvd", "SymInt[] rank, str sign, str precision, str? backend", _like_hosvd)(_hosvd)
+@operator("hosvd", "SymInt[] rank, str sign, str precision, str? backend", _like_hosvd)
+def _hosvd_operator(x: Tensor, rank: Sequence[int], *options: Any) -> tuple[Tensor, ...]:
+    checks.tensor("x", x)
+    return _hosvd(x, checks.rank(rank, x.shape[1:]), *options)
 
 
 @untraced
@@ -350,7 +354,10 @@ def _like_svd(m: Tensor, rank: int, sign: str, precision: Precision, backend: st
     return tuple(m.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-_svd_operator = operator("truncated_svd", "SymInt rank, str sign, str precision, str? backend", _like_svd)(_svd)
+@operator("truncated_svd", "SymInt rank, str sign, str precision, str? backend", _like_svd)
+def _svd_operator(m: Tensor, rank: int, *options: Any) -> tuple[Tensor, ...]:
+    checks.matrices("m", m)
+    return _svd(m, checks.matrix_rank(rank, *m.shape[1:]), *options)
 
 
 @untraced
@@ -405,7 +412,10 @@ def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Te
     return a.new_empty(a.shape[:2], dtype=dtype), a.new_empty(a.shape, dtype=dtype)
 
 
-_eigh_operator = operator("eigh", "str precision, str? backend", _like_eigh)(_eigh)
+@operator("eigh", "str precision, str? backend", _like_eigh)
+def _eigh_operator(a: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    checks.symmetric("a", a)
+    return _eigh(a, *options)
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

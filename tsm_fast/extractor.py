@@ -145,7 +145,8 @@ class SaliencyExtractor:
         It may reach over the picture, where that is padded: `tsm_fast.overlay(picture, map, region=extract.region)`.
         ValueError where the transform does not tell.
         """
-        from .models.region import region
+        with needs("pictures", "the region of a picture"):
+            from .models.region import region
 
         found = region(self._preprocessing().preprocess.record(), width, height)
         if found is None:
@@ -388,7 +389,7 @@ def _checked_reshape(value: Any) -> Any:
 
 
 def _checked_size(size: Any) -> Literal["input"] | int | tuple[int, ...] | None:
-    if size == "input":
+    if isinstance(size, str) and size == "input":
         return "input"
     if isinstance(size, str | bool):
         raise TypeError(f"size must be None, 'input', a number or several, as (h, w), got {size!r}")

@@ -113,7 +113,8 @@ class _Run(NamedTuple):
 def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool = False) -> LayerChoice:
     """The last module before global pooling with [B, C, H, W] input and output, from one whole forward pass.
 
-    A candidate has C >= 32 and H, W > 1 at its output, keeps the aspect of the image, runs once, and is no pooling.
+    A candidate has C >= 32 and H, W > 1 at its output, keeps the batch and the aspect of the image, runs once, and is
+    no pooling.
     A container finishes after its parts, so it comes before its last convolution. Global pooling is the last module
     that turns [B, C, H, W] into [B, C] or [B, C, 1, 1], unless it works inside a module that gives maps again
     (squeeze-and-excitation). Where a network goes on with tokens or [B, H, W, C], it is the last module with these at
@@ -122,6 +123,13 @@ def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool
     runs = _record(model, forward)
     convolutions = _convolutions(runs)
     image = convolutions[0].given if convolutions else None
+    kind = type(model).__name__
+    whole = next((run.given for run in runs if run.name in _outermost_of_convolution(runs)), None)
+    if whole is not None and image is not None and len(whole) == 4 and whole[0] != image[0]:
+        raise ValueError(
+            f"no layer of {kind} can be chosen: it takes {_text(whole)} apart to {_text(image)} before its first "
+            "convolution; name a layer with layers=, and declare its layout with reshape_transform="
+        )
     spatial = {run.name for run in runs if is_map(run.made, image)}
     pooling = [i for i, run in enumerate(runs) if _pools(run, image) and spatial.isdisjoint(run.inside)]
     before = runs[: pooling[-1]] if pooling else runs
@@ -129,7 +137,6 @@ def choose_layer(model: nn.Module, forward: Callable[[], Any], *, declared: bool
     candidates = [i for i, run in enumerate(before) if times[run.name] == 1 and _is_candidate(run, image)]
     last = candidates[-1] if candidates else -1
     other = next((run for run in runs[last + 1 :] if _other_layout(run, image)), None)
-    kind = type(model).__name__
     if other is not None or not candidates:
         reshaped = _last_reshaped(model, runs, last + 1, convolutions, declared)
         if reshaped is not None:
@@ -210,6 +217,11 @@ def _convolutions(runs: list[_Run]) -> list[Convolution]:
     ]
 
 
+def _outermost_of_convolution(runs: list[_Run]) -> tuple[str, ...]:
+    """The name of the outermost module around the first convolution; none where the model itself calls it."""
+    return next((run.inside[:1] for run in runs if isinstance(run.module, nn.Conv2d) and run.given is not None), ())
+
+
 def _record(model: nn.Module, forward: Callable[[], Any]) -> list[_Run]:
     """Every module execution of one forward pass, in the order they finish."""
     runs: list[_Run] = []
@@ -256,6 +268,7 @@ def _is_candidate(run: _Run, image: Shape) -> bool:
         and is_map(run.given, image)
         and is_map(run.made, image)
         and run.made[0] == run.given[0]
+        and (image is None or run.made[0] == image[0])  # windows or proposals of a picture are items of their own
         and run.made[1] >= MIN_CHANNELS
         and not type(run.module).__module__.startswith("torch.nn.modules.pooling")
     )

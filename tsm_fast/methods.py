@@ -99,10 +99,15 @@ def _loaded(name: str) -> MapMethod:
         raise RuntimeError(f"{what} cannot be loaded from {entry.value}: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise RuntimeError(f"{what} must be a function, got {type(function).__name__}")
-    options = {option.name: option.default for option in list(signature(function).parameters.values())[1:]}
-    if Parameter.empty in options.values() or not options.keys().isdisjoint(_HOW):
-        needed = f"must be a function of features and of options with defaults, none of them {', '.join(_HOW)}"
-        raise RuntimeError(f"{what} {needed}; got {signature(function)}")
+    needed = f"{what} must be a function of features and of options with defaults, none of them {', '.join(_HOW)}"
+    try:
+        features, *rest = signature(function).parameters.values()
+    except ValueError:  # it takes nothing, or does not tell, as functions of C may
+        raise RuntimeError(f"{needed}; got {entry.value}") from None
+    options = {option.name: option.default for option in rest}
+    named = features.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD)
+    if named or Parameter.empty in options.values() or not options.keys().isdisjoint(_HOW):
+        raise RuntimeError(f"{needed}; got {signature(function)}")
     title = str(getattr(function, "title", name))
     return MapMethod(_finished(what, function, options), title, options, package)
 
@@ -147,6 +152,7 @@ def _finished(what: str, function: Callable[..., Any], options: Mapping[str, Any
             made = torch.where(per_item(finite, made), made, torch.nan)
         if normalize or size is not None:
             made = made if len(positions) == 2 else made.flatten(1)[..., None]
+            module = resolve(backend, made)  # which may have gradients where x has none, to weights of the method
             made = orders.finish(module, made, positions, size, normalize=normalize)
         return restore(made)
 

@@ -162,7 +162,13 @@ def _like_product(x: Tensor, *arguments: Any) -> tuple[Tensor]:
     return (x.new_empty(shape, dtype=result_dtype(x.dtype, precision)),)
 
 
-_product_operator = operator("multi_mode_dot", "int[] modes, str precision, str? backend", _like_product)(_product)
+@operator("multi_mode_dot", "int[] modes, str precision, str? backend", _like_product)
+def _product_operator(x: Tensor, *arguments: Any) -> tuple[Tensor]:
+    *factors, modes, precision, backend = arguments
+    checks.tensor("x", x)
+    numbers = checks.modes(modes, len(factors), x.ndim - 1)
+    fitting = [_factor(factor, x, n, True, precision) for factor, n in zip(factors, numbers, strict=True)]
+    return _product(x, *fitting, numbers, precision, backend)
 
 
 def _factor(matrix: Any, x: Tensor, mode: int, transpose: bool, precision: Precision) -> Tensor:

@@ -70,15 +70,23 @@ class SaliencyHead(nn.Module):
         return f"{self.method!r}, size={self.size}, iterations={self.iterations}"
 
     def forward(self, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, H, W]
-        if not features.is_floating_point() or features.ndim != 4:
+        if not features.is_floating_point() or features.ndim != 4 or 0 in features.shape[1:]:
             found = f"{str(features.dtype).removeprefix('torch.')} {tuple(features.shape)}"
             raise ValueError(f"features must be floating-point [B, C, H, W], got {found}")
+        device = features.device.type
+        if torch.is_autocast_enabled(device):  # its products would be rounded
+            with torch.autocast(device, enabled=False):
+                return self._maps(features)
+        return self._maps(features)
+
+    def _maps(self, features: Tensor) -> Tensor:
         wide = features.flatten(2).to(torch.promote_types(features.dtype, torch.float32))  # [B, C, S]
         peak = wide.abs().amax((1, 2), keepdim=True)
         unit = wide / torch.where(peak == 0, 1, peak)
         if self.center and self.method == "eigencam":
             unit = unit - unit.mean(2, keepdim=True)
-        maps = self._projected(unit) * peak
+        maps = self._projected(unit)
+        maps = maps if self.normalize else maps * peak  # which may be beyond the dtype
         maps = maps.unflatten(2, features.shape[2:])  # [B, 1, H, W]
         noise = map_noise(maps.squeeze(1)) * maps.abs().amax((2, 3), keepdim=True)
         if self.size is not None:

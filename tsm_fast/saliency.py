@@ -445,9 +445,14 @@ def _like_maps(x: Tensor, *options: Any) -> tuple[Tensor]:
     return (x.new_empty(x.shape[0], *(size or x.shape[2:]), dtype=dtype),)
 
 
-_maps_operator = operator(
+@operator(
     "saliency",
     "str method, SymInt[]? rank, bool center, str combine, str sign, bool relu, str nan, bool normalize, "
     "SymInt[]? size, str precision, str? backend",
     _like_maps,
-)(_maps)
+)
+def _maps_operator(x: Tensor, method: str, rank: Sequence[int] | None, *options: Any) -> tuple[Tensor]:
+    """`_maps` of arguments that nobody has checked: those of an exported program may be of other sizes than x."""
+    checks.features(x)
+    checks.sizes(options[-3], x.ndim - 2)
+    return _maps(x, method, None if rank is None else checks.rank(rank, x.shape[1:]), *options)

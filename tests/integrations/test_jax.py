@@ -17,7 +17,7 @@ import jax, jax.numpy as jnp, numpy as np, torch, tsm_fast
 from tsm_fast.integrations import jax as tsm_jax
 warnings.simplefilter("error")
 x = np.random.default_rng(0).random((3, 30, 6, 7), dtype=np.float32)
-NAMES = ("eigencam", "tsm", "multivec_eigencam", "mtsm")
+NAMES = ("eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation")
 
 def raises(kind, text, call):
     try:
@@ -52,6 +52,14 @@ CASES = {
             inner = jax.jit(jax.vmap(jax.vmap(function)))(many[None])
             assert np.array_equal(inner[0], maps)
     """,
+    "one and three position modes": """
+        for y in (x[..., 0], x.reshape(3, 5, 6, 6, 7)):
+            for name in NAMES:
+                function, expected = getattr(tsm_jax, name), getattr(tsm_fast, name)(y)
+                assert np.array_equal(jax.jit(function)(y), expected)
+                assert np.array_equal(jax.vmap(jax.jit(function))(y[None])[0], expected)
+                assert jax.grad(lambda z: function(z).sum())(y).shape == y.shape
+    """,
     "gradients": """
         for name in NAMES:
             weights = np.random.default_rng(1).random((3, 6, 7), dtype=np.float32)
@@ -77,7 +85,8 @@ CASES = {
         assert maps.dtype == jnp.float64 and np.array_equal(maps, expected)
     """,
     "errors come at the call": """
-        raises(ValueError, "features must be [B, C, H, W], got shape (30, 6, 7)", lambda: jax.jit(tsm_jax.tsm)(x[0]))
+        need = "features must be [B, C, *positions] with 1 to 3 position modes, got shape (6, 7)"
+        raises(ValueError, need, lambda: jax.jit(tsm_jax.tsm)(x[0, 0]))
         jitted = jax.jit(tsm_jax.tsm)
         raises(TypeError, "features must have a floating-point dtype, got int32", lambda: jitted(x.astype("int32")))
         misspelt = jax.jit(lambda y: tsm_jax.tsm(y, centre=True))

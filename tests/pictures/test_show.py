@@ -85,6 +85,13 @@ def test_the_range_of_the_map(cat: Image.Image) -> None:
     assert tsm_fast.overlay(cat, flat) == tsm_fast.overlay(cat, flat * 0, normalize=False)
 
 
+def test_numbers_of_numpy_and_values_as_wide_as_their_dtype(cat: Image.Image) -> None:
+    wide = np.array([[-1.0, 0.0, 1.0]])
+    expected = tsm_fast.overlay(cat, wide, opacity=0.5)
+    assert tsm_fast.overlay(cat, 1.7e308 * wide, opacity=np.float32(0.5)) == expected
+    assert tsm_fast.overlay(1.7e308 * wide, wide) == tsm_fast.overlay(wide, wide)
+
+
 def test_a_region_by_numbers_or_by_a_function(cat: Image.Image) -> None:
     box = (20, 10, cat.width - 60, cat.height + 10)
     expected = drawing.overlay(cat, values(), box)
@@ -101,6 +108,7 @@ BAD_OVERLAYS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"image": torch.rand(2, 3, 8, 8)}, ValueError, r"image must be .* got shape \(2, 3, 8, 8\)"),
     ({"image": np.zeros((4, 4), np.int64)}, TypeError, "image must be uint8, or floats in 0..1, got int64"),
     ({"image": torch.full((3, 4, 4), torch.nan)}, ValueError, "image must be finite"),
+    ({"image": Image.new("F", (8, 8))}, ValueError, "image: pixels must have at most 16 bits a channel"),
     ({"map": [[1.0]]}, TypeError, "map must be a torch, NumPy or DLPack array, got list"),
     ({"map": np.zeros((4, 4), bool)}, TypeError, "map must have dtype"),
     (
@@ -153,11 +161,21 @@ def test_a_sheet_of_several_pictures(photos: dict[str, Image.Image]) -> None:
     assert (named.width, named.height) == (two.width + drawing.LABEL, two.height + 44)
 
 
+def test_texts_of_a_sheet_are_lines(cat: Image.Image) -> None:
+    lines, line = (tsm_fast.sheet(cat, {text: values()}, names=[text], title=text) for text in ("a\nb", "a b"))
+    assert lines == line
+
+
 BAD_SHEETS: list[tuple[tuple[Any, Any], dict[str, Any], type[Exception], str]] = [
     ((Image.new("RGB", (8, 8)), torch.rand(2, 2)), {}, TypeError, "maps must be a dict from title to map"),
     ((Image.new("RGB", (8, 8)), {}), {}, TypeError, "maps must be a dict from title to map, not empty"),
     ((Image.new("RGB", (8, 8)), {"a": torch.rand(2, 4, 4)}), {}, ValueError, r"maps\['a'\] must be 1, .* got 2"),
     (([Image.new("RGB", (8, 8))], {"a": torch.rand(1, 4, 4)}), {"names": "a"}, ValueError, "names must be 1, one for"),
+    ((Image.new("RGB", (8, 8)), {"a": torch.rand(4, 4)}), {"names": 1}, ValueError, "names must be 1, one for"),
+    ((Image.new("RGB", (8, 8)), {1: torch.rand(4, 4)}), {}, TypeError, "titles of maps must be texts"),
+    ((Image.new("RGB", (8, 8)), {"a": torch.rand(4, 4)}), {"title": None}, TypeError, "title .* must be texts"),
+    ((Image.new("RGB", (8, 8)), {"a": None}), {}, TypeError, r"maps\['a'\] must be .* got NoneType"),
+    (([], {"a": torch.rand(0, 4, 4)}), {}, ValueError, "images must be one picture or more, got none"),
 ]
 
 

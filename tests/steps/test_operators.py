@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 
 import tsm_fast
+import tsm_fast.operators  # registers them
 from tsm_fast.models import lite0, lite0_inputs
 
 from ..helpers import BACKENDS, feature_maps, randn
@@ -63,6 +64,30 @@ def test_opcheck(case: str, by: str) -> None:
     grads = [torch.rand_like(out) for out in operator(tensors, *options) if out.is_floating_point()]
     backward = getattr(torch.ops.tsm_fast, f"{name}_backward").default
     assert set(opcheck(backward, (tensors, grads, *options)).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "options", "message"),
+    [
+        ("saliency", [X], maps(rank=[99, 9, 9]), "rank must lie in 1..9 for mode 0, got 99"),
+        ("saliency", [X], maps(rank=[0, 1, 1]), "rank must lie in 1..9 for mode 0, got 0"),
+        ("saliency", [X], maps(rank=[2]), "rank must have one number for each of the 3 modes"),
+        ("saliency", [X[:, :0]], maps(), "features must have no empty mode"),
+        ("saliency", [X], maps(size=[5]), r"size must be \(h, w\)"),
+        ("tucker", [X], ([10, 4, 3], 9, 1e-4, "u", "auto", None), "rank must lie in 1..9 for mode 0, got 10"),
+        ("hosvd", [X], ([10, 4, 3], "u", "auto", None), "rank must lie in 1..9 for mode 0, got 10"),
+        ("truncated_svd", [X.flatten(2)], (10, "u", "auto", None), "rank must lie in 1..9 for a 9 x 12 matrix"),
+        ("eigh", [X.flatten(2)], ("auto", None), r"a must be \[B, n, n\]"),
+        ("multi_mode_dot", [X, X.new_ones(2, 3, 5)], ([0], "auto", None), r"matrix must be .* for mode 0"),
+        ("multi_mode_dot", [X, X.new_ones(1, 9, 5)], ([0], "auto", None), "matrix must be"),
+        ("multi_mode_dot", [X, *[X.new_ones(2, 9, 5)] * 2], ([0, 0], "auto", None), "modes must be distinct"),
+    ],
+)
+def test_operators_check_what_no_function_has(name: str, tensors: list[Tensor], options: Any, message: str) -> None:
+    """An exported program may hold a rank that is none for what it is called with."""
+    call = getattr(torch.ops.tsm_fast, name).default
+    with pytest.raises(ValueError, match=message):
+        call(tensors, *options)
 
 
 class Explained(nn.Module):

@@ -25,12 +25,12 @@ jax: Any = peer("jax", "jax", "0.4.34", "jax")
 
 
 def eigencam(features: Any, **options: Any) -> Any:
-    """`tsm_fast.eigencam` of `[B, C, H, W]`, a JAX array or a tracer, with its options; maps `[B, H, W]`."""
+    """`tsm_fast.eigencam` of `[B, C, *positions]`, a JAX array or a tracer, with its options."""
     return _map("eigencam", features, options)
 
 
 def tsm(features: Any, rank: checks.Rank = None, **options: Any) -> Any:
-    """`tsm_fast.tsm` of `[B, C, H, W]`, a JAX array or a tracer, with its options; maps `[B, H, W]`.
+    """`tsm_fast.tsm` of `[B, C, *positions]`, a JAX array or a tracer, with its options.
 
     >>> import jax, jax.numpy as jnp
     >>> from tsm_fast.integrations import jax as tsm_jax
@@ -43,41 +43,45 @@ def tsm(features: Any, rank: checks.Rank = None, **options: Any) -> Any:
 
 
 def multivec_eigencam(features: Any, **options: Any) -> Any:
-    """`tsm_fast.multivec_eigencam` of `[B, C, H, W]`, a JAX array or a tracer, with its options; maps `[B, H, W]`."""
+    """`tsm_fast.multivec_eigencam` of `[B, C, *positions]`, a JAX array or a tracer, with its options."""
     return _map("multivec_eigencam", features, options)
 
 
 def mtsm(features: Any, rank: checks.Rank = None, **options: Any) -> Any:
-    """`tsm_fast.mtsm` of `[B, C, H, W]`, a JAX array or a tracer, with its options; maps `[B, H, W]`."""
+    """`tsm_fast.mtsm` of `[B, C, *positions]`, a JAX array or a tracer, with its options."""
     return _map("mtsm", features, {"rank": rank, **options})
+
+
+def mean_activation(features: Any, **options: Any) -> Any:
+    """`tsm_fast.mean_activation` of `[B, C, *positions]`, a JAX array or a tracer, with its options."""
+    return _map("mean_activation", features, options)
 
 
 def _map(method: str, features: Any, options: dict[str, Any]) -> Any:
     function = partial(METHODS[method].function, **options)
     if not isinstance(features, jax.core.Tracer):
         return function(features)
-    if features.ndim != 4:
-        raise ValueError(f"features must be [B, C, H, W], got shape {features.shape}")
+    checks.features(features)
     if not jax.numpy.issubdtype(features.dtype, jax.numpy.floating):
         raise TypeError(f"features must have a floating-point dtype, got {features.dtype}")
     batch, *sizes = features.shape
     trial = function(torch.ones(0, *sizes))  # wrong options show here, and not inside of compiled code
     dtype = "float64" if trial.dtype == torch.float64 and jax.config.jax_enable_x64 else "float32"
-    return _traced(function, jax.ShapeDtypeStruct((batch, *trial.shape[1:]), dtype))(features)
+    return _traced(function, jax.ShapeDtypeStruct((batch, *trial.shape[1:]), dtype), len(sizes))(features)
 
 
-def _traced(function: Callable[[Tensor], Tensor], result: Any) -> Callable[[Any], Any]:
-    """The function of tracers, with its gradient; `result` is its shape and dtype.
+def _traced(function: Callable[[Tensor], Tensor], result: Any, order: int) -> Callable[[Any], Any]:
+    """The function of tracers of items of this order, with its gradient; `result` is its shape and dtype.
 
     `vmap` puts its dimensions before the batch, where they are part of it: items do not know of each other.
     """
 
     def maps(features: Any) -> Any:
-        x, leading = _flat(features)
+        x, leading = _flat(features, order)
         return _like(function(x), result.dtype).reshape(*leading, *result.shape)
 
     def pullback(features: Any, weights: Any) -> Any:
-        x, leading = _flat(features)
+        x, leading = _flat(features, order)
         x = x.requires_grad_()
         found = function(x)
         given = torch.from_numpy(np.array(weights)).to(found.dtype).reshape(found.shape)
@@ -99,10 +103,10 @@ def _traced(function: Callable[[Tensor], Tensor], result: Any) -> Callable[[Any]
     return traced
 
 
-def _flat(features: Any) -> tuple[Tensor, tuple[int, ...]]:
-    """Features [*leading, B, C, H, W] as a batch [n, C, H, W]."""
+def _flat(features: Any, order: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Features [*leading, B, C, *positions] as a batch [n, C, *positions]."""
     x, _ = as_tensor("features", np.array(features))
-    return x.reshape(-1, *x.shape[-3:]), tuple(x.shape[:-4])
+    return x.flatten(0, -order - 1), tuple(x.shape[: -order - 1])
 
 
 def _like(tensor: Tensor, dtype: Any) -> np.ndarray:

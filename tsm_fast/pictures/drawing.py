@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,9 +134,9 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def check_opacity(opacity: Any) -> None:
-    if isinstance(opacity, bool) or not isinstance(opacity, int | float):
+    if isinstance(opacity, bool) or not isinstance(opacity, Real):
         raise TypeError(f"opacity must be a number in 0..1, got {opacity!r}")
-    if not 0 <= opacity <= 1:
+    if not 0 <= float(opacity) <= 1:
         raise ValueError(f"opacity must lie in 0..1, got {opacity}")
 
 
@@ -160,7 +161,8 @@ def _font(size: int) -> Any:
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, room: int) -> str:
-    """The text, cut with dots where it is wider than the room."""
+    """The text in one line, cut with dots where it is wider than the room."""
+    text = " ".join(text.split())
     if draw.textlength(text, font) <= room:
         return text
     while text and draw.textlength(text + "...", font) > room:

@@ -104,7 +104,11 @@ def sheet(
         raise TypeError(f"maps must be a dict from title to map, not empty, got {type(maps).__name__}")
     given = list(images) if isinstance(images, list | tuple) else [images]
     pictures = [as_picture("images", image) for image in given]
-    if names is not None and (isinstance(names, str) or len(names) != len(pictures)):
+    if not pictures:
+        raise ValueError("images must be one picture or more, got none")
+    if not isinstance(title, str) or not all(isinstance(name, str) for name in maps):
+        raise TypeError("title and the titles of maps must be texts")
+    if names is not None and (not isinstance(names, Sequence) or isinstance(names, str) or len(names) != len(pictures)):
         raise ValueError(f"names must be {len(pictures)}, one for each picture, got {names!r}")
     columns = {name: _columns(name, values, len(pictures), normalize) for name, values in maps.items()}
     rows = [
@@ -122,13 +126,16 @@ def sheet(
 
 def as_picture(name: str, image: Any) -> Image.Image:
     """A picture of any kind that `overlay` takes, in RGB, upright."""
-    from .decode import to_rgb
+    from .decode import ImageError, to_rgb
     from .photos import open_photo
 
     if isinstance(image, str | Path):
         return open_photo(image)
     if isinstance(image, Image.Image):
-        return to_rgb(image).image
+        try:
+            return to_rgb(image).image
+        except ImageError as error:
+            raise ValueError(f"{name}: {error}") from None
     if not isinstance(image, Tensor | np.ndarray):
         raise TypeError(f"{name} must be a PIL image, a file name, or an array or tensor, got {type(image).__name__}")
     return Image.fromarray(_pixels(name, image)).convert("RGB")
@@ -156,10 +163,16 @@ def _pixels(name: str, image: Tensor | np.ndarray) -> np.ndarray:  # -> [H, W] o
         raise TypeError(f"{name} must be uint8, or floats in 0..1, got {kind}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf")
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        values = (values - low) / max(high - low, 1e-30)
+    if values.min() < 0 or values.max() > 1:
+        values = _in_unit_range(values)
     return np.rint(values * 255).astype(np.uint8)
+
+
+def _in_unit_range(values: np.ndarray) -> np.ndarray:
+    """Values from their own range in 0..1, zeros for a constant; halved first, for a range may be twice the dtype's."""
+    half = values.astype(np.float64) / 2
+    low, high = half.min(), half.max()
+    return (half - low) / (high - low) if high > low else np.zeros_like(half)
 
 
 def _values(name: str, map: Any, normalize: bool) -> np.ndarray:  # -> [h, w] in 0..1
@@ -172,9 +185,9 @@ def _values(name: str, map: Any, normalize: bool) -> np.ndarray:  # -> [h, w] in
         raise ValueError(f"{name} must be [h, w], got shape {shape}{of_batch}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got NaN or Inf")
-    low, high = float(values.min()), float(values.max())
     if normalize:
-        return (values - low) / (high - low) if high > low else np.zeros_like(values)
+        return _in_unit_range(values)
+    low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise ValueError(f"{name} must lie in 0..1 for normalize=False, got {low:.4g}..{high:.4g}")
     return values
@@ -185,6 +198,8 @@ def _columns(name: str, values: Any, count: int, normalize: bool) -> list[np.nda
     shape = getattr(values, "shape", None)
     if shape is not None and len(shape) == 2:
         values = [values]
+    if not isinstance(values, Sequence) and not shape:
+        raise TypeError(f"maps[{name!r}] must be [h, w] or one for each picture, got {type(values).__name__}")
     if len(values) != count:
         raise ValueError(f"maps[{name!r}] must be {count}, one for each picture, got {len(values)}")
     return [_values(f"maps[{name!r}]", values[number], normalize) for number in range(count)]
