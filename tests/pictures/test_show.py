@@ -88,7 +88,8 @@ def test_the_range_of_the_map(cat: Image.Image) -> None:
 def test_numbers_of_numpy_and_values_as_wide_as_their_dtype(cat: Image.Image) -> None:
     wide = np.array([[-1.0, 0.0, 1.0]])
     expected = tsm_fast.overlay(cat, wide, opacity=0.5)
-    assert tsm_fast.overlay(cat, 1.7e308 * wide, opacity=np.float32(0.5)) == expected
+    half: Any = np.float32(0.5)
+    assert tsm_fast.overlay(cat, 1.7e308 * wide, opacity=half) == expected
     assert tsm_fast.overlay(1.7e308 * wide, wide) == tsm_fast.overlay(wide, wide)
 
 
