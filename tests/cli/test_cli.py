@@ -123,6 +123,7 @@ def test_demo(tmp_path: Path) -> None:
         "tsm-fast: TSM of 10 photos",
         "tsm-fast: Multivec-EigenCAM of 10 photos",
         "tsm-fast: MTSM of 10 photos",
+        "tsm-fast: Mean activation of 10 photos",
         "tsm-fast: drawing and writing",
     ]
     with np.load(tmp_path / "demo_out" / "maps.npz") as arrays:
@@ -192,6 +193,6 @@ def test_demo_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert code == 0
     assert "\x1b[" in shown
     assert "━" in shown
-    assert "/7" in shown
+    assert "/8" in shown
     assert "tsm-fast: " not in shown  # no plain lines
     assert "wrote demo_out" in shown

@@ -64,7 +64,7 @@ def compute(source: Path, out: Any, **more: Any) -> Any:
 
 def arguments(source: Path, out: str, *more: str | int) -> list[str]:
     options = ["--size", "96", "--shard-size", SHARD, "--max-errors", 1, *more]
-    return ["extract", str(source), "--out", out, *map(str, options)]
+    return ["extract", str(source), "--out", out, "--map", "mtsm", *map(str, options)]
 
 
 def files(url: str) -> dict[str, bytes]:

@@ -188,7 +188,7 @@ def test_colliding_keys_without_a_map_to_compare_with(net: Path, tmp_path: Path)
     [
         (("--layer", "1"), "layers is ['0'] there and ['0', '1'] now"),
         (("--dtype", "uint8"), "dtype is 'float32' there and 'uint8' now"),
-        (("--method", "tsm"), "methods"),
+        (("--method", "mtsm"), "methods"),
         (("--batch-size", "2"), "batch_size is 64 there and 2 now"),
     ],
 )

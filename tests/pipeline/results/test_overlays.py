@@ -160,7 +160,7 @@ def network():
         done = tsm_fast("export", "own", "dest", "--to", to)
         assert done.exit_code == 1
         assert "name --region center (the largest central rectangle) or --region whole (all, stretched)" in done.stderr
-    known = extract(tmp_path / "known", tmp_path / "pictures", methods=("mtsm",), size=(64, 64))
+    known = extract(tmp_path / "known", tmp_path / "pictures", methods=("tsm",), size=(64, 64))
     named = export("own", "coco", "named.json", region="center").read_text()
     first, second = json.loads(named), json.loads(export(known, "coco", "known.json").read_text())
     assert first["annotations"] == second["annotations"]
