@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.latency
 
-Gram matrix, `torch.linalg.eigh`, last vector, scaled into 0..1; the two agree before they are timed, and take turns. The
-result goes into `benchmarks/results/latency.json`.
+Gram matrix, `torch.linalg.eigh`, last vector, scaled into 0..1; the two agree before they are timed, and take turns.
+The result goes into `benchmarks/results/latency.json`.
 """
 
 from __future__ import annotations
