@@ -129,6 +129,7 @@ class WithMap(nn.Module):
         return self.classifier(features), self.head(features)
 
 
+@pytest.mark.slow
 @needs("onnxscript", "onnxruntime", extra="onnx")
 @every_method
 def test_onnxruntime_gives_the_same(method: str, tmp_path: Path) -> None:

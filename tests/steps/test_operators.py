@@ -101,6 +101,7 @@ class Explained(nn.Module):
         return self.method(self.features(images), size=(images.shape[2], images.shape[3]), **self.options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [tsm_fast.tsm, tsm_fast.mtsm])
 def test_a_network_and_its_map_in_one_graph(photos: dict[str, Any], method: Any) -> None:
     images = lite0_inputs([photos[name] for name in list(photos)[:3]])
@@ -215,6 +216,7 @@ def test_features_changed_in_place_before_the_backward_pass() -> None:
         found.square().sum().backward()
 
 
+@pytest.mark.slow
 def test_another_process_runs_an_exported_program(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Explained(nn.ReLU()), (X,)), tmp_path / "program.pt2")
     torch.save(X, tmp_path / "x.pt")
