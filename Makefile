@@ -29,7 +29,11 @@ SEED    ?= 0
 PRELOAD = $(foreach library,asan ubsan stdc++,$(shell gcc -print-file-name=lib$(library).so))
 SANITIZED = LD_PRELOAD="$(PRELOAD)" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=100000000 \
-	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site)
+	UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(abspath build/asan/site):. \
+	TSM_FAST_TESTED=$(abspath build/asan)
+# The package with the instrumented module, found before the one in place: pytest would put that first.
+SANITIZED_SITE = cp -r tsm_fast build/asan/site/ && cmake --install build/asan --prefix build/asan/site
+SANITIZED_PYTEST = $(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider -o pythonpath=
 
 .PHONY: help demo test test-integrations test-light check docs static lint asan fuzz races neon wheel bench gpu-test gpu-bench format build env clean
 .DEFAULT_GOAL := help
@@ -69,16 +73,14 @@ lint: build  ## ruff, clang-format and pyright
 	$(BIN)/pyright
 
 asan: build/asan/.done  ## the tests of the compiled module, at each SIMD level, under the sanitizers
-	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
-	$(SANITIZED) $(BIN)/python -c "import tsm_fast._cpu as m; assert 'build/asan' in m.__file__, m.__file__"
-	$(SANITIZED) $(BIN)/pytest -q --capture=sys -p no:cacheprovider tests/steps -k "cpu and not reference"
-	$(SANITIZED) TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(BIN)/pytest -q --capture=sys -p no:cacheprovider \
-		tests/cuda/test_kernels.py
+	$(SANITIZED_SITE)
+	$(SANITIZED_PYTEST) tests/steps -k "cpu and not reference"
+	TSM_FAST_EMULATION=$(abspath build/asan/emulation) $(SANITIZED_PYTEST) tests/cuda/test_kernels.py
 
 fuzz: build/asan/.done  ## random calls of the compiled module under the sanitizers, SECONDS=60 at each SIMD level, SEED=0
-	cp -r tsm_fast/*.py tsm_fast/steps build/asan/site/tsm_fast/
+	$(SANITIZED_SITE)
 	@for level in $$($(BIN)/python -c "from tsm_fast.steps import cpu; print(*cpu.simd_levels())"); do \
-		$(SANITIZED):. TSM_FAST_SIMD=$$level $(BIN)/python -m tests.steps.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
+		$(SANITIZED) TSM_FAST_SIMD=$$level $(BIN)/python -m tests.steps.fuzz --seconds $(SECONDS) --seed $(SEED) || exit 1; \
 	done
 
 races: build/races/.done  ## the CUDA kernels on the CPU, every access watched for races between their threads

@@ -26,6 +26,14 @@ settings.load_profile("no deadline")
 FEW = 2  # cases of a test, evenly spaced
 
 
+def pytest_configure() -> None:
+    """`make asan` tests another build than the one in place: by accident it would test that."""
+    if tested := os.environ.get("TSM_FAST_TESTED"):
+        from tsm_fast import _cpu
+
+        assert str(_cpu.__file__).startswith(tested), f"{_cpu.__file__} is not in {tested}"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--few", action="store_true", help=f"at most {FEW} cases of a test, and no test marked `slow`")
 
