@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .reshape import Convolution, Layout, found_in, is_map, keeps_aspect, layout
+from .reshape import Convolution, Layout, decodes, found_in, is_map, keeps_aspect, layout
 
 MIN_CHANNELS = 32
 
@@ -170,7 +170,7 @@ def _last_reshaped(
         run.name for run in runs if run.made is not None and len(run.made) < 3 and layout(run.given, convolutions)
     }
     # What comes after a decoder looks at its queries, which may be as many as a grid has positions.
-    end = next((i for i, run in enumerate(runs) if "Decoder" in type(run.module).__name__), len(runs))
+    end = next((i for i, run in enumerate(runs) if decodes(type(run.module))), len(runs))
     for run in reversed(runs[first:end]):
         given, made = layout(run.given, convolutions), layout(run.made, convolutions)
         if (

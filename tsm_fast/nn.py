@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .steps import checks
-from .steps.backend import map_noise
+from .steps.reference import finished
 from .steps.scaling import column_signs
 
 
@@ -87,16 +86,8 @@ class SaliencyHead(nn.Module):
             unit = unit - unit.mean(2, keepdim=True)
         maps = self._projected(unit)
         maps = maps if self.normalize else maps * peak  # which may be beyond the dtype
-        maps = maps.unflatten(2, features.shape[2:])  # [B, 1, H, W]
-        noise = map_noise(maps.squeeze(1)) * maps.abs().amax((2, 3), keepdim=True)
-        if self.size is not None:
-            maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=False)
-        if self.normalize:
-            lowest = maps.amin((2, 3), keepdim=True)
-            spread = maps.amax((2, 3), keepdim=True) - lowest
-            constant = spread <= noise
-            maps = torch.where(constant, 0.0, maps - lowest) / torch.where(constant, 1.0, spread)
-        return maps.squeeze(1)
+        maps = maps.squeeze(1).unflatten(1, features.shape[2:])  # [B, H, W]
+        return finished(maps, self.size, self.normalize)[0]
 
     def _projected(self, unit: Tensor) -> Tensor:  # [B, C, S] -> [B, 1, S]
         """`F^T u_1`, rectified."""

@@ -84,6 +84,11 @@ class Convolution:
     made: Shape
 
 
+def decodes(kind: type) -> bool:
+    """Whether a class of modules is a decoder, or a part of one."""
+    return "Decoder" in kind.__name__
+
+
 def found_in(path: Iterable[nn.Module]) -> bool:
     """Whether one of the modules around a layer, or itself, comes from `PACKAGES`, with its tokens row by row.
 
@@ -91,7 +96,7 @@ def found_in(path: Iterable[nn.Module]) -> bool:
     """
     kinds = [base for module in path for base in type(module).__mro__]
     own = [base for base in kinds if base.__module__.partition(".")[0] in PACKAGES]
-    return bool(own) and not any(base.__name__.startswith(UNORDERED) or "Decoder" in base.__name__ for base in own)
+    return bool(own) and not any(base.__name__.startswith(UNORDERED) or decodes(base) for base in own)
 
 
 def layout(shape: Shape | None, convolutions: Sequence[Convolution]) -> Layout | None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..steps import checks
 from ..steps.arrays import as_tensor
-
-COLORMAP, OPACITY = "inferno", 0.55
+from . import drawing
+from .drawing import COLORMAP, STRENGTH
 
 Region = Sequence[float] | Callable[[int, int], Sequence[float]]
 
@@ -21,7 +21,7 @@ def overlay(
     image: Any,  # PIL image, file, [H, W, 3] or [3, H, W]
     map: Any,  # [h, w]
     *,
-    opacity: float = OPACITY,
+    opacity: float = STRENGTH,
     colormap: str = COLORMAP,
     region: Region | None = None,
     normalize: bool = True,
@@ -57,8 +57,6 @@ def overlay(
     >>> tsm_fast.overlay(picture, torch.rand(7, 7), opacity=0.7).size
     (160, 120)
     """
-    from . import drawing
-
     _check_look(opacity, colormap, normalize)
     picture = as_picture("image", image)
     return drawing.overlay(
@@ -72,7 +70,7 @@ def sheet(
     *,
     title: str = "",
     names: Sequence[str] | None = None,
-    opacity: float = OPACITY,
+    opacity: float = STRENGTH,
     colormap: str = COLORMAP,
     region: Region | None = None,
     normalize: bool = True,
@@ -97,8 +95,6 @@ def sheet(
     >>> sheet.width > sheet.height
     True
     """
-    from . import drawing
-
     _check_look(opacity, colormap, normalize)
     if not isinstance(maps, Mapping) or not maps:
         raise TypeError(f"maps must be a dict from title to map, not empty, got {type(maps).__name__}")
@@ -206,13 +202,11 @@ def _columns(name: str, values: Any, count: int, normalize: bool) -> list[np.nda
 
 
 def _check_look(opacity: Any, colormap: Any, normalize: Any) -> None:
-    from .drawing import check_opacity, palette
-
-    check_opacity(opacity)
+    drawing.check_opacity(opacity)
     if not isinstance(colormap, str):
         raise TypeError(f"colormap must be the name of a colour map, got {type(colormap).__name__}")
     checks.flag("normalize", normalize)
-    palette(colormap)  # raises for an unknown one
+    drawing.palette(colormap)  # raises for an unknown one
 
 
 def _box(region: Region | None, width: int, height: int) -> Sequence[float] | None:

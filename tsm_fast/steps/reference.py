@@ -216,11 +216,11 @@ def finish(
     normalize: bool,
 ) -> Tensor:
     """The maps resized to [B, *size] (bilinear, `align_corners=False`), then `(m - min) / (max - min)` per item."""
-    compute = partial(_finished, size=size, normalize=normalize)
+    compute = partial(finished, size=size, normalize=normalize)
     return by_parts(compute, maps, 4 * prod(size or maps.shape[1:]))[0]
 
 
-def _finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
+def finished(maps: Tensor, size: tuple[int, int] | None, normalize: bool) -> tuple[Tensor]:
     noise = map_noise(maps) * maps.nan_to_num(0).abs().amax((1, 2), keepdim=True)
     if size is not None:
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -17,6 +17,7 @@ from ...pictures.decode import ImageError, Picture, from_value, unreadable
 from ..files import plan_file
 from ..files.parts import Part
 from ..files.run import Run
+from ..sources import lists
 from ..sources.keys import decode_key
 from ..sources.open import FILES, reopen
 from ..sources.schemes import is_remote
@@ -87,8 +88,7 @@ class Pictures:
         part, item = self._item(index)
         if self._run.parts[part].source.kind not in ("folder", "list", "manifest"):
             return None
-        named = item.key if item.path is None else item.path
-        return os.path.join(decode_key(self._run.parts[part].root), decode_key(named))
+        return os.path.join(decode_key(self._run.parts[part].root), lists.named(item))
 
     def _item(self, index: int) -> tuple[int, Item]:
         """The part of a row, and what its plan says of it."""

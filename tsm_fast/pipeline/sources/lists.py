@@ -40,7 +40,7 @@ class PathSource(Source):
         return sampled(self, items) if any(is_remote(self._path(item)) for item in items) else None
 
     def _path(self, item: Item) -> str:
-        path = _named(item)
+        path = named(item)
         return path if is_remote(path) else os.path.join(self._root, path)
 
 
@@ -74,14 +74,14 @@ def check_some_exist(source: Source, items: Sequence[Item], stamps: Sequence[Sta
     """SourceError where not one file of a list or manifest is there."""
     if not isinstance(source, PathSource) or stamps is None or any(stamp.bytes is not None for stamp in stamps):
         return
-    if not any(is_remote(_named(item)) for item in items):
+    if not any(is_remote(named(item)) for item in items):
         raise SourceError(
             f"source has {len(items)} paths, and none of them exists in {source.root}, the first being "
-            f"{_named(items[0])!r}: root= names the folder from which relative paths go"
+            f"{named(items[0])!r}: root= names the folder from which relative paths go"
         )
 
 
-def _named(item: Item) -> str:
+def named(item: Item) -> str:
     """The path as it was written."""
     return decode_key(item.key if item.path is None else item.path)
 
