@@ -32,9 +32,8 @@ import torch
 from tensorly import datasets
 from tensorly import decomposition as theirs
 
-from tsm_fast.integrations import tensorly as ours
-
 from tsm_fast.bench.operators import declare_operators
+from tsm_fast.integrations import tensorly as ours
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NETWORKS = (("resnet50", "layer4", 224, 2), ("convnext_tiny", "stages", 224, 2), ("resnet18", "layer4", 96, 2))

@@ -144,7 +144,7 @@ def gradcam_projection(x: np.ndarray) -> np.ndarray:  # [B, C, H, W] -> [B, H, W
         f = f - f.mean(axis=0)
         _, _, vh = np.linalg.svd(f, full_matrices=True)
         maps.append((f @ vh[0]).reshape(item.shape[1:]))
-    return np.float32(maps)
+    return np.stack(maps).astype(np.float32)
 
 
 def numpy_leading(f: np.ndarray) -> np.ndarray:  # [B, C, S] -> [B, S]

@@ -194,15 +194,16 @@ class _Table:
         few = 1 if contender.each else min(self.checked, batch)
         arguments = contender.prepare(*first(self.inputs, few))
         result, once = self._call(contender, arguments)
-        if once < SLOW:
+        seldom = contender.rounds <= FEW_ROUNDS
+        if once < SLOW and not seldom:
             result, once = self._call(contender, arguments)  # warm
         items = few
-        if contender.each and contender.rounds > 1:
+        if contender.each and not seldom:
             items = max(1, min(self.checked, int(ITEMS / once)))
         elif not contender.each:
             items = batch if once / few * batch < SLOW else min(batch, max(few, int(SLOW / once * few)))
         extra = None
-        if items != few or not contender.each:
+        if items != few or not (contender.each or seldom):
             arguments = contender.prepare(*first(self.inputs, items))
             begin = perf_counter()
             result, extra = memory.extra(lambda: self._run(contender, arguments), device)

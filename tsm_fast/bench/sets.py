@@ -32,9 +32,27 @@ def of(work: str, shape: str, batch: int | None = None, rank: tuple[int, ...] | 
     return Case(work, shape, batch or default_batch(shape, work, device), rank, **how)
 
 
-def standard() -> Iterator[Case]:
+def standard(device: str = "cpu") -> Iterator[Case]:
     """What the claims of this package rest on, in the order of the tables."""
-    for shape in (RESNET, "1280x7x7", "1280x7x7:signed", "768x7x7", "1024x14x14", "512x14x14", "512x28x28", "256x56x56"):
+    for case in _standard():
+        if device == "cpu":
+            yield case
+        elif not case.work.startswith(("tensorly", "eigencam call", "first call")):
+            batch = case.batch if case.batch == 1 else default_batch(case.shape, case.work, device)
+            yield case._replace(device=device, batch=batch)
+
+
+def _standard() -> Iterator[Case]:
+    for shape in (
+        RESNET,
+        "1280x7x7",
+        "1280x7x7:signed",
+        "768x7x7",
+        "1024x14x14",
+        "512x14x14",
+        "512x28x28",
+        "256x56x56",
+    ):
         yield of("tsm", shape)
         yield of("mtsm", shape)
     for shape in (RESNET, "1280x7x7:signed", "1024x14x14"):
@@ -85,7 +103,7 @@ def standard() -> Iterator[Case]:
 def asked(
     works: Sequence[str],
     shapes: Sequence[str],
-    ranks: Sequence[tuple[int, ...]] = (),
+    ranks: Sequence[int | tuple[int, ...]] = (),
     batches: Sequence[int] = (),
     dtypes: Sequence[str] = ("float32",),
     layouts: Sequence[str] = ("contiguous",),
@@ -100,16 +118,17 @@ def asked(
     for work in works:
         for shape in shapes:
             for rank in ranks or (None,):
-                fits = _fits(work, shape, rank)
+                fits = _fits(work, shape)
+                full = None if rank is None else _checked_rank(work, sides_of(fits), rank)
                 for batch in batches or (None,):
                     for dtype in dtypes:
                         for layout in layouts:
                             for count in threads:
                                 how = {"dtype": dtype, "layout": layout, "device": device, "threads": count}
-                                yield of(work, fits, batch, rank, **how)
+                                yield of(work, fits, batch, full, **how)
 
 
-def _fits(work: str, shape: str, rank: tuple[int, ...] | None) -> str:
+def _fits(work: str, shape: str) -> str:
     """The shape as a work takes it: matrices are unfolded maps."""
     sides = sides_of(shape)
     if work in ("eigh", "eigenpairs") and (len(sides) != 2 or sides[0] != sides[1]):
@@ -118,18 +137,21 @@ def _fits(work: str, shape: str, rank: tuple[int, ...] | None) -> str:
         shape = f"{sides[0]}x{prod(sides[1:])}"
     elif work not in _MATRICES and len(sides) == 2 and not ("tucker" in work or work in ("hosvd", "multi_mode_dot")):
         raise ValueError(f"{work} needs a shape with channels and positions such as 2048x7x7, got {shape!r}")
-    if work in ("finish",) and len(sides) != 3:
+    if work == "finish" and len(sides) != 3:
         raise ValueError(f"{work} needs maps of two position modes, such as of 2048x7x7, got {shape!r}")
-    if rank is not None:
-        _check_rank(work, sides_of(shape), rank)
     return shape
 
 
-def _check_rank(work: str, sides: tuple[int, ...], rank: tuple[int, ...]) -> None:
+def _checked_rank(work: str, sides: tuple[int, ...], given: int | tuple[int, ...]) -> tuple[int, ...] | None:
+    """One number for each mode that a work decomposes, a single one being for all; None where it decomposes none."""
+    if work not in (*_WITH_RANK, *_MATRICES, "tsm", "mtsm") or work == "eigh":
+        return None
     most = (min(sides),) if work in _MATRICES else sides[1:] if work == "tensorly partial_tucker" else sides
+    rank = tuple(min(given, side) for side in most) if isinstance(given, int) else given
     if len(rank) != len(most) or any(not 1 <= r <= side for r, side in zip(rank, most, strict=True)):
         wanted = "x".join(map(str, most))
         raise ValueError(f"rank of {work} must be {len(most)} numbers, at most {wanted}, got {rank}")
+    return rank
 
 
 def scaling(work: str, dimension: str, shape: str | None = None, device: str = "cpu") -> Iterator[Case]:
@@ -174,9 +196,9 @@ def _grown(work: str, sides: tuple[int, ...], dimension: str, number: int) -> st
     return f"{sides[0]}x{number}" if work == "truncated_svd" else f"{sides[0]}x{side}x{side}"
 
 
-def quick() -> Iterator[Case]:
+def quick(device: str = "cpu") -> Iterator[Case]:
     """A row of each kind of work, on small batches."""
     for work in WORKS:
         if work not in ("compiled tsm", "first call", "eigencam call"):
-            shape = _fits(work, "64x7x7", None)
-            yield of(work, shape, 8, (8,) if work == "eigenpairs" else None)
+            shape = _fits(work, "64x7x7")
+            yield of(work, shape, 8, (8,) if work == "eigenpairs" else None, device=device)

@@ -87,7 +87,7 @@ def default_batch(shape: str, work: str, device: str) -> int:
     if work in ("eigh", "eigenpairs"):
         return times * _power_of_2(max(8, min(512, MATRICES // sides[0] ** 3)))
     batch = BATCHES.get(shape) or min(LARGEST["cpu"], max(1, BYTES // (4 * prod(sides))))
-    return min(LARGEST[device], times * _power_of_2(batch))
+    return min(LARGEST[device.partition(":")[0]], times * _power_of_2(batch))
 
 
 def _power_of_2(number: int) -> int:
