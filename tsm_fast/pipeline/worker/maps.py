@@ -54,18 +54,17 @@ class Maps:
         columns, problems = dict[str, np.ndarray](), dict[int, Problem]()
         for method, layer in self.columns:
             column, values = f"{method}/{layer}", features[layer]
-            maps = self.functions[method](
-                values,
-                nan="propagate",
-                normalize=False,
-                precision=self.precision,
-                backend=self.backend,
-            )
-            columns[column] = maps.to("cpu", torch.float32).numpy()
+            columns[column] = self.one(method, values).to("cpu", torch.float32).numpy()
             for item in np.flatnonzero(~np.isfinite(columns[column]).all(axis=(1, 2))).tolist():
                 problems.setdefault(item, _why(bool(values[item].isfinite().all()), layer, column))
         seconds["decomposition"] += time.perf_counter() - started
         return Made(columns, problems)
+
+    def one(self, method: str, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, H, W]
+        """The maps of a method, as they are stored."""
+        return self.functions[method](
+            features, nan="propagate", normalize=False, precision=self.precision, backend=self.backend
+        )
 
     def wait(self) -> None:
         """Until the device has done what it was given: the clock of a stage is read after that."""
