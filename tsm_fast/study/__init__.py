@@ -1,8 +1,8 @@
 """Evidence for or against the maps of a model: every metric of every map and of the controls, image by image.
 
-    study = tsm_fast.study.run("photos", "study", model="lite0", masks="masks")
-    study.values("roc_auc", "tsm")  # [rows] float64, NaN where there is none
-    tsm_fast.study.compare({"supervised": "sup", "untrained": "untrained"}, "paper")
+study = tsm_fast.study.run("photos", "study", model="lite0", masks="masks")
+study.values("roc_auc", "tsm")  # [rows] float64, NaN where there is none
+tsm_fast.study.compare({"supervised": "sup", "untrained": "untrained"}, "paper")
 """
 
 from __future__ import annotations
