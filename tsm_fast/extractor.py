@@ -173,7 +173,7 @@ class SaliencyExtractor:
         if model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
         args, kwargs = _arguments(self._inputs(inputs))
-        with _alone(model), torch.no_grad():
+        with alone(model), torch.no_grad():
             if not self._modules:
                 declared = self._reshape != "auto"
                 name, self.reason = choose_layer(model, lambda: model(*args, **kwargs), declared=declared)
@@ -348,7 +348,7 @@ _STANCE = object()
 
 
 @contextmanager
-def _alone(model: nn.Module) -> Iterator[None]:
+def alone(model: nn.Module) -> Iterator[None]:
     """The model in eval mode and eager, none of its modules in another thread's call: modes and hooks are theirs."""
     modules = list(model.modules())
     compiled = any(map(_is_compiled, modules))
