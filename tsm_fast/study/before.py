@@ -96,20 +96,23 @@ class Before:
             found.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
         return found.hexdigest()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, mark: str) -> None:
+        """Into a folder; `mark` tells what it was found for."""
         stream = io.BytesIO()
-        np.savez_compressed(stream, **self.arrays())
+        np.savez_compressed(stream, mark=np.array(mark), **self.arrays())
         publish.publish_bytes(folder / NAME, stream.getvalue())
 
     @classmethod
-    def load(cls, folder: Path) -> Before | None:
-        """That of a folder; None where there is none."""
+    def load(cls, folder: Path, mark: str) -> Before | None:
+        """That of a folder; None where there is none, or one that was found for something else."""
         try:
             data = (folder / NAME).read_bytes()
         except FileNotFoundError:
             return None
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             there = {name: file[name] for name in file.files}
+        if str(there["mark"]) != mark:
+            return None
         pool = there.get("pool")
         return cls(
             center=there.get("center"),

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import metrics
+from ..layers import first_tensor
 from ..models import Model
 from ..models.forward import Forward
 from ..pipeline.computation import Batch, Made
@@ -118,7 +119,9 @@ class Measures:
 
     def arms(self, methods: Sequence[str]) -> list[str]:
         """The maps and controls, and their other forms, of which there are columns."""
-        controls = [name for name in names.CONTROLS if name not in methods and (name != "mask" or self.masks is not None)]
+        controls = [
+            name for name in names.CONTROLS if name not in methods and (name != "mask" or self.masks is not None)
+        ]
         plain = [*methods, *controls]
         return [*plain, *(f"{arm}@{form}" for form in names.FORMS for arm in plain if _has(form, arm))]
 
@@ -190,7 +193,7 @@ class Measuring:
     def compute(self, batch: Batch, seconds: dict[str, float], beat: Callable[[], None]) -> Made:
         started = time.perf_counter()
         inputs = batch.inputs.to(self._maps.device)
-        scored = self._asked.score is not None
+        dear = any(family in COSTLY for family in self._asked.families)
         if self._asked.score == "class":
             features, output = self._forward.whole(inputs)
         else:
@@ -206,7 +209,7 @@ class Measuring:
             own = {layer: features[layer][picked] for layer in self._layers}
             self._cheap(found, inputs[picked], own, seconds)
             beat()
-            costly = [place for place, extra in enumerate(found.extras) if scored and self._wanted(extra.key)]
+            costly = [place for place, extra in enumerate(found.extras) if dear and self._wanted(extra.key)]
             if costly:
                 started = time.perf_counter()
                 self._costly(found.pick(costly), inputs[picked][costly], own, output, picked, costly, beat)
@@ -234,9 +237,7 @@ class Measuring:
 
     # Cheap: of all pictures
 
-    def _cheap(
-        self, rows: Rows, inputs: Tensor, features: Mapping[str, Tensor], seconds: dict[str, float]
-    ) -> None:
+    def _cheap(self, rows: Rows, inputs: Tensor, features: Mapping[str, Tensor], seconds: dict[str, float]) -> None:
         started = time.perf_counter()
         rows.put("mask", [extra.status for extra in rows.extras])
         rows.put("mask_area", [extra.area for extra in rows.extras])
@@ -296,7 +297,7 @@ class Measuring:
         if {"faithfulness", "road"} & {*self._asked.families}:
             left = list(range(len(rows.rows)))
             if self._asked.score == "class":
-                logits = metrics.scores.logits(output)[picked][places]
+                logits = _logits(output)[picked][places]
                 self._known = inputs, logits
             while left:
                 try:
@@ -392,7 +393,9 @@ class Measuring:
         moved = functional.pad(inputs, (step, 0, step, 0), mode="replicate")[..., : inputs.shape[2], : inputs.shape[3]]
         noise = torch.stack(
             [
-                torch.randn(inputs.shape[1:], generator=torch.Generator().manual_seed(number(self._asked.seed, one.key)))
+                torch.randn(
+                    inputs.shape[1:], generator=torch.Generator().manual_seed(number(self._asked.seed, one.key))
+                )
                 for one in rows.extras
             ]
         ).to(inputs)
@@ -500,10 +503,10 @@ class Rows(NamedTuple):
 
 
 def finished(maps: Tensor, size: Sequence[int]) -> Tensor:  # [B, h, w] -> [B, *size] in 0..1
-    """Maps as the extractor finishes them; constant ones, such as the uniform control, are ones."""
+    """Maps as the extractor finishes them; of constant ones those above 0, as the uniform control is, are ones."""
     made = resolve(None, maps).finish(maps, (size[0], size[1]), normalize=True)
-    constant = (made == 0).flatten(1).all(1)
-    return torch.where(constant[:, None, None], 1.0, made)
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where((lowest == highest) & (lowest > 0), 1.0, made)
 
 
 def localised(
@@ -530,9 +533,7 @@ def randomised(forward: Forward, seed: int) -> list[Forward]:
     found = []
     for stage in range(1, STAGES + 1):
         made = copy.deepcopy(forward)
-        leaves = [
-            module for module in made.module.modules() if any(True for _ in module.parameters(recurse=False))
-        ]
+        leaves = [module for module in made.module.modules() if any(True for _ in module.parameters(recurse=False))]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for module in leaves[::-1][: -(-len(leaves) * stage // STAGES)]:
@@ -549,6 +550,10 @@ def _draw(module: nn.Module) -> None:
     for value in module.parameters(recurse=False):
         with torch.no_grad():
             value.normal_(0, 0.02)
+
+
+def _logits(output: Any) -> Tensor:  # [B, K]
+    return first_tensor(getattr(output, "logits", output))
 
 
 def _take(maps: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, Tensor]:

@@ -72,8 +72,8 @@ METRICS = {
     "rescale": Metric("stability", "rescale", "high", "maps that ignore the image"),
 }
 
-# Columns of a layer: the first five singular values over their sum, by SVD and by a Tucker decomposition of 32 channels,
-# and their squares over that of all; the first over the second.
+# Columns of a layer: the first five singular values over their sum, by SVD and by a Tucker decomposition of 32
+# channels, and their squares over that of all; the first over the second.
 SPECTRA = ("svd", "svd_energy", "tucker")
 GAPS = ("gap", "gap_centred")
 CURVES = ("insertion_curve", "deletion_curve")  # of a map, onto and from a blurred picture
