@@ -15,15 +15,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 
 import argparse
 import json
-import platform
 import warnings
 from collections.abc import Callable
 from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import quantiles
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -32,6 +29,8 @@ import torch
 from tensorly import datasets
 from tensorly import decomposition as theirs
 
+from tsm_fast.bench import clock
+from tsm_fast.bench.machine import processor
 from tsm_fast.bench.operators import declare_operators
 from tsm_fast.integrations import tensorly as ours
 
@@ -52,18 +51,9 @@ SHAPES: tuple[tuple[tuple[int, ...], Any, dict[str, Any]], ...] = (
 
 def timed(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
     """The median and the outer fifths of the times in ms of calls that take turns, five turns or more."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    begin = perf_counter()
-    while len(times[next(iter(runs))]) < 5 or perf_counter() - begin < seconds:
-        for name, run in runs.items():
-            start = perf_counter()
-            run()
-            times[name].append((perf_counter() - start) * 1e3)
-    found = {}
-    for name, row in times.items():
-        fifths = quantiles(row, n=10, method="inclusive")
-        found[name] = {"p20": fifths[1], "p50": fifths[4], "p80": fifths[7]}
-    return found
+    times = clock.take_turns([clock.Turn(run, pause=0, warm=False) for run in runs.values()], seconds, (5, 10**6))
+    found = zip(runs, times, strict=True)
+    return {name: clock.quantiles([1e3 * each for each in row]) for name, row in found}
 
 
 def grad_cam_rows(seconds: float) -> list[dict[str, Any]]:
@@ -205,13 +195,6 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "other_tools.json").write_text(json.dumps(run, indent=1) + "\n")
     (given.out / "other_tools.md").write_text(markdown(run))
-
-
-def processor() -> str:
-    """The name of the CPU, where Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in path.open() if "model name" in line] if path.exists() else []
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

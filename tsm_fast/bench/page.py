@@ -155,7 +155,7 @@ def growth(rows: Sequence[Row]) -> list[Drawn]:
     """Milliseconds against a dimension beside the theory, of whatever was measured at three or more sizes of it."""
     found = []
     for dimension in ("C", "S", "rank", "threads"):
-        for group in groups(rows, partial(_but, dimension)):
+        for group in groups(rows, partial(but, dimension)):
             by_size = {tables.extent(case_of(row), dimension): row for row in group}
             if len(by_size) < 3:
                 continue
@@ -174,7 +174,7 @@ def growth(rows: Sequence[Row]) -> list[Drawn]:
     return found
 
 
-def _but(dimension: str, row: Row) -> Any:
+def but(dimension: str, row: Row) -> Any:
     """What rows have in common that differ in one dimension alone."""
     case = case_of(row)
     sides: tuple[int, ...] = case.sides

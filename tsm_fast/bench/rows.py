@@ -41,12 +41,15 @@ class Options(NamedTuple):
 class Run:
     """What is measured, as the result file has it, from its first row on."""
 
-    def __init__(self, device: str, command: str, on_row: Callable[[Run], None] = lambda _: None) -> None:
+    def __init__(
+        self, device: str, command: str, on_row: Callable[[Run], None] = lambda _: None, *, quick: bool = False
+    ) -> None:
         self.device, self.on_row = device, on_row
         self._load, self._begin = machine.Load(), perf_counter()
         self.value: dict[str, Any] = {
             "schema": SCHEMA,
             "command": command,
+            "quick": quick,
             "date": date.today().isoformat(),
             "machine": machine.facts(device),
             "limits": {},  # by the number of threads, 0 for that of torch

@@ -208,6 +208,28 @@ def growth(rows: Sequence[Row], dimension: str) -> list[tuple[str, str, str, str
     return found
 
 
+def powers(rows: Sequence[Row], dimension: str) -> tuple[float, float | None] | None:
+    """The power of a dimension that a call's time grows by over all its sizes, and that of the operations."""
+    points = []
+    for row in rows:
+        ours, case = ours_of(row), case_of(row)
+        if ours is not None:
+            many = case.batch if dimension == "batch" else 1
+            flop = many * cost(case, row.get("sweeps") or 0).flop / (case.threads or 1)
+            points.append((log(extent(case, dimension)), log(many * ours["ms"]["p50"]), log(flop) if flop else None))
+    if len({x for x, *_ in points}) < 2:
+        return None
+    expected = [(x, y) for x, _, y in points if y is not None]
+    return _slope([(x, y) for x, y, _ in points]), _slope(expected) if len(expected) == len(points) else None
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> float:
+    """Of the straight line through some points, by least squares."""
+    middle = [sum(values) / len(points) for values in zip(*points, strict=True)]
+    across = [(x - middle[0], y - middle[1]) for x, y in points]
+    return sum(x * y for x, y in across) / sum(x * x for x, _ in across)
+
+
 def extent(case: Case, dimension: str) -> float:
     """The size of a dimension."""
     sides = case.sides

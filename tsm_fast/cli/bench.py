@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..bench import compare as comparison
-from ..bench import found, rows, sets, shapes, tables
+from ..bench import found, page, rows, sets, shapes, tables
 from ..bench.cases import DTYPES, LAYOUTS, Case
 from ..bench.compare import Comparison, read
 from ..bench.works import WORKS
@@ -114,11 +115,13 @@ def bench(
         Any, typer.Option(parser=_words(LAYOUTS), metavar="NAME,...", rich_help_panel=WHAT, help=", ".join(LAYOUTS))
     ] = None,
     scaling: Annotated[
-        str | None,
+        Any,
         typer.Option(
-            metavar="|".join(sets.SCALING),
+            parser=_words(sets.SCALING),
+            metavar="NAME,...",
             rich_help_panel=WHAT,
-            help="Let this grow and nothing else, and show the powers of it that time grows by, beside the theory.",
+            help=f"Let one of {', '.join(sets.SCALING)} grow and nothing else, one after the other, and show the "
+            "powers of it that time grows by, beside the theory.",
         ),
     ] = None,
     quick: Annotated[
@@ -206,7 +209,7 @@ def bench(
         full=not (works or shape or scaling or quick),
     )
     with errors():
-        value = _measured(console, cases, options, device, out or (), as_json)
+        value = _measured(cases, options, device, out or (), quick, as_json)
     _shown(console, value, as_json, whole=False, scaling=scaling)
     if tables.faults(value["rows"]):
         for fault in tables.faults(value["rows"]):
@@ -221,7 +224,7 @@ def _cases(
     batch: list[int] | None,
     dtype: list[str] | None,
     layout: list[str] | None,
-    scaling: str | None,
+    scaling: list[str] | None,
     quick: bool,
     device: str,
     threads: list[int] | None,
@@ -235,7 +238,10 @@ def _cases(
             if len(shape) > 1:
                 raise ValueError(f"--scaling takes one shape, got {len(shape)}")
             start = shape[0] if shape else None
-            return [case for work in works or ["tsm"] for case in sets.scaling(work, scaling, start, device)]
+            pairs = [(work, each) for work in works or ["tsm"] for each in scaling]
+            fitting = [pair for pair in pairs if sets.grows(*pair)] or pairs
+            cases = [case for work, each in fitting for case in sets.scaling(work, each, start, device)]
+            return list(dict.fromkeys(cases))
         if not works and not shape and not quick:
             return list(sets.standard(device))
         if not works and not shape:
@@ -267,7 +273,7 @@ def _check_device(device: str) -> None:
 
 
 def _measured(
-    console: Console, cases: list[Case], options: rows.Options, device: str, out: Sequence[Path], as_json: bool
+    cases: list[Case], options: rows.Options, device: str, out: Sequence[Path], quick: bool, as_json: bool
 ) -> dict[str, Any]:
     """The run, which is kept and written after every row; interrupted too."""
     saved = [path for path in out if path.suffix == ".json"]
@@ -281,7 +287,7 @@ def _measured(
                 tell(tables.text(run.value["rows"][-1]))
 
         command = shlex.join(["tsm-fast", *sys.argv[1:]])
-        run = rows.Run(device, command, on_row)
+        run = rows.Run(device, command, on_row, quick=quick)
         try:
             rows.measure(run, cases, options, say)
         except Interrupted as error:
@@ -300,13 +306,13 @@ def _written(value: dict[str, Any], files: Sequence[Path]) -> None:
         elif path.suffix == ".md":
             text = tables.markdown(value)
         else:
-            from ..bench import page
-
             text = page.html(value)
         publish_bytes(path, text.encode())
 
 
-def _shown(console: Console, value: dict[str, Any], as_json: bool, *, whole: bool, scaling: str | None = None) -> None:
+def _shown(
+    console: Console, value: dict[str, Any], as_json: bool, *, whole: bool, scaling: Sequence[str] | None = None
+) -> None:
     if as_json:
         print(json.dumps(value, indent=1))
         return
@@ -314,14 +320,24 @@ def _shown(console: Console, value: dict[str, Any], as_json: bool, *, whole: boo
         console.print(tables.header(), soft_wrap=True, markup=False)
         for row in value["rows"]:
             console.print(tables.text(row), soft_wrap=True, markup=False)
-    if scaling is not None:
-        for work in dict.fromkeys(row["work"] for row in value["rows"]):
-            grown = tables.growth([row for row in value["rows"] if row["work"] == work], scaling)
-            header = (scaling, "ms an item", "ms a call", f"grows as {scaling}^", "theory")
-            console.print(table(header, grown, title=work, justify="right"))
+    for dimension in scaling or ():
+        for work, grown in _grown(value["rows"], dimension).items():
+            header = (dimension, "ms an item", "ms a call", f"grows as {dimension}^", "theory")
+            console.print(table(header, tables.growth(grown, dimension), title=work, justify="right"))
     console.print()
     for line in tables.summary(value):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _grown(rows_: Sequence[Any], dimension: str) -> dict[str, list[Any]]:
+    """The rows in which a dimension grew and nothing else, by work."""
+    found: dict[str, list[Any]] = {}
+    for work in dict.fromkeys(row["work"] for row in rows_):
+        groups = page.groups((row for row in rows_ if row["work"] == work), partial(page.but, dimension))
+        largest = max(groups, key=len)
+        if len(largest) > 1:
+            found[work] = largest
+    return found
 
 
 def _compared(console: Console, found: Comparison, as_json: bool) -> None:
