@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 VERDICTS = {"same": "", "less": "less accurate", "wrong": "WRONG"}
 HEADER = ("", "ms an item", "20 % to 80 %", "of ours", "error", "extra MB", "")
-WIDTHS = (22, 11, 20, 9, 8, 8)
+WIDTHS = (22, 11, 20, 9, 8, 10)
 
 
 class Line(NamedTuple):
