@@ -21,8 +21,11 @@ SECONDS = 3.0  # of timing a row
 ROUNDS = (5, 60)
 FEW_ROUNDS = 3  # of those that are not warmed up again in each
 ITEMS = 0.15  # seconds that a turn of somebody who works item by item should last
-SLOW = 1.5  # seconds of a call after which few items have to be enough
+SLOW = 0.3  # seconds of a call of a peer after which few items have to be enough
+WARMED = 0.1  # seconds of a call up to which one that is not timed comes before
+SHARE = 0.3  # of the time of a row that one contender may take, if three rounds take no longer
 TRUTH = 7e9  # float64 operations that the truth of a row may take
+FULL = "tsm 2048x7x7, batch 128"  # where TensorLy is called as published code does
 MOST_TEXT = 300  # characters of an error
 
 Row = dict[str, Any]
@@ -105,7 +108,7 @@ def measured(case: Case, options: Options, absent: Sequence[str], most: limits.L
         truth = work.truth(case, first(inputs, checked))
         wanted = set(options.peers)
         those = works.contenders(case, options.backends, wanted, absent)
-        if options.full and case.work in ("tsm", "mtsm") and "tensorly-full" in wanted - set(absent):
+        if options.full and case.label.startswith(FULL) and "tensorly-full" in wanted - set(absent):
             those.append(works.tensorly_full(case))
     except (RuntimeError, MemoryError, ValueError, ImportError) as error:
         return {"failed": _text(error)}
@@ -198,13 +201,14 @@ class _Table:
         arguments = contender.prepare(*first(self.inputs, few))
         result, once = self._call(contender, arguments)
         seldom = contender.rounds <= FEW_ROUNDS
-        if once < SLOW and not seldom:
+        if once < 1 and not seldom:
             result, once = self._call(contender, arguments)  # warm
         items = few
         if contender.each and not seldom:
             items = max(1, min(self.checked, int(ITEMS / once)))
         elif not contender.each:
-            items = batch if once / few * batch < SLOW else min(batch, max(few, int(SLOW / once * few)))
+            quick = contender.ours or once / few * batch < SLOW
+            items = batch if quick else min(batch, max(few, int(SLOW / once * few)))
         extra = None
         if items != few or not (contender.each or seldom):
             arguments = contender.prepare(*first(self.inputs, items))
@@ -253,7 +257,7 @@ class _Table:
         """Everyone in turn; ours in every round, so that a ratio is of calls that were close."""
         if not self._timed:
             return
-        turns = [_turn(timed) for timed in self._timed]
+        turns = [_turn(timed, self.options.seconds) for timed in self._timed]
         times = clock.take_turns(turns, self.options.seconds, self.options.rounds, self._wait)
         times = [each or [timed.once] for timed, each in zip(self._timed, times, strict=True)]
         own = times[0]
@@ -269,12 +273,15 @@ class _Table:
         limits.synchronize(self.case.device)
 
 
-def _turn(timed: _Timed) -> clock.Turn:
+def _turn(timed: _Timed, seconds: float) -> clock.Turn:
     """One that is run once has had its turn when it was checked."""
-    rounds = timed.contender.rounds if timed.contender.rounds > 1 else 0
+    most = timed.contender.rounds
+    if not timed.contender.ours:
+        most = min(most, max(FEW_ROUNDS, int(SHARE * seconds / timed.once)))
     pause = works.SPIN if timed.contender.spins else clock.PAUSE
     run = partial(timed.contender.run, *timed.arguments)
-    return clock.Turn(run, clock.calls_of(timed.once), rounds, pause, warm=rounds > FEW_ROUNDS)
+    warm = timed.once < WARMED and timed.contender.rounds > FEW_ROUNDS
+    return clock.Turn(run, clock.calls_of(timed.once), most if most > 1 else 0, pause, warm)
 
 
 def _head(value: Any, count: int) -> Any:
