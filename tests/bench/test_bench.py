@@ -174,6 +174,10 @@ def test_a_backend_that_cannot_run_fails_and_says_why() -> None:
 
 def test_absent_peers_have_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.absent()["cusolver"] == "is for cuda"
+    assert found.absent("cuda:1")["scipy"] == "is for cpu"
+    assert "torch" not in found.absent("cuda:1")
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    assert [name for name in found.PEERS if f"`{name}`" not in page] == []
     monkeypatch.setattr(found, "find_spec", lambda name: None if name == "scipy" else object())
     assert found.absent()["scipy"] == "scipy is not installed: pip install scipy"
     with pytest.raises(ValueError, match=r"peer must be none, or one of torch, .* got 'eigen'"):

@@ -46,7 +46,7 @@ def absent(device: str = "cpu") -> dict[str, str]:
     """The peers that cannot run, and why."""
     reasons = {}
     for name, peer in PEERS.items():
-        if device not in peer.devices:
+        if device.partition(":")[0] not in peer.devices:
             reasons[name] = f"is for {peer.devices[0]}"
         elif find_spec(peer.module) is None:
             reasons[name] = f"{peer.module} is not installed: pip install {peer.install}"

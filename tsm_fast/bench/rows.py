@@ -167,14 +167,8 @@ class _Table:
     def __init__(
         self, case: Case, work: Work, inputs: tuple[Any, ...], truth: Any, checked: int, options: Options
     ) -> None:
-        self.case, self.work, self.inputs, self.truth, self.checked, self.options = (
-            case,
-            work,
-            inputs,
-            truth,
-            checked,
-            options,
-        )
+        self.case, self.work, self.options = case, work, options
+        self.inputs, self.truth, self.checked = inputs, truth, checked
         self.rows: dict[str, Row] = {}
         self.sweeps = 0.0
         self._timed: list[_Timed] = []
@@ -218,7 +212,7 @@ class _Table:
         row: Row = {"items": items, "few": items < batch, "megabytes": extra}
         if contender.judged:
             row |= self._judged(contender, result, min(items, self.checked))
-        if hasattr(result, "n_sweeps") and contender.ours:
+        if contender.ours and hasattr(result, "n_sweeps"):
             self.sweeps = float(result.n_sweeps.double().mean())
         return row, _Timed(contender, arguments, items, once)
 

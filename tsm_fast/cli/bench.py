@@ -177,7 +177,7 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decompositions and maps beside what else is there: every result is checked against float64 before it is timed.
+    """Decompositions and maps beside what else is there, each checked against float64 before it is timed.
 
     tsm-fast bench --out bench.json --out bench.html
 
