@@ -17,7 +17,7 @@ from .works import OURS
 Row = dict[str, Any]
 
 WIDTH, HEIGHT = 400, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 22, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 12, 44
 LEAST_ERROR = 1e-10  # smaller ones are drawn there
 KINDS = ("ours", "torch", "other")  # classes of points
 
@@ -156,7 +156,7 @@ def growth(rows: Sequence[Row]) -> list[Drawn]:
     found = []
     for dimension in ("C", "S", "rank", "threads"):
         for group in groups(rows, partial(but, dimension)):
-            by_size = {tables.extent(case_of(row), dimension): row for row in group}
+            by_size = {tables.extent(case_of(row), dimension): row for row in reversed(group)}
             if len(by_size) < 3:
                 continue
             sizes = sorted(by_size)
@@ -179,11 +179,12 @@ def but(dimension: str, row: Row) -> Any:
     case = case_of(row)
     sides: tuple[int, ...] = case.sides
     alike = case._replace(shape="x".join(map(str, sides)))
+    batch = min(case.batch, 2)  # of default batches, which shrink as items grow
     if dimension == "C":
-        return alike._replace(shape=f"x{sides[1:]}", batch=0), len(sides)
+        return alike._replace(shape=f"x{sides[1:]}", batch=batch), len(sides)
     if dimension == "S":
         square = case.work in ("eigh", "eigenpairs")
-        return alike._replace(shape=f"{'' if square else sides[0]}x", batch=0), len(sides)
+        return alike._replace(shape=f"{'' if square else sides[0]}x", batch=batch), len(sides)
     return alike._replace(**{dimension: None if dimension == "rank" else 0})
 
 
