@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ..steps import checks
-from ._items import maps_of, masks_of, nonnegative, pair, ranked
+from ._items import levels, maps_of, masks_of, nonnegative, pair, ranked
 
 OK = "ok"
 
@@ -238,10 +238,11 @@ def average_precision(
     """
     found = pair(maps, masks)
     ranks = ranked(found.maps)
-    hits = _cumulated(found.masks.double(), ranks.order)
+    objects = found.masks.gather(1, ranks.order)
+    hits = _cumulated(objects.double())
     at_least = hits[:, -1:] - hits.gather(1, ranks.below)
     precision = at_least / (found.maps.shape[1] - ranks.below)
-    return found.nan_where_none((precision * found.masks).sum(1) / found.masks.sum(1))
+    return found.nan_where_none((precision * objects).sum(1) / objects.sum(1))
 
 
 def iou_at_mask_area(
@@ -270,7 +271,7 @@ def iou_at_mask_area(
     """
     found = pair(maps, masks)
     area = found.masks.sum(1)
-    common = (ranked(found.maps).largest(area) * found.masks).sum(1)
+    common = (levels(found.maps).largest(area[:, None]).double() * found.masks).sum(1)
     return found.nan_where_none(common / (2 * area - common))
 
 
@@ -327,14 +328,14 @@ def box_iou(
 def _auc(flat: Tensor, positives: Tensor, weights: Tensor) -> Tensor:
     """How often a pixel of `positives` [B, P] is above one drawn by `weights` [B, P], half for ties; [B] float64."""
     ranks = ranked(flat)
-    total = _cumulated(weights, ranks.order)
+    positives, total = positives.gather(1, ranks.order), _cumulated(weights.gather(1, ranks.order))
     beaten = (total.gather(1, ranks.below) + total.gather(1, ranks.upto)) / 2
     return (beaten * positives).sum(1) / (positives.sum(1) * total[:, -1])
 
 
-def _cumulated(weights: Tensor, order: Tensor) -> Tensor:  # [B, P], [B, P] -> [B, P + 1]
-    """Entry k: the weight of the k pixels of least value."""
-    return functional.pad(weights.gather(1, order).cumsum(1), (1, 0))
+def _cumulated(weights: Tensor) -> Tensor:  # [B, P] -> [B, P + 1]
+    """Entry k: the sum of the first k."""
+    return functional.pad(weights.cumsum(1), (1, 0))
 
 
 def _named(name: str, groups: Sequence[object] | Tensor, count: int) -> list[object]:
