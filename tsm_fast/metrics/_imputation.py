@@ -9,7 +9,6 @@ from torch import Tensor
 _TOLERANCE = 1e-5  # of the right side
 _MOST = 100  # iterations
 _COARSEST, _SWEEPS = 4, 20
-_PART = 2**18  # numbers
 
 
 def imputed(
@@ -39,12 +38,6 @@ def imputed(
         raise ValueError(f"missing must be {need}, got {missing.dtype} {tuple(missing.shape)}")
     if bool(missing.flatten(1).all(1).any()):
         raise ValueError("missing must leave some pixel of each item, got an item without any")
-    parts = max(1, _PART // max(inputs[:1].numel(), 1))  # of the batch, so that a processor's cache holds them
-    pairs = zip(inputs.split(parts), missing.split(parts), strict=True)
-    return torch.cat([_filled(*pair) for pair in pairs])
-
-
-def _filled(inputs: Tensor, missing: Tensor) -> Tensor:
     grid = _Grid(missing[:, None].to(inputs.dtype))
     right = grid.holes * _around(inputs * (1 - grid.holes))
     return torch.where(missing[:, None], _solved(grid, right), inputs)

@@ -372,14 +372,15 @@ def _largest_part(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W] bool
     """The part with the most pixels, over edges and corners, the first of equal ones."""
     batch, height, width = above.shape
     pixels = height * width
-    # Each pixel takes the largest label around it, then the label of the pixel that it names, until nothing moves.
     names = torch.arange(pixels, 0, -1, device=above.device).view(1, height, width)
-    labels = torch.where(above, names, 0)
+    labels, rows, columns = torch.where(above, names, 0), _runs(above), _runs(above.mT)
     while True:
-        spread = functional.max_pool2d(labels.double()[:, None], 3, 1, 1)[:, 0].long()
+        # Each pixel takes the largest label of its runs, then around it, then that of the pixel which its label names.
+        spread = _largest_of_runs(_largest_of_runs(labels, rows).mT, columns).mT
+        spread = functional.max_pool2d(spread.double()[:, None], 3, 1, 1)[:, 0].long()
         spread = torch.where(above, spread, 0).flatten(1)
-        named = torch.where(spread > 0, pixels - spread, 0)
-        spread = torch.where(spread > 0, spread.gather(1, named), 0).view_as(labels)
+        named = spread.gather(1, torch.where(spread > 0, pixels - spread, 0))
+        spread = torch.where(spread > 0, named, 0).view_as(labels)
         if torch.equal(spread, labels):
             break
         labels = spread
@@ -389,3 +390,15 @@ def _largest_part(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W] bool
     sizes[:, 0] = 0
     best = pixels - sizes.flip(1).argmax(1, keepdim=True)  # the first of equal ones has the largest name
     return (flat == best).view_as(above) & above
+
+
+def _runs(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W]
+    """The number of the run of pixels in a row that each belongs to, from 1; 0 outside."""
+    first = above.clone()
+    first[..., 1:] &= ~above[..., :-1]
+    return torch.where(above, first.flatten().cumsum(0).view(above.shape), 0)
+
+
+def _largest_of_runs(labels: Tensor, runs: Tensor) -> Tensor:  # [B, H, W], [B, H, W]
+    largest = labels.new_zeros(labels.numel() + 1)
+    return largest.scatter_reduce_(0, runs.flatten(), labels.flatten(), "amax")[runs]
