@@ -31,7 +31,9 @@ struct HooiItem {
     double norm2 = 0;
     bool finite = true, active = false, converged = false;
     int n_sweeps = 0;
-    double* errors = nullptr;     // [n_iter_max]
+    const double* start[kMaxOrder]{};  // [I_n, R_n], where the plan has factors to start from
+    const double* padding = nullptr;   // [I_n, R_n - found] of the padded mode
+    double* errors = nullptr;          // [n_iter_max]
     double* factor[kMaxOrder]{};  // [I_n, R_n], the big mode's left out
     void* target = nullptr;       // where A_big is wanted, in double when `target_wide`, else in float; or null
     bool target_wide = false;

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _cpu
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, Variant, map_noise, result_dtype
 
 name = "cpu"
 
@@ -106,12 +106,14 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
+    variant: Variant | None = None,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    """TensorLy's `tucker` or `partial_tucker`, for every item on its own (see `reference.hooi`)."""
+    modes, start, padding = variant or Variant(range(x.ndim - 1))
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
-    factors = [_empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
-    values = [torch.empty(len(x), r, dtype=dtype, device=_CPU) for r in rank]
+    factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
+    values = [torch.empty(len(x), rank[n], dtype=dtype, device=_CPU) for n in modes]
     errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64, device=_CPU)
     n_sweeps = torch.zeros(len(x), dtype=torch.int64, device=_CPU)
     converged = torch.zeros(len(x), dtype=torch.bool, device=_CPU)
@@ -120,6 +122,9 @@ def hooi(
         _cpu.hooi(
             _array(x),
             list(rank),
+            modes=list(modes),
+            start=[(factor.data_ptr(), factor.stride(0)) for factor in start or ()],
+            padding=(0, 0) if padding is None else (padding.data_ptr(), padding.stride(0)),
             n_iter_max=n_iter_max,
             tol=tol,
             sign_v=sign == "v",

@@ -44,7 +44,7 @@ def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Call
             leaves = [tensor.detach().requires_grad_() for tensor in tensors]
             with _differentiating():
                 outputs = [out for out in compute(*leaves, *options) if out.is_floating_point()]
-            found = torch.autograd.grad(outputs, leaves, grads)
+            found = torch.autograd.grad(outputs, leaves, grads, materialize_grads=True)
             return [grad.contiguous() for grad in found]
 
         forward = _defined(name, f"Tensor[] tensors, {options}", run)

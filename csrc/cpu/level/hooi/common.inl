@@ -13,15 +13,20 @@ static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > 0.02)) return false;
     for (int m = 0; m < plan.order; ++m)
-        for (int64_t k = 0; k < plan.rank[m]; ++k)
+        for (int64_t k = 0; !plan.kept[m] && k < plan.found(m); ++k)
             if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
     return true;
 }
 
+// Whether the sweeps start from an HOSVD of mode m: the first factor moves before it is read.
+static bool starts(const HooiPlan& p, int m) {
+    return !p.given && !p.kept[m] && m != p.first();
+}
 static int64_t largest_problem(const HooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m) {
-        const int64_t start = m == p.big ? (m == 0 ? 1 : p.others_size(m)) : p.shape[m];
+        if (p.kept[m]) continue;
+        const int64_t start = !starts(p, m) ? 1 : m == p.big ? p.others_size(m) : p.shape[m];
         n = start > n ? start : n;
         n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
     }
@@ -30,7 +35,7 @@ static int64_t largest_problem(const HooiPlan& p) {
 static int64_t unfolded_size(const HooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m)
-        if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
+        if (m != p.big && !p.kept[m] && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
     return n;
 }
 
@@ -78,7 +83,9 @@ static Arena take_results(const HooiPlan& p, HooiItem* items, int count, Arena& 
         item.errors = arena.take<double>(p.n_iter_max + 1);
         item.big_wide = sizeof(P) == 8;
         for (int m = 0; m < p.order; ++m) {
-            if (m != p.big)
+            if (p.kept[m])
+                item.factor[m] = nullptr;
+            else if (m != p.big)
                 item.factor[m] = arena.take<double>(p.shape[m] * p.rank[m]);
             else if (item.target && item.target_wide == item.big_wide)
                 item.big_factor = item.target;
@@ -134,7 +141,7 @@ static void blank(const HooiPlan& plan, HooiItem& item) {
     for (int64_t i = 0; i < plan.core_size(); ++i) item.core[i] = value;
     for (int m = 0; m < plan.order; ++m) {
         for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
-        for (int64_t i = 0; i < plan.shape[m]; ++i)
+        for (int64_t i = 0; !plan.kept[m] && i < plan.shape[m]; ++i)
             for (int64_t k = 0; k < plan.rank[m]; ++k) {
                 const double entry = item.finite ? i == k : value;
                 if (m == plan.big)
