@@ -60,6 +60,8 @@ struct HooiPlan {
         while (kept[m]) ++m;
         return m;
     }
+    // Whether the sweeps start from an HOSVD of mode m: the first factor moves before it is read.
+    TSM_HOST_DEVICE bool starts(int m) const { return !given && !kept[m] && m != first(); }
     // Whether sweep `sweep` may move factor m. Given factors are orthonormal from the second sweep on.
     TSM_HOST_DEVICE bool moves(int sweep, int m) const {
         return !kept[m] && (sweep <= given || sign_v || !others_full(m));
@@ -69,23 +71,23 @@ struct HooiPlan {
     TSM_HOST_DEVICE int64_t matrix_size(int m) const { return left_side(m) ? shape[m] : others_rank(m); }
 };
 // How HOOI departs from its plain form.
-struct HooiVariant {
+struct HooiOptions {
     bool kept[kMaxOrder]{};
     bool given = false;
     bool pads = false;  // the rank of one mode may be infeasible
 };
 inline HooiPlan plan_hooi(int order, const int64_t* shape, const int64_t* rank, int n_iter_max, double tol, bool sign_v,
-                          const HooiVariant& variant = {}) {
+                          const HooiOptions& options = {}) {
     HooiPlan plan{order, n_iter_max, {}, {}, tol, sign_v, -1};
-    plan.given = variant.given;
+    plan.given = options.given;
     for (int i = 0; i < order; ++i) {
         plan.shape[i] = shape[i];
         plan.rank[i] = rank[i];
-        plan.kept[i] = variant.kept[i];
+        plan.kept[i] = options.kept[i];
     }
     for (int i = 0; i < order; ++i) {
         if (order > 1 && shape[i] > plan.others_size(i)) plan.big = i;
-        if (variant.pads && !plan.kept[i] && rank[i] > plan.others_rank(i)) plan.padded = i;
+        if (options.pads && !plan.kept[i] && rank[i] > plan.others_rank(i)) plan.padded = i;
     }
     // From the Gram matrix of the others, factor `big` is known by its weights alone: it neither stays, nor is given
     // and read before it moves, nor has columns that come from elsewhere.

@@ -255,8 +255,8 @@ def _tucker(
     whole = list(x.shape[1:])
     for mode, r in zip(modes, rank, strict=True):
         whole[mode] = r
-    variant = starts.variant(module, x, rank, modes, given if init == "given" else None, init == "random", state)
-    hooi = partial(module.hooi, x, whole, tol=tol, sign=sign, precision=precision, variant=variant)
+    options = starts.options(module, x, rank, modes, given if init == "given" else None, init == "random", state)
+    hooi = partial(module.hooi, x, whole, tol=tol, sign=sign, precision=precision, options=options)
     result = _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
     most = int(result.n_sweeps.max()) if len(x) else 0

@@ -42,10 +42,10 @@ inline TensorBatch batch_of(const Array& array) {
 using Shared = std::pair<uintptr_t, int64_t>;
 
 // `modes` are those with a factor; a factor to start from for each of them, or none.
-inline HooiVariant variant_of(int order, const std::vector<int>& modes, bool given, bool pads) {
-    HooiVariant variant{{}, given, pads};
-    for (int m = 0; m < order; ++m) variant.kept[m] = std::find(modes.begin(), modes.end(), m) == modes.end();
-    return variant;
+inline HooiOptions options_of(int order, const std::vector<int>& modes, bool given, bool pads) {
+    HooiOptions options{{}, given, pads};
+    for (int m = 0; m < order; ++m) options.kept[m] = std::find(modes.begin(), modes.end(), m) == modes.end();
+    return options;
 }
 inline HooiStart start_of(const std::vector<int>& modes, const std::vector<Shared>& start, const Shared& padding) {
     HooiStart from{};

@@ -18,8 +18,8 @@ Output output(uintptr_t address, bool wide) {
 }
 
 CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
-                    bool refine, bool guard, const HooiVariant& variant = {}) {
-    CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), n_iter_max, tol, sign_v, variant)};
+                    bool refine, bool guard, const HooiOptions& options = {}) {
+    CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), n_iter_max, tol, sign_v, options)};
     plan.refine = refine;
     plan.guard = guard;
     return plan;
@@ -72,8 +72,8 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "hooi",
         [](const Array& x, const std::vector<int64_t>& rank, const std::vector<int>& modes,
-           const std::vector<Shared>& start, const Shared& padding, int n_iter_max, double tol,
-           bool sign_v, bool refine, bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
+           const std::vector<Shared>& start, const Shared& padding, int n_iter_max, double tol, bool sign_v,
+           bool refine, bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
            const std::vector<uintptr_t>& singular_values, uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged,
            uintptr_t finite, bool wide_out, int threads) {
             const TensorBatch batch = batch_of(x);
@@ -88,13 +88,13 @@ PYBIND11_MODULE(_cpu, m) {
             out.n_sweeps = memory_at<int64_t>(n_sweeps);
             out.converged = memory_at<bool>(converged);
             out.finite = memory_at<bool>(finite);
-            const HooiVariant variant = variant_of(batch.first.order, modes, !start.empty(), padding.first != 0);
-            hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard, variant), wide, from, out,
+            const HooiOptions options = options_of(batch.first.order, modes, !start.empty(), padding.first != 0);
+            hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard, options), wide, from, out,
                  threads);
         },
-        "x"_a, "rank"_a, named, "modes"_a, "start"_a, "padding"_a, "n_iter_max"_a, "tol"_a, "sign_v"_a, "refine"_a, "guard"_a, "wide"_a, "core"_a,
-        "factors"_a, "singular_values"_a, "errors"_a, "n_sweeps"_a, "converged"_a, "finite"_a, "wide_out"_a,
-        "threads"_a, release);
+        "x"_a, "rank"_a, named, "modes"_a, "start"_a, "padding"_a, "n_iter_max"_a, "tol"_a, "sign_v"_a, "refine"_a,
+        "guard"_a, "wide"_a, "core"_a, "factors"_a, "singular_values"_a, "errors"_a, "n_sweeps"_a, "converged"_a,
+        "finite"_a, "wide_out"_a, "threads"_a, release);
     m.def(
         "saliency",
         [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,

@@ -18,11 +18,9 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& st
                             items[k].x = x.item(first + k);
                             items[k].target = plan.big < 0 ? nullptr : out.factors[plan.big].at((first + k) * big);
                             items[k].target_wide = plan.big >= 0 && out.factors[plan.big].wide;
-                            if (plan.padded >= 0)
-                                items[k].padding = start.padding + (first + k) * start.padding_stride;
+                            if (plan.padded >= 0) items[k].padding = start.padding + (first + k) * start.padding_stride;
                             for (int m = 0; plan.given && m < plan.order; ++m)
-                                if (!plan.kept[m])
-                                    items[k].start[m] = start.factors[m] + (first + k) * start.stride[m];
+                                if (!plan.kept[m]) items[k].start[m] = start.factors[m] + (first + k) * start.stride[m];
                         }
                         level().hooi(wide, plan, items, count, memory);
                         for (int k = 0; k < count; ++k) {

@@ -34,8 +34,8 @@ struct HooiItem {
     const double* start[kMaxOrder]{};  // [I_n, R_n], where the plan has factors to start from
     const double* padding = nullptr;   // [I_n, R_n - found] of the padded mode
     double* errors = nullptr;          // [n_iter_max]
-    double* factor[kMaxOrder]{};  // [I_n, R_n], the big mode's left out
-    void* target = nullptr;       // where A_big is wanted, in double when `target_wide`, else in float; or null
+    double* factor[kMaxOrder]{};       // [I_n, R_n], the big mode's left out
+    void* target = nullptr;            // where A_big is wanted, in double when `target_wide`, else in float; or null
     bool target_wide = false;
     void* big_factor = nullptr;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
     bool big_wide = false;

@@ -196,12 +196,26 @@ def test_second_and_forward_derivatives_are_refused_where_there_are_none() -> No
     x = X.clone().requires_grad_()
     loss = torch.compile(tsm_fast.eigencam, backend="eager")(x).square().sum()
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(
-        RuntimeError, match=r"^saliency has no second derivatives where it is compiled or mapped by vmap"
-    ):
+    remedy = r"where it is compiled or mapped by vmap: calls outside of torch.compile and torch.func.vmap have them$"
+    with pytest.raises(RuntimeError, match=f"^saliency has no second derivatives {remedy}"):
         gradient.sum().backward()
-    with pytest.raises(NotImplementedError, match="jvp"):
-        torch.func.vmap(lambda x: torch.func.jvp(tsm_fast.eigencam, (x,), (x,))[1])(X[None])
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.func.jvp(tsm_fast.eigencam, (x,), (x,))[1]
+
+    def twice(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda y: torch.func.grad(lambda z: tsm_fast.tsm(z).square().sum())(y).sum())(x)
+
+    with pytest.raises(NotImplementedError, match=rf"^saliency has no forward derivatives \(jvp\) {remedy}"):
+        torch.func.vmap(forward)(X[None])
+    with pytest.raises(RuntimeError, match=f"^saliency has no second derivatives {remedy}"):
+        torch.func.vmap(twice)(X[None])
+    for function in (forward, twice):  # the compiler's error quotes ours
+        torch._dynamo.reset()
+        with pytest.raises(RuntimeError, match=f"saliency has no .* {remedy[:-1]}"):
+            torch.compile(function, backend="eager", fullgraph=True)(X)
+    assert forward(X).shape == (2, 4, 3)
+    assert twice(X).shape == X.shape
 
 
 def test_features_changed_in_place_before_the_backward_pass() -> None:

@@ -20,7 +20,7 @@ N_ITER_MAX = 100  # TensorLy's defaults, also those of HOOI inside `saliency`
 TOL = 1e-4
 
 
-class Variant(NamedTuple):
+class HooiOptions(NamedTuple):
     """How HOOI departs from its plain form: with a factor for every mode, from the HOSVD, at a feasible rank.
 
     `start` and `padding` are float64, contiguous for an item, and there where the rank of a mode is not feasible: its
@@ -37,7 +37,7 @@ class HooiResult(NamedTuple):
     """What `Backend.hooi` returns; an item with NaN or Inf has NaN results, `n_sweeps` 0 and `finite` False."""
 
     core: Tensor  # [B, R_1, ..., R_N]
-    factors: list[Tensor]  # for each mode, or those of the variant, [B, I_n, R_n]
+    factors: list[Tensor]  # for each mode, or those of the options, [B, I_n, R_n]
     singular_values: list[Tensor]  # for the same modes [B, R_n], in the order of the factor columns
     errors: Tensor  # [B, n_iter_max] float64; NaN after an item's last sweep
     n_sweeps: Tensor  # [B] int64
@@ -73,11 +73,11 @@ class Backend(Protocol):
         tol: float,
         sign: str,
         precision: Precision = "auto",
-        variant: Variant | None = None,
+        options: HooiOptions | None = None,
     ) -> HooiResult:
         """The Tucker decomposition of every item; makes room for all `n_iter_max` errors at once.
 
-        `rank` holds one number for every mode, feasible but for the mode that the variant pads.
+        `rank` holds one number for every mode, feasible but for the mode that is padded.
         """
         ...
 

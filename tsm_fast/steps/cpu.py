@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _cpu
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, Variant, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, HooiOptions, map_noise, result_dtype
 
 name = "cpu"
 
@@ -106,10 +106,10 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
-    variant: Variant | None = None,
+    options: HooiOptions | None = None,
 ) -> HooiResult:
     """TensorLy's `tucker` or `partial_tucker`, for every item on its own (see `reference.hooi`)."""
-    modes, start, padding = variant or Variant(range(x.ndim - 1))
+    modes, start, padding = options or HooiOptions(range(x.ndim - 1))
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
     factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
@@ -123,8 +123,8 @@ def hooi(
             _array(x),
             list(rank),
             modes=list(modes),
-            start=[(factor.data_ptr(), factor.stride(0)) for factor in start or ()],
-            padding=(0, 0) if padding is None else (padding.data_ptr(), padding.stride(0)),
+            start=[_shared(factor) for factor in start or ()],
+            padding=(0, 0) if padding is None else _shared(padding),
             n_iter_max=n_iter_max,
             tol=tol,
             sign_v=sign == "v",
@@ -238,6 +238,10 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     if out.nbytes >= _LARGE:
         _cpu.prefer_large_pages(out.data_ptr(), out.nbytes)
     return out
+
+
+def _shared(x: Tensor) -> tuple[int, int]:
+    return x.data_ptr(), x.stride(0)
 
 
 def _array(x: Tensor) -> _Array:

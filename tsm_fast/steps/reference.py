@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, Variant, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, HooiOptions, map_noise, result_dtype
 from .gradients import TIE, bounded, cast, eigh, norm, root, row_norms, svd
 from .scaling import by_parts, centered, column_signs, per_item, scaled, unfold, unit_exponents
 
@@ -75,9 +75,9 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
-    variant: Variant | None = None,
+    options: HooiOptions | None = None,
 ) -> HooiResult:
-    """TensorLy's `tucker`, or with a variant its `partial_tucker`, for every item on its own.
+    """TensorLy's `tucker`, or with options its `partial_tucker`, for every item on its own.
 
     HOSVD start, then Gauss-Seidel sweeps over the modes. An item is frozen after the sweep, the third or a later one,
     at which its error moved by less than `tol`. A column of a factor is signed by the entry of largest magnitude of
@@ -86,7 +86,7 @@ def hooi(
     identity as factors and error 0, and has converged after 1 sweep.
     """
     unit, exponent, finite = _unit_items(x)
-    modes, given, padding = variant or Variant(range(unit.ndim - 1))
+    modes, given, padding = options or HooiOptions(range(unit.ndim - 1))
     total = norm(unit)  # [B]
     zero = finite & (total == 0)
     active = (total > 0).nonzero().flatten()
@@ -108,7 +108,7 @@ def hooi(
             projected = _contract(item, current[:i] + current[i + 1 :], [m for m in modes if m != n])
             found = _left_vectors(unfold(projected, n), rank[n], sign)
             if found.shape[2] < rank[n]:
-                assert padding is not None, "only a variant has ranks that are not feasible"
+                assert padding is not None, "only with options may a rank be infeasible"
                 found = _padded(found, padding[active])
             current[i] = found
         factors = [factor.index_copy(0, active, new) for factor, new in zip(factors, current, strict=True)]

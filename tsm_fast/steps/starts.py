@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from . import hosvd
-from .backend import Backend, Variant
+from .backend import Backend, HooiOptions
 from .scaling import column_signs, peaks, unfold, unit_range
 
 if TYPE_CHECKING:
     from numpy.random import RandomState
 
 
-def variant(
+def options(
     module: Backend,
     x: Tensor,  # [B, I_1, ..., I_N]
     rank: Sequence[int],  # for each of `modes`
@@ -27,7 +27,7 @@ def variant(
     given: Sequence[Tensor] | None,  # for each of `modes` [B, I_n, R_n]
     random: bool,
     state: int | RandomState | None,
-) -> Variant | None:
+) -> HooiOptions | None:
     """What a backend is told of a start and of modes that stay; None for the plain form."""
     shape, padded = x.shape[1:], None
     kept = prod(size for mode, size in enumerate(shape) if mode not in modes)
@@ -44,7 +44,7 @@ def variant(
         columns = rank[padded] - prod(rank) * kept // rank[padded]
         padding = _drawn(x, state, shape[modes[padded]], columns).expand(len(x), -1, -1)
     plain = start is None and padding is None and len(modes) == len(shape)
-    return None if plain else Variant(modes, start, padding)
+    return None if plain else HooiOptions(modes, start, padding)
 
 
 def generator(state: Any) -> RandomState:

@@ -228,8 +228,8 @@ static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, A
     orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first);
 }
 
-// out [rows, rank]: the orthonormal columns a [rows, found], and beside them what is left of `more` [rows, rank - found]
-// column after column, signed by its largest entry. Columns in rows of whole vectors: they are many.
+// out [rows, rank]: the orthonormal columns a [rows, found], and beside them what is left of `more` [rows, rank -
+// found] column after column, signed by its largest entry. Columns in rows of whole vectors: they are many.
 static void pad_columns(const double* a, int64_t rows, int64_t found, const double* more, int64_t rank, double* out,
                         Arena scratch) {
     using V = Vec<double>;

@@ -396,7 +396,7 @@ struct ByGram {
         sweeps.take(grams, any);
         for (int m = 0; m < plan.order; ++m) {
             if (plan.given && has_factor(plan, m)) sweeps.take_start(m);
-            if (!starts(plan, m)) continue;
+            if (!plan.starts(m)) continue;
             sweeps.start(m);
             if (m == plan.big || !plan.sign_v) continue;
             const int64_t size = plan.shape[m] * plan.rank[m];

@@ -60,7 +60,7 @@ struct ByProjection {
         for (int m = 0; m < plan.order; ++m)
             if (plan.given && !plan.kept[m])
                 take_start(m);
-            else if (starts(plan, m))
+            else if (plan.starts(m))
                 start(m);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)

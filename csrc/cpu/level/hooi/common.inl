@@ -18,15 +18,11 @@ static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
     return true;
 }
 
-// Whether the sweeps start from an HOSVD of mode m: the first factor moves before it is read.
-static bool starts(const HooiPlan& p, int m) {
-    return !p.given && !p.kept[m] && m != p.first();
-}
 static int64_t largest_problem(const HooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m) {
         if (p.kept[m]) continue;
-        const int64_t start = !starts(p, m) ? 1 : m == p.big ? p.others_size(m) : p.shape[m];
+        const int64_t start = !p.starts(m) ? 1 : m == p.big ? p.others_size(m) : p.shape[m];
         n = start > n ? start : n;
         n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
     }
