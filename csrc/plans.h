@@ -42,6 +42,7 @@ struct HooiPlan {
     int big;                 // the mode larger than the product of the others; -1: none
     bool kept[kMaxOrder]{};  // modes without a factor, at the rank of their size
     bool given = false;      // factors to start from, instead of the HOSVD
+    bool hosvd = false;      // nothing but the HOSVD: its factors are those of the only sweep
     int padded = -1;         // the mode whose rank is more than the product of the others; -1: none
 
     TSM_HOST_DEVICE int64_t elements() const { return product_of(shape, order); }
@@ -61,10 +62,10 @@ struct HooiPlan {
         return m;
     }
     // Whether the sweeps start from an HOSVD of mode m: the first factor moves before it is read.
-    TSM_HOST_DEVICE bool starts(int m) const { return !given && !kept[m] && m != first(); }
+    TSM_HOST_DEVICE bool starts(int m) const { return !given && !kept[m] && (hosvd || m != first()); }
     // Whether sweep `sweep` may move factor m. Given factors are orthonormal from the second sweep on.
     TSM_HOST_DEVICE bool moves(int sweep, int m) const {
-        return !kept[m] && (sweep <= given || sign_v || !others_full(m));
+        return !hosvd && !kept[m] && (sweep <= given || sign_v || !others_full(m));
     }
     // The eigenproblem of an update of mode m: on the left side [I_m, I_m], else on the right one.
     TSM_HOST_DEVICE bool left_side(int m) const { return m != big && shape[m] <= others_rank(m); }

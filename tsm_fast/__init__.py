@@ -10,6 +10,7 @@ Maps of feature maps [B, C, *positions]: eigencam, tsm, multivec_eigencam, mtsm,
 Decompositions of batches [B, I_1, ..., I_N]: tucker, hosvd (a TuckerResult), truncated_svd, eigh.
 Unfoldings and mode products: unfold, fold, mode_dot, multi_mode_dot.
 What runs, and why: backends (a BackendInfo each).
+How good maps are: tsm_fast.metrics.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from . import metrics as metrics
     from .decomposition import TuckerResult, eigh, hosvd, truncated_svd, tucker
     from .extractor import SaliencyExtractor
     from .modes import fold, mode_dot, multi_mode_dot, unfold
@@ -63,6 +65,7 @@ else:  # the command says its help, and a missing package what it needs, before 
             "SaliencyDataset": ".pipeline.results.reader",
             "SaliencyExtractor": ".extractor",
             "extract": ".pipeline.extract",
+            "metrics": ".metrics",
             **dict.fromkeys(("overlay", "sheet"), ".pictures.show"),
         },
         extras={"SaliencyDataset": "datasets", "extract": "datasets", "overlay": "pictures", "sheet": "pictures"},

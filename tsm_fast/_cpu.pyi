@@ -26,7 +26,7 @@ def hooi(
     modes: Sequence[int],
     start: Sequence[_Shared],
     padding: _Shared,
-    n_iter_max: int,
+    n_iter_max: int,  # 0 for the HOSVD, whose errors are those of one sweep
     tol: float,
     sign_v: bool,
     refine: bool,

@@ -36,8 +36,8 @@ def lazy(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package that has some names only in its modules `homes`, by name.
 
-    Names in `extras` need that extra, and are not listed without it. Where the package has `__all__`,
-    nothing else is listed.
+    A name whose home is called as itself is that module. Names in `extras` need that extra, and are not listed without
+    it. Where the package has `__all__`, nothing else is listed.
     """
     wanted = extras or {}
 
@@ -45,10 +45,10 @@ def lazy(
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if name not in wanted:
-            value = getattr(import_module(homes[name], package), name)
+            value = _found(package, homes[name], name)
         else:
             with needs(wanted[name], f"{package}.{name}"):
-                value = getattr(import_module(homes[name], package), name)
+                value = _found(package, homes[name], name)
         vars(sys.modules[package])[name] = value  # the next time it is found at once
         return value
 
@@ -61,3 +61,8 @@ def lazy(
         return sorted(set(filter(listed, public)))
 
     return getattribute, names
+
+
+def _found(package: str, home: str, name: str) -> Any:
+    module = import_module(home, package)
+    return module if home == f".{name}" else getattr(module, name)

@@ -39,6 +39,7 @@ struct HooiItem {
     bool target_wide = false;
     void* big_factor = nullptr;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
     bool big_wide = false;
+    double weakest = 1;           // of the HOSVD: the least sigma_r / sigma_1 of an unfolding, squared
     double* core = nullptr;       // [R_1, ..., R_N]
     double* sigma[kMaxOrder]{};   // [R_n]
     double* responses = nullptr;  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes

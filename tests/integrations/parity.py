@@ -2,7 +2,8 @@
 
     python -m tests.integrations.parity --calls 10000 --out benchmarks/results      # --seed for others
 
-The counts go into `tensorly_parity.json`. Shapes are always the same. Sweeps, errors and subspaces are too, or one of these rules says why not:
+The counts go into `tensorly_parity.json`. Shapes are always the same. Sweeps, errors and subspaces are too, or one of
+these rules says why not:
 
     gap           a singular value that is kept and the next one differ by less than 1e-3 of the largest
     float32 error TensorLy takes the error as a difference of squares in float32, which knows nothing below 1e-3

@@ -27,7 +27,7 @@ FLOORS = (
     ("variants",),
     ("models", "pictures"),
     ("extractor",),
-    ("models.forward",),
+    ("metrics", "models.forward"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),

@@ -109,12 +109,29 @@ def hooi(
     options: HooiOptions | None = None,
 ) -> HooiResult:
     """TensorLy's `tucker` or `partial_tucker`, for every item on its own (see `reference.hooi`)."""
-    modes, start, padding = options or HooiOptions(range(x.ndim - 1))
+    return _decomposed(x, rank, n_iter_max, tol, sign, precision, options or HooiOptions(range(x.ndim - 1)))
+
+
+def hosvd(x: Tensor, rank: Sequence[int], *, sign: str, precision: Precision = "auto") -> HooiResult:
+    """What `hooi` starts from, at a feasible rank: `errors` [B, 1] are its own, and `n_sweeps` counts it as a sweep."""
+    return _decomposed(x, rank, 0, 0.0, sign, precision, HooiOptions(range(x.ndim - 1)))
+
+
+def _decomposed(
+    x: Tensor,
+    rank: Sequence[int],
+    n_iter_max: int,
+    tol: float,
+    sign: str,
+    precision: Precision,
+    options: HooiOptions,
+) -> HooiResult:
+    modes, start, padding = options
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
     factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
     values = [torch.empty(len(x), rank[n], dtype=dtype, device=_CPU) for n in modes]
-    errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64, device=_CPU)
+    errors = torch.full((len(x), n_iter_max or 1), torch.nan, dtype=torch.float64, device=_CPU)
     n_sweeps = torch.zeros(len(x), dtype=torch.int64, device=_CPU)
     converged = torch.zeros(len(x), dtype=torch.bool, device=_CPU)
     finite = torch.ones(len(x), dtype=torch.bool, device=_CPU)

@@ -1,0 +1,390 @@
+"""Whether maps lie on the object: metrics of maps and masks.
+
+An item whose map holds NaN or Inf, or whose mask is missing (NaN), empty or, where a background is needed, full, gets
+NaN; `status` says which. Constant maps have the value of chance, ties being exact everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from ..steps import checks
+from ._items import maps_of, masks_of, nonnegative, pair, ranked
+
+OK = "ok"
+
+
+def status(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor | None = None,  # [B, *positions]
+) -> list[str]:
+    """What there is to say of each item, the first that applies of: "not-finite" (the map), "no-mask" (it is NaN),
+    "no-object" (the mask is empty), "all-object" (it is full), "constant" (the map), "ok".
+
+    A constant map has the value of chance in metrics of order, and no correlation (NaN); the others, but for
+    "all-object" in `energy_in_mask`, `pointing_game` and `box_iou`, have NaN in every metric that takes masks.
+
+    Args:
+        maps: `[B, *positions]`, floating-point.
+        masks: as large as the maps, non-zero on the object; None to look at the maps alone.
+
+    Returns:
+        A text for each item.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> maps = torch.tensor([[0.0, 1.0], [1.0, 1.0], [torch.nan, 1.0], [0.0, 1.0]])
+    >>> metrics.status(maps, torch.tensor([[0, 1], [0, 1], [0, 1], [0, 0]]))
+    ['ok', 'constant', 'not-finite', 'no-object']
+    """
+    flat = maps_of("maps", maps)
+    said = [(~flat.isfinite().all(1), "not-finite")]
+    if masks is not None:
+        objects, present = masks_of("masks", masks)
+        if masks.shape != maps.shape:
+            raise ValueError(f"masks must be as large as the maps, {tuple(maps.shape)}, got {tuple(masks.shape)}")
+        said += [(~present, "no-mask"), (~objects.any(1), "no-object"), (objects.all(1), "all-object")]
+    said.append((flat.amax(1) == flat.amin(1), "constant"))
+    words = [OK] * len(flat)
+    for which, word in reversed(said):
+        for item in which.nonzero().flatten().tolist():
+            words[item] = word
+    return words
+
+
+def energy_in_mask(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor,  # [B, *positions]
+) -> Tensor:  # [B]
+    """The share of the map's sum that lies on the object (Wang et al., Score-CAM, 2020; Quantus: relevance mass).
+
+    `sum(m[M]) / sum(m)`. A larger or sharper map scores differently at equal order, and so does a map in the middle.
+
+    Args:
+        maps: `[B, *positions]`, not negative.
+        masks: as large as the maps, non-zero on the object.
+
+    Returns:
+        `[B]` in 0..1; NaN as `status` says, and for a map of zeros.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape, or maps are negative somewhere.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> metrics.energy_in_mask(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
+    tensor([0.7500])
+    """
+    found = pair(maps, masks, both=False)
+    nonnegative("maps", found.maps)
+    wide = found.maps.double()
+    return found.nan_where_none((wide * found.masks).sum(1) / wide.sum(1))
+
+
+def pointing_game(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor,  # [B, *positions]
+    *,
+    tolerance: int = 0,
+) -> Tensor:  # [B]
+    """Whether the map's largest value lies on the object (Zhang et al., 2016).
+
+    Args:
+        maps: `[B, *positions]`.
+        masks: as large as the maps, non-zero on the object.
+        tolerance: how many pixels beside the object still count; the paper takes 15 at 224 pixels. Pictures only.
+
+    Returns:
+        `[B]`: 1 or 0; where several pixels are the largest, the share of them on the object. NaN as `status` says.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape, or tolerance is no number from 0.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> metrics.pointing_game(torch.tensor([[1.0, 3.0, 0.0], [2.0, 2.0, 0.0]]), torch.tensor([[0, 1, 1], [0, 1, 1]]))
+    tensor([1.0000, 0.5000])
+    """
+    reach = checks.integer("tolerance", tolerance)
+    if reach < 0 or (reach and maps.ndim != 3):
+        raise ValueError(f"tolerance must be 0, or more for maps [B, H, W], got {tolerance} for {tuple(maps.shape)}")
+    found = pair(maps, masks, both=False)
+    target = found.masks
+    if reach:
+        steps = torch.arange(-reach, reach + 1, device=maps.device)
+        disc = (steps[:, None] ** 2 + steps**2 <= reach**2).float()[None, None]
+        target = functional.conv2d(target.view(len(maps), 1, *maps.shape[1:]).float(), disc, padding=reach) > 0.5
+        target = target.flatten(1)
+    largest = found.maps == found.maps.amax(1, keepdim=True)
+    return found.nan_where_none((largest & target).sum(1) / largest.sum(1))
+
+
+def roc_auc(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor,  # [B, *positions]
+) -> Tensor:  # [B]
+    """The area under the ROC curve: how often a pixel of the object has more than one of the background, half for ties.
+
+    It reads the order of the values only. A map that always lies in the middle does well, where objects do.
+
+    Args:
+        maps: `[B, *positions]`.
+        masks: as large as the maps, non-zero on the object.
+
+    Returns:
+        `[B]` in 0..1, .5 for chance; NaN as `status` says.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> metrics.roc_auc(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
+    tensor([0.5000])
+    """
+    found = pair(maps, masks)
+    return found.nan_where_none(_auc(found.maps, found.masks, (~found.masks).double()))
+
+
+def shuffled_auc(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor,  # [B, *positions]
+    others: Tensor | None = None,  # [N, *positions]
+    *,
+    groups: Sequence[object] | Tensor | None = None,
+    other_groups: Sequence[object] | Tensor | None = None,
+) -> Tensor:  # [B]
+    """The area under the ROC curve of the object's pixels against the pixels of other images' objects (after Zhang et
+    al., 2008, and Borji et al., 2013).
+
+    How often a pixel of the object has more than a pixel of the object of another image, put on this one, half for
+    ties; every other image counts the same. Where objects lie says nothing then: over a data set, any fixed map has
+    the mean .5, exactly where all images are the others of each. The mask itself has 1 less half the share of the
+    others' objects that it covers.
+
+    Args:
+        maps: `[B, *positions]`.
+        masks: as large as the maps, non-zero on the object.
+        others: masks of other images, of the size of the maps; None takes those of the batch, where the result
+            depends on what is in the batch.
+        groups: a name or number for each map; masks of its own group are left out. None: each item of the batch for
+            itself; with `others`, nothing is left out.
+        other_groups: those of `others`.
+
+    Returns:
+        `[B]` in 0..1, .5 for chance; NaN as `status` says, and where no other mask is left.
+
+    Raises:
+        TypeError, ValueError: maps, masks or others are no tensors of one such shape, or groups are not one each.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> masks = torch.tensor([[0, 1, 1], [1, 1, 0]])
+    >>> metrics.shuffled_auc(torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]), masks)
+    tensor([0.8750, 0.1250])
+    """
+    found = pair(maps, masks, both=False)
+    if others is None:
+        if other_groups is not None:
+            raise ValueError("other_groups need others")
+        pool, usable = masks_of("masks", masks)
+        pool_groups = groups = list(range(len(maps))) if groups is None else groups
+    else:
+        pool, usable = masks_of("others", others)
+        if others.shape[1:] != maps.shape[1:]:
+            raise ValueError(f"others must be [N, *{tuple(maps.shape[1:])}], got {tuple(others.shape)}")
+        pool_groups = other_groups
+        if (groups is None) != (other_groups is None):
+            raise ValueError("groups and other_groups must come together")
+    pool, usable = pool.to(found.maps.device), (usable & pool.any(1)).to(found.maps.device)
+    taken = usable.expand(len(maps), len(pool))
+    if groups is not None and pool_groups is not None:
+        taken = taken & _different(_named("groups", groups, len(maps)), _named("other_groups", pool_groups, len(pool)))
+    weights = pool.double() / pool.sum(1, keepdim=True).clamp(min=1)
+    negatives = taken.double() @ weights
+    values = _auc(found.maps, found.masks, negatives)
+    return found._replace(valid=found.valid & taken.any(1)).nan_where_none(values)
+
+
+def average_precision(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor,  # [B, *positions]
+) -> Tensor:  # [B]
+    """The mean precision over the pixels of the object, each at its own value as threshold (scikit-learn's).
+
+    It reads the order only, and depends on how large the object is: chance has the object's share of the image.
+
+    Args:
+        maps: `[B, *positions]`.
+        masks: as large as the maps, non-zero on the object.
+
+    Returns:
+        `[B]` in 0..1; NaN as `status` says.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> metrics.average_precision(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
+    tensor([0.8333])
+    """
+    found = pair(maps, masks)
+    ranks = ranked(found.maps)
+    hits = _cumulated(found.masks.double(), ranks.order)
+    at_least = hits[:, -1:] - hits.gather(1, ranks.below)
+    precision = at_least / (found.maps.shape[1] - ranks.below)
+    return found.nan_where_none((precision * found.masks).sum(1) / found.masks.sum(1))
+
+
+def iou_at_mask_area(
+    maps: Tensor,  # [B, *positions]
+    masks: Tensor,  # [B, *positions]
+) -> Tensor:  # [B]
+    """Intersection over union of the object and the map's largest values, as many pixels as the object has.
+
+    No threshold has to be chosen, and the size of the map plays no role. It reads the order only; of pixels that tie
+    at the edge each counts by the share of them that is taken.
+
+    Args:
+        maps: `[B, *positions]`.
+        masks: as large as the maps, non-zero on the object.
+
+    Returns:
+        `[B]` in 0..1; NaN as `status` says.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> metrics.iou_at_mask_area(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
+    tensor([0.3333])
+    """
+    found = pair(maps, masks)
+    area = found.masks.sum(1)
+    common = (ranked(found.maps).largest(area) * found.masks).sum(1)
+    return found.nan_where_none(common / (2 * area - common))
+
+
+def box_iou(
+    maps: Tensor,  # [B, H, W]
+    masks: Tensor,  # [B, H, W]
+    threshold: float | Sequence[float] = 0.5,
+) -> Tensor:  # [B] or [B, T]
+    """Intersection over union of two bounding boxes: of the mask's largest part, and of the map's above a threshold
+    (Choe et al., 2020).
+
+    A pixel is above where `m > threshold * max(m)`; parts are connected over edges and corners, the largest has the
+    most pixels, the first of equal ones in reading order. MaxBoxAcc is the share of images over a level at the best
+    threshold for all of them: `(box_iou(maps, masks, thresholds) >= 0.5).float().mean(0).max()`; a single threshold,
+    chosen by hand, favours the methods whose values it suits.
+
+    Args:
+        maps: `[B, H, W]`, not negative.
+        masks: `[B, H, W]`, non-zero on the object, or filled boxes.
+        threshold: a share of the map's maximum in 0..1 (1 excluded), or several.
+
+    Returns:
+        `[B]`, or `[B, T]` for T thresholds, in 0..1; NaN as `status` says, and for a map of zeros.
+
+    Raises:
+        TypeError, ValueError: maps or masks are no tensors of one such shape, maps are negative somewhere, or a
+            threshold is out of range.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> maps = torch.tensor([[[0.1, 0.9, 0.0], [0.0, 1.0, 0.4]]])
+    >>> metrics.box_iou(maps, torch.tensor([[[0, 1, 1], [0, 1, 1]]]), [0.2, 0.5])
+    tensor([[1.0000, 0.5000]])
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"maps must be [B, H, W], got {tuple(maps.shape)}")
+    found = pair(maps, masks, both=False)
+    nonnegative("maps", found.maps)
+    levels = [threshold] if isinstance(threshold, int | float) else list(threshold)
+    if not levels or not all(0 <= level < 1 for level in levels):
+        raise ValueError(f"threshold must lie in 0..1, 1 excluded, got {threshold}")
+    peak = found.maps.amax(1)
+    shape = maps.shape[1:]
+    box = _boxes(_largest_part(found.masks.view(-1, *shape)))
+    columns = []
+    for level in levels:
+        above = (found.maps > level * peak[:, None]).view(-1, *shape)
+        columns.append(_boxes_iou(_boxes(_largest_part(above)), box))
+    ious = torch.stack(columns, 1)
+    ious = torch.where((found.valid & (peak > 0))[:, None], ious, torch.nan).to(found.maps.dtype)
+    return ious[:, 0] if isinstance(threshold, int | float) else ious
+
+
+def _auc(flat: Tensor, positives: Tensor, weights: Tensor) -> Tensor:
+    """How often a pixel of `positives` [B, P] is above one drawn by `weights` [B, P], half for ties; [B] float64."""
+    ranks = ranked(flat)
+    total = _cumulated(weights, ranks.order)
+    beaten = (total.gather(1, ranks.below) + total.gather(1, ranks.upto)) / 2
+    return (beaten * positives).sum(1) / (positives.sum(1) * total[:, -1])
+
+
+def _cumulated(weights: Tensor, order: Tensor) -> Tensor:  # [B, P], [B, P] -> [B, P + 1]
+    """Entry k: the weight of the k pixels of least value."""
+    return functional.pad(weights.gather(1, order).cumsum(1), (1, 0))
+
+
+def _named(name: str, groups: Sequence[object] | Tensor, count: int) -> list[object]:
+    values = groups.tolist() if isinstance(groups, Tensor) else list(groups)
+    if len(values) != count:
+        raise ValueError(f"{name} must be one for each of {count}, got {len(values)}")
+    return values
+
+
+def _different(ours: list[object], theirs: list[object]) -> Tensor:  # [B, N] bool
+    numbers: dict[object, int] = {}
+    one, two = (torch.tensor([numbers.setdefault(name, len(numbers)) for name in names]) for names in (ours, theirs))
+    return one[:, None] != two
+
+
+def _boxes(objects: Tensor) -> Tensor:  # [B, H, W] bool -> [B, 4]
+    """Top, left, bottom, right, the last two excluded."""
+    edges = []
+    for flags in (objects.any(2), objects.any(1)):
+        numbers = flags.to(torch.uint8)
+        edges.append((numbers.argmax(1), flags.shape[1] - numbers.flip(1).argmax(1)))
+    (top, bottom), (left, right) = edges
+    return torch.stack([top, left, bottom, right], 1)
+
+
+def _boxes_iou(one: Tensor, two: Tensor) -> Tensor:  # [B, 4], [B, 4] -> [B]
+    size = (torch.minimum(one[:, 2:], two[:, 2:]) - torch.maximum(one[:, :2], two[:, :2])).clamp(min=0)
+    common = size.prod(1).double()
+    areas = sum((box[:, 2:] - box[:, :2]).prod(1) for box in (one, two))
+    return common / (areas - common)
+
+
+def _largest_part(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W] bool
+    """The part with the most pixels, over edges and corners, the first of equal ones."""
+    batch, height, width = above.shape
+    pixels = height * width
+    # Each pixel takes the largest label around it, then the label of the pixel that it names, until nothing moves.
+    names = torch.arange(pixels, 0, -1, device=above.device).view(1, height, width)
+    labels = torch.where(above, names, 0)
+    while True:
+        spread = functional.max_pool2d(labels.double()[:, None], 3, 1, 1)[:, 0].long()
+        spread = torch.where(above, spread, 0).flatten(1)
+        named = torch.where(spread > 0, pixels - spread, 0)
+        spread = torch.where(spread > 0, spread.gather(1, named), 0).view_as(labels)
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    flat = labels.flatten(1)
+    sizes = torch.zeros(batch, pixels + 1, device=above.device, dtype=torch.long)
+    sizes.scatter_add_(1, flat, torch.ones_like(flat))
+    sizes[:, 0] = 0
+    best = pixels - sizes.flip(1).argmax(1, keepdim=True)  # the first of equal ones has the largest name
+    return (flat == best).view_as(above) & above
