@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, HooiOptions, result_dtype
+from ..steps.backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Precision, result_dtype
 from ..steps.scaling import column_signs as signs_of
 from ..steps.scaling import scaled, unfold, unit_range
 from .core_contraction import contract, mode_product

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _cpu
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, HooiOptions, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "cpu"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, HooiOptions, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
 from .cusolver import library_eigenpairs
 from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, HooiOptions, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
 from .gradients import TIE, bounded, cast, eigh, norm, root, row_norms, svd
 from .scaling import by_parts, centered, column_signs, per_item, scaled, unfold, unit_exponents
 
