@@ -59,7 +59,7 @@ def check(result: HooiResult, x: Tensor, rank: Sequence[int], modes: Sequence[in
     for b, item in enumerate(x.double().numpy()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of padded ranks
-            options = {name: [f.copy() for f in value] if name == "init" and not isinstance(value, str) else value
+            options: Any = {name: [f.copy() for f in value] if name == "init" and not isinstance(value, str) else value
                        for name, value in how.items()}  # fmt: skip
             (core, factors), errors = partial_tucker(item, list(rank), modes=list(modes), random_state=0, **options)
         double = x.dtype == torch.float64
@@ -187,7 +187,8 @@ def test_results_of_some_modes() -> None:
     assert (core.shape, len(factors)) == ((9, 3, 2), 2)
     exact = tsm_fast.tucker(x, modes=(0,))
     assert (exact.reconstruct() - x).abs().max() < 1e-12
-    numbers = tsm_fast.tucker(x.numpy(), 2, modes=np.array([0, 1]))
+    pair: Any = np.array([0, 1])
+    numbers = tsm_fast.tucker(x.numpy(), 2, modes=pair)
     assert isinstance(numbers.core, np.ndarray)
     assert numbers.core.shape == (3, 2, 2, 4)
 
