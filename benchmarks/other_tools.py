@@ -243,7 +243,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     kept = given.out / "other_tools.json"
-    run = json.loads(kept.read_text()) if len(given.parts) < len(PARTS) else {"versions": {}}
+    run: dict[str, Any] = json.loads(kept.read_text()) if len(given.parts) < len(PARTS) else {"versions": {}}
     run["machine"] = processor()
     for part in given.parts:
         load = "{:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg())
