@@ -29,7 +29,8 @@ class Against:
     """The score of changed inputs, in the order of the untouched ones, whose own is `untouched` [B]."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], untouched: Tensor) -> None:
-        self._function, self.untouched = function, checked(untouched, len(untouched))
+        self._function = function
+        self.untouched: Tensor = checked(untouched, len(untouched))
 
     def __call__(self, inputs: Tensor) -> Tensor:  # [B, C, H, W] -> [B]
         with torch.no_grad():
@@ -211,7 +212,7 @@ class EmbeddingScore:
     def _directions(self, inputs: Tensor) -> Tensor:  # [B, D] of length 1
         found = self.embeddings(inputs)
         if self._center is not None:
-            center = torch.as_tensor(self._center).to(found)
+            center = torch.as_tensor(self._center, device=found.device, dtype=found.dtype)
             if center.shape != found.shape[1:]:
                 raise ValueError(f"center must be [{found.shape[1]}], as the embeddings, got {tuple(center.shape)}")
             found = found - center

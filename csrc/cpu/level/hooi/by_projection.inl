@@ -38,7 +38,7 @@ struct ByProjection {
             parts[k].unfolded = arena.take<double>(unfolded_size(p));
         }
         int64_t sizes = 0;
-        for (int m = 0; m < p.order; ++m) sizes += p.shape[m] * p.rank[m];
+        for (int m = 0; m < p.order; ++m) sizes += p.kept[m] ? 0 : p.shape[m] * p.rank[m];
         narrow = arena.take<P>(sizes);
         projection = arena.take<double>(p.elements());
         for (auto& buffer : spare) buffer = arena.take<P>(p.elements());
@@ -57,10 +57,14 @@ struct ByProjection {
             read(k);
             active += items[k].active;
         }
-        for (int m = 0; m < plan.order; ++m) start(m);
+        for (int m = 0; m < plan.order; ++m)
+            if (plan.given && !plan.kept[m])
+                take_start(m);
+            else if (plan.starts(m))
+                start(m);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)
-                if (!plan.starts && (sweep == 0 || plan.sign_v || !plan.others_full(m))) update(m);
+                if (plan.moves(sweep, m)) update(m);
             for (int k = 0; k < count; ++k) {
                 HooiItem& item = items[k];
                 if (!item.active) continue;
@@ -115,14 +119,14 @@ struct ByProjection {
         return sum;
     }
 
-    // ---- one eigenproblem for every active item ----
-    void solve(int size, int rank) {
+    // ---- one eigenproblem for every active item, or for those wanted ----
+    void solve(int size, int rank, const bool* wanted = nullptr) {
         const double* g[kMostItems];
         double *values[kMostItems], *vectors[kMostItems];
         int n = 0;
         const int group = eigh_group<double>(size);
         for (int k = 0; k < count; ++k) {
-            if (!items[k].active) continue;
+            if (!items[k].active || (wanted && !wanted[k])) continue;
             g[n] = parts[k].matrix;
             values[n] = parts[k].values;
             vectors[n++] = parts[k].vectors;
@@ -135,17 +139,21 @@ struct ByProjection {
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
     void start(int m) {
         const int64_t size = plan.shape[m], rank = plan.rank[m];
-        for (int k = 0; k < count; ++k) {
-            if (!items[k].active) continue;
-            const Tensor x =
-                dense_tensor(parts[k].dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
-            gram_item<P>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, parts[k].matrix, arena);
-        }
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) unfolding_gram<P>(k, m);
         solve(static_cast<int>(size), static_cast<int>(rank));
+        if (sizeof(P) == 4 && plan.guard) {
+            bool weak[kMostItems] = {}, any = false;
+            for (int k = 0; k < count; ++k)
+                if (items[k].active && !(parts[k].values[rank - 1] > kWeak * kWeak * parts[k].values[0])) {
+                    weak[k] = any = true;
+                    unfolding_gram<double>(k, m);
+                }
+            if (any) solve(static_cast<int>(size), static_cast<int>(rank), weak);
+        }
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             double* a = items[k].factor[m];
-            note_weakest(items[k], parts[k].values[0], parts[k].values[rank - 1]);
             __builtin_memcpy(a, parts[k].vectors, static_cast<size_t>(size * rank) * 8);
             if (!plan.sign_v) continue;
             Arena scratch = arena;
@@ -155,13 +163,26 @@ struct ByProjection {
         }
     }
 
+    template <class A>
+    void unfolding_gram(int k, int m) const {
+        const Tensor x = dense_tensor(parts[k].dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
+        gram_item<A>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, parts[k].matrix, arena);
+    }
+    void take_start(int m) {
+        const size_t bytes = static_cast<size_t>(plan.shape[m] * plan.rank[m]) * 8;
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) __builtin_memcpy(items[k].factor[m], items[k].start[m], bytes);
+    }
+
     // ---- one update ----
     void update(int m) {
         for (int k = 0; k < count; ++k)
             if (items[k].active) unfold_projection(k, m);
-        solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.rank[m]));
-        for (int k = 0; k < count; ++k)
-            if (items[k].active) take_factor(k, m);
+        solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.found(m)));
+        for (int k = 0; k < count; ++k) {
+            if (!items[k].active) continue;
+            m == plan.padded ? take_padded(k, m) : take_factor(k, m);
+        }
     }
     // The mode-m unfolding of the projection on every other factor.
     void unfold_projection(int k, int m) {
@@ -186,7 +207,7 @@ struct ByProjection {
             shape[i] = plan.shape[i];
             rank[i] = i == m ? plan.shape[i] : plan.rank[i];
             factors[i] = nullptr;
-            if (i == m) continue;
+            if (i == m || plan.kept[i]) continue;
             for (int64_t j = 0; j < plan.shape[i] * plan.rank[i]; ++j) to[j] = static_cast<P>(items[k].factor[i][j]);
             factors[i] = to;
             to += plan.shape[i] * plan.rank[i];
@@ -207,12 +228,23 @@ struct ByProjection {
             point_right_vectors_up(a, size, r, parts[k].unfolded, columns, scratch.take<double>(columns * r));
             return;
         }
+        left_vectors(k, size, r, n, a, arena);
+    }
+    // From the right ones.
+    void left_vectors(int k, int64_t size, int64_t r, int64_t n, double* a, Arena scratch) const {
         product<double, true>(size, r, n, parts[k].unfolded, n, parts[k].vectors, r, a, r);
-        Arena scratch = arena;
         orthonormalize(a, size, r, plan.loss, scratch);
         if (!plan.sign_v)
             point_up_one(a, static_cast<int>(size), static_cast<int>(r), scratch.take<double>(r),
                          scratch.take<double>(r));
+    }
+    // The left vectors that there are, and beside them the columns that are given.
+    void take_padded(int k, int m) const {
+        const int64_t size = plan.shape[m], found = plan.found(m);
+        Arena scratch = arena;
+        double* vectors = scratch.take<double>(size * found);
+        left_vectors(k, size, found, found, vectors, scratch);
+        pad_columns(vectors, size, found, items[k].padding, plan.rank[m], items[k].factor[m], scratch);
     }
 };
 

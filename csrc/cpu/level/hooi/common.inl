@@ -7,28 +7,28 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
+// A Gram matrix summed in float tells vectors apart whose sigma is more than this part of the first.
+constexpr double kWeak = 0.05;
+
 // Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 /
-// ||X||^2, good to 1e-7, and small singular values from differences of large ones.
+// ||X||^2, good to 1e-7, and vectors from a Gram matrix in float where there is a big mode. Projections in float, with
+// their Gram matrices in double, are good for sigmas ten times smaller.
 static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > 0.02)) return false;
-    if (plan.starts) return item.weakest > 0.05 * 0.05;
+    if (plan.hosvd) return plan.big < 0 || item.weakest > kWeak * kWeak;
+    const double least = plan.big < 0 ? kWeak / 10 : kWeak;
     for (int m = 0; m < plan.order; ++m)
-        for (int64_t k = 0; k < plan.rank[m]; ++k)
-            if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
+        for (int64_t k = 0; !plan.kept[m] && k < plan.found(m); ++k)
+            if (!(item.sigma[m][k] > least * item.sigma[m][0])) return false;
     return true;
-}
-
-// Of eigenvalues of a Gram matrix of an unfolding of X, the largest and the least of those kept.
-static void note_weakest(HooiItem& item, double first, double last) {
-    const double ratio = last / first;
-    item.weakest = ratio < item.weakest ? ratio : item.weakest;
 }
 
 static int64_t largest_problem(const CpuHooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m) {
-        const int64_t start = m == p.big ? (m == 0 && !p.starts ? 1 : p.others_size(m)) : p.shape[m];
+        if (p.kept[m]) continue;
+        const int64_t start = !p.starts(m) ? 1 : m == p.big ? p.others_size(m) : p.shape[m];
         n = start > n ? start : n;
         n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
     }
@@ -37,7 +37,7 @@ static int64_t largest_problem(const CpuHooiPlan& p) {
 static int64_t unfolded_size(const HooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m)
-        if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
+        if (m != p.big && !p.kept[m] && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
     return n;
 }
 
@@ -85,7 +85,9 @@ static Arena take_results(const HooiPlan& p, HooiItem* items, int count, Arena& 
         item.errors = arena.take<double>(p.n_iter_max + 1);
         item.big_wide = sizeof(P) == 8;
         for (int m = 0; m < p.order; ++m) {
-            if (m != p.big)
+            if (p.kept[m])
+                item.factor[m] = nullptr;
+            else if (m != p.big)
                 item.factor[m] = arena.take<double>(p.shape[m] * p.rank[m]);
             else if (item.target && item.target_wide == item.big_wide)
                 item.big_factor = item.target;
@@ -141,7 +143,7 @@ static void blank(const HooiPlan& plan, HooiItem& item) {
     for (int64_t i = 0; i < plan.core_size(); ++i) item.core[i] = value;
     for (int m = 0; m < plan.order; ++m) {
         for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
-        for (int64_t i = 0; i < plan.shape[m]; ++i)
+        for (int64_t i = 0; !plan.kept[m] && i < plan.shape[m]; ++i)
             for (int64_t k = 0; k < plan.rank[m]; ++k) {
                 const double entry = item.finite ? i == k : value;
                 if (m == plan.big)
