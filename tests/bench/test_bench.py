@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tsm_fast
+from tsm_fast import saliency
 from tsm_fast.bench import clock, found, limits, memory, page, peers, rows, sets, shapes, tables, works
 from tsm_fast.bench.cases import Case, case_of, cost
 from tsm_fast.bench.compare import compare, read
@@ -116,8 +117,8 @@ def test_a_result_of_another_shape_is_a_failure(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ours_being_wrong_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = tsm_fast.tsm
-    monkeypatch.setattr(tsm_fast, "tsm", lambda x, **options: exact(x, **options) + 1e-3)
+    exact = saliency.tsm
+    monkeypatch.setattr(saliency, "tsm", lambda x, **options: exact(x, **options) + 1e-3)
     row = measured(TSM, peers=frozenset({"torch"}))
     assert row["contenders"]["tsm_fast"]["verdict"] == "less"
     (fault,) = tables.faults([row])

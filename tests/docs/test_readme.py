@@ -19,8 +19,8 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from tsm_fast.bench.operators import declare_operators
 from tsm_fast import __version__
+from tsm_fast.bench.operators import declare_operators
 from tsm_fast.models.preprocessing import Resize
 from tsm_fast.pictures import load_photos
 

@@ -199,7 +199,7 @@ class _Table:
             result, once = self._call(contender, arguments)  # warm
         items = few
         if contender.each and not seldom:
-            items = max(1, min(self.checked, int(ITEMS / once)))
+            items = max(1, min(batch, int(ITEMS / once)))
         elif not contender.each:
             quick = contender.ours or once / few * batch < SLOW
             items = batch if quick else min(batch, max(few, int(SLOW / once * few)))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import tsm_fast
-
+from ... import saliency
+from ...extractor import SaliencyExtractor
 from ...models import lite0
 from ...steps import reference
 from .. import peers
@@ -43,7 +43,7 @@ class _Compiled:
 
 
 def _our_compiled(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
-    return Contender(OURS, _Compiled(lambda x: 2 * tsm_fast.tsm(x + 0, backend=backend) / 2))
+    return Contender(OURS, _Compiled(lambda x: 2 * saliency.tsm(x + 0, backend=backend) / 2))
 
 
 def _compiled_peers(case: Case) -> list[Contender]:
@@ -109,7 +109,7 @@ def _first_errors(case: Case, shown: float, truth: Any, inputs: Arrays, ours: bo
 
 def _our_call(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
     model = lite0()
-    extract = tsm_fast.SaliencyExtractor(model, "features", "eigencam", size="input", backend=backend)
+    extract = SaliencyExtractor(model, "features", "eigencam", size="input", backend=backend)
     return Contender(OURS, extract)
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import tsm_fast
-
+from ... import saliency
 from ...steps import cusolver
 from .. import peers
 from ..cases import ALL_VECTORS, MAPS, Case
@@ -33,7 +32,7 @@ from .contender import (
 
 def _our_map(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
     given = {"rank": case.rank} if case.rank else {}
-    return Contender(OURS, partial(getattr(tsm_fast, case.work), backend=backend, **given, **options))
+    return Contender(OURS, partial(getattr(saliency, case.work), backend=backend, **given, **options))
 
 
 def _map_peers(case: Case) -> list[Contender]:
@@ -142,7 +141,7 @@ def _map_truth(case: Case, inputs: Arrays) -> tuple[Tensor, Tensor]:
     x = inputs[0].double()
     clear = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if case.rank:
-        return getattr(tsm_fast, case.work)(x, rank=case.rank, precision="float64", backend="reference"), clear
+        return getattr(saliency, case.work)(x, rank=case.rank, precision="float64", backend="reference"), clear
     if case.work == "mean_activation":
         return peers.normalized(x.mean(1)), clear
     if case.work in ALL_VECTORS:

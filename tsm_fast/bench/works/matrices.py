@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import tsm_fast
-
+from ... import decomposition
 from ...steps import choice, cusolver
 from .. import peers
 from ..cases import Case
@@ -31,7 +30,7 @@ from .contender import (
 
 
 def _our_eigh(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
-    return Contender(OURS, partial(tsm_fast.eigh, backend=backend, **options))
+    return Contender(OURS, partial(decomposition.eigh, backend=backend, **options))
 
 
 def _eigh_peers(case: Case) -> list[Contender]:
@@ -104,7 +103,7 @@ def _pairs_allowed(case: Case) -> Errors:
 
 
 def _our_svd(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
-    return Contender(OURS, partial(tsm_fast.truncated_svd, rank=_svd_rank(case), backend=backend, **options))
+    return Contender(OURS, partial(decomposition.truncated_svd, rank=_svd_rank(case), backend=backend, **options))
 
 
 def _svd_rank(case: Case) -> int:

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import tsm_fast
-
+from ... import decomposition, modes, saliency
 from ...steps import choice, reference
 from .. import peers
 from ..cases import FINISHED, Case
@@ -58,15 +57,15 @@ def _step_errors(case: Case, shown: Any, truth: Tensor, inputs: Arrays, ours: bo
 
 def _core_inputs(case: Case) -> tuple[Arrays, str]:
     x, origin = filled(case)
-    factors = tsm_fast.hosvd(x, case.rank).factors
+    factors = decomposition.hosvd(x, case.rank).factors
     return (x, *factors), origin
 
 
 def _our_core(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
     if case.work == "multi_mode_dot":
-        return Contender(OURS, lambda x, *a: tsm_fast.multi_mode_dot(x, a, transpose=True, backend=backend))
-    modes = tuple(range(len(case.sides)))
-    return Contender(OURS, lambda x, *a: choice.resolve(backend, x).core_contraction(x, a, modes))
+        return Contender(OURS, lambda x, *a: modes.multi_mode_dot(x, a, transpose=True, backend=backend))
+    every = tuple(range(len(case.sides)))
+    return Contender(OURS, lambda x, *a: choice.resolve(backend, x).core_contraction(x, a, every))
 
 
 def _core_peers(case: Case) -> list[Contender]:
@@ -99,7 +98,7 @@ def _core_truth(case: Case, inputs: Arrays) -> Tensor:
 
 def _finish_inputs(case: Case) -> tuple[Arrays, str]:
     x, origin = filled(case)
-    return (tsm_fast.tsm(x, normalize=False),), origin
+    return (saliency.tsm(x, normalize=False),), origin
 
 
 def _our_finish(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import tsm_fast
-
+from ... import decomposition
 from .. import peers
 from ..cases import Case
 from .contender import (
@@ -28,7 +27,7 @@ from .contender import (
 
 
 def _our_tucker(case: Case, backend: str | None, options: dict[str, Any]) -> Contender:
-    function = getattr(tsm_fast, case.work)
+    function = getattr(decomposition, case.work)
     return Contender(OURS, partial(function, rank=case.rank, backend=backend, **options), shown=_decomposed)
 
 
@@ -75,7 +74,7 @@ class _Exact(NamedTuple):
 
 def _tucker_truth(case: Case, inputs: Arrays) -> _Exact:
     """By plain PyTorch, which tests hold to TensorLy."""
-    function = tsm_fast.hosvd if case.work == "hosvd" else tsm_fast.tucker
+    function = decomposition.hosvd if case.work == "hosvd" else decomposition.tucker
     result = function(inputs[0].double(), case.rank, backend="reference")
     return _Exact(_left_over(inputs[0], result.core, result.factors), result.factors, result.singular_values)
 
