@@ -22,6 +22,7 @@ CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int 
     const bool starts = n_iter_max == 0;
     CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), starts ? 1 : n_iter_max, tol, sign_v)};
     plan.starts = starts;
+    if (starts && plan.order == 2 && plan.big < 0) plan.big = 0;  // one eigenproblem for both factors of a matrix
     plan.refine = refine;
     plan.guard = guard;
     return plan;
