@@ -30,9 +30,11 @@ FLOORS = (
     ("metrics", "models.forward"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
+    ("pipeline.computation",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),
     ("pipeline.engines",),
     ("pipeline",),  # the names that it hands on
+    ("study",),
     ("bench", "integrations"),
     ("demo",),
     ("cli",),

@@ -101,17 +101,21 @@ def _solved(grid: _Grid, right: Tensor) -> Tensor:
 def _halving(size: int, like: Tensor) -> Tensor:  # [size / 2, size]
     """The adjoint of linear interpolation between pixels of twice the size."""
     half = (size + 1) // 2
-    place = ((torch.arange(size, dtype=torch.float64) + 0.5) / 2 - 0.5).clamp(0, half - 1)
-    near = 1 - (place - torch.arange(half, dtype=torch.float64)[:, None]).abs()
+    fine, coarse = (torch.arange(pixels, device=like.device, dtype=torch.float64) for pixels in (size, half))
+    place = ((fine + 0.5) / 2 - 0.5).clamp(0, half - 1)
+    near = 1 - (place - coarse[:, None]).abs()
     return near.clamp(min=0).to(like)
 
 
 def _around(x: Tensor) -> Tensor:  # [B, C, H, W]
     """The weighted sum of the eight neighbours."""
-    rows = functional.pad(x, (0, 0, 1, 1))
-    rows = rows[:, :, :-2] + 2 * x + rows[:, :, 2:]
-    both = functional.pad(rows, (1, 1))
-    return (both[..., :-2] + 2 * rows + both[..., 2:]) / 12 - x / 3
+    rows = 2 * x
+    rows[:, :, 1:] += x[:, :, :-1]
+    rows[:, :, :-1] += x[:, :, 1:]
+    both = 2 * rows
+    both[..., 1:] += rows[..., :-1]
+    both[..., :-1] += rows[..., 1:]
+    return both.div_(12).sub_(x, alpha=1 / 3)
 
 
 def _dot(one: Tensor, two: Tensor) -> Tensor:  # [B, C, 1, 1]

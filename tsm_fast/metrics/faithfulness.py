@@ -10,12 +10,11 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from ..steps import checks
 from ._imputation import imputed
-from ._items import average_ranks, correlation, inputs_of, maps_of, ranked, two_maps
+from ._items import average_ranks, correlation, inputs_of, levels, maps_of, two_maps
 from .scores import Score, against
 
 Baseline = Literal["blur", "mean"] | Tensor
@@ -199,11 +198,10 @@ def insertion_deletion(
         raise ValueError(f"steps must be at least 1, got {steps}")
     flat, finite = _maps_of_inputs(inputs, maps)
     ground = _baseline(inputs, baseline)
-    fixed, ranks, pixels = against(score, inputs), ranked(flat), flat.shape[1]
+    fixed, places, pixels = against(score, inputs), levels(flat), flat.shape[1]
     curves: tuple[list[Tensor], list[Tensor]] = [], []
     for step in range(steps + 1):
-        count = torch.full((1,), round(pixels * step / steps), device=flat.device)
-        part = ranks.largest(count).to(inputs.dtype).view(len(maps), 1, *maps.shape[1:])
+        part = places.largest(round(pixels * step / steps)).to(inputs.dtype).view(len(maps), 1, *maps.shape[1:])
         for curve, share in zip(curves, (part, 1 - part), strict=True):
             curve.append(fixed(torch.where(share == 1, inputs, torch.lerp(ground, inputs, share))))
     inserted, deleted = (torch.where(finite[:, None], torch.stack(curve, 1), torch.nan) for curve in curves)
@@ -231,13 +229,11 @@ def blurred(
     if not width > 0:
         raise ValueError(f"sigma must be above 0, got {sigma}")
     reach = ceil(3 * width)
-    steps = torch.arange(-reach, reach + 1, device=inputs.device, dtype=torch.float64)
-    weights = torch.exp(-((steps / width) ** 2) / 2)
-    weights = (weights / weights.sum()).to(inputs.dtype)
-    planes = inputs.flatten(0, 1)[:, None]
-    planes = functional.pad(planes, (reach,) * 4, mode="replicate")
-    planes = functional.conv2d(functional.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return planes.view_as(inputs)
+    steps = torch.arange(-reach, reach + 1, device=inputs.device)
+    rows, columns = (
+        _window(_places(size, steps).clamp(0, size - 1), steps / width, inputs) for size in inputs.shape[2:]
+    )
+    return rows @ inputs @ columns.mT
 
 
 def road(
@@ -284,8 +280,8 @@ def road(
     flat, finite = _maps_of_inputs(inputs, maps)
     fixed, pixels = against(score, inputs), flat.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    shuffle = torch.randperm(pixels, generator=generator).to(flat.device)
-    added = (noise * torch.randn(inputs.shape[1:], generator=generator)).to(inputs)
+    shuffle = torch.randperm(pixels, generator=generator, device="cpu").to(flat.device)
+    added = (noise * torch.randn(inputs.shape[1:], generator=generator, device="cpu")).to(inputs)
     rising = shuffle[flat[:, shuffle].sort(dim=1, stable=True).indices]
     place = torch.empty_like(rising).scatter_(1, rising, torch.arange(pixels, device=flat.device).expand_as(rising))
     total = torch.zeros_like(fixed.untouched)
@@ -457,7 +453,8 @@ def _spearman(one: Tensor, two: Tensor) -> Tensor:
 
 
 def _ssim(one: Tensor, two: Tensor) -> Tensor:  # [B, H, W], [B, H, W] -> [B]
-    rows, columns = (_mirrored(size).to(one) for size in one.shape[1:])
+    steps = torch.arange(-5, 6, device=one.device)
+    rows, columns = (_window(_mirrored(size, steps), steps / 1.5, one) for size in one.shape[1:])
 
     def local(x: Tensor) -> Tensor:
         return rows @ x @ columns.mT
@@ -469,13 +466,21 @@ def _ssim(one: Tensor, two: Tensor) -> Tensor:  # [B, H, W], [B, H, W] -> [B]
     return found.mean((1, 2))
 
 
-def _mirrored(size: int) -> Tensor:  # [size, size]
-    """The Gaussian window of SSIM along one mode, mirrored at both ends."""
-    steps = torch.arange(-5, 6)
-    weights = torch.exp(-((steps / 1.5) ** 2) / 2).double()
-    place = (torch.arange(size)[:, None] + steps) % (2 * size)
-    place = torch.minimum(place, 2 * size - 1 - place)
-    return torch.zeros(size, size).double().scatter_add_(1, place, (weights / weights.sum()).expand_as(place))
+def _mirrored(size: int, steps: Tensor) -> Tensor:  # [size, K]
+    place = _places(size, steps) % (2 * size)
+    return torch.minimum(place, 2 * size - 1 - place)
+
+
+def _places(size: int, steps: Tensor) -> Tensor:  # [size, K]
+    """The neighbours of each pixel along a mode, also beyond its ends."""
+    return torch.arange(size, device=steps.device)[:, None] + steps
+
+
+def _window(places: Tensor, distances: Tensor, like: Tensor) -> Tensor:  # [size, K], [K] -> [size, size]
+    """The weights of a Gaussian blur along a mode."""
+    weights = torch.exp(-(distances.double() ** 2) / 2)
+    blank = like.new_zeros(len(places), len(places), dtype=torch.float64)
+    return blank.scatter_add_(1, places, (weights / weights.sum()).expand_as(places)).to(like)
 
 
 def _maps_of_inputs(inputs: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
