@@ -33,7 +33,7 @@ PAGES = [*(ROOT / name for name in AT_THE_TOP), *sorted((ROOT / "docs").glob("*.
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # Their blocks read what their commands wrote: tests/pipeline/test_docs.py runs both.
-WITH_COMMANDS = ("exports.md", "first-dataset.md", "format.md", "interrupted.md", "several-machines.md")
+WITH_COMMANDS = ("exports.md", "first-dataset.md", "format.md", "interrupted.md", "several-machines.md", "study.md")
 # `make test-integrations` and Python 3.11 have what these need, but for FiftyOne, which needs a database.
 NEEDS = {
     "detectors.md": "torchvision",
