@@ -17,7 +17,7 @@ from .cases import Case, cost
 from .works import Contender, Work
 
 SCHEMA = 1
-SECONDS = 3.0  # of timing a row
+SECONDS = 2.0  # of timing a row
 ROUNDS = (5, 60)
 FEW_ROUNDS = 3  # of those that are not warmed up again in each
 ITEMS = 0.15  # seconds that a turn of somebody who works item by item should last
