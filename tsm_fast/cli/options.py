@@ -104,8 +104,8 @@ Model = Annotated[
     _input(
         "--model",
         "-m",
-        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, file.py:factory, or a "
-        ".pt2 file.",
+        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, published:NAME, package.module:factory, "
+        "file.py:factory, or a .pt2 file.",
     ),
 ]
 Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a state dict without code.")]
