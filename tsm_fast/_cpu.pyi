@@ -22,7 +22,7 @@ def hooi(
     x: _Array,
     rank: Sequence[int],
     *,
-    n_iter_max: int,
+    n_iter_max: int,  # 0 for the HOSVD, whose errors are those of one sweep
     tol: float,
     sign_v: bool,
     refine: bool,

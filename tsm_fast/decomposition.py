@@ -14,7 +14,7 @@ from .steps import checks
 from .steps import hosvd as triplets
 from .steps.arrays import Array, as_tensor
 from .steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
-from .steps.choice import resolve
+from .steps.choice import needs_grad, resolve
 from .steps.memory import readable, untraced
 from .steps.operators import operator, wanted
 from .steps.scaling import by_parts, peaks
@@ -276,6 +276,11 @@ def _hosvd(x: Tensor, rank: Sequence[int], sign: str, precision: Precision, back
     dtype = result_dtype(x.dtype, precision)
     module = resolve(backend, x)
     readable("x", x, module.name)
+    own: Any = getattr(module, "hosvd", None)  # of the compiled steps on the CPU, without gradients
+    if own is not None and not needs_grad(x):
+        result = own(x, rank, sign=sign, precision=precision)
+        checks.finite("x", result.finite)
+        return result.core, result.errors, *result.factors, *result.singular_values
     compute = partial(triplets.hosvd, module, rank, sign, dtype)
     return by_parts(compute, _checked("x", x), 2 * x.shape[1:].numel())
 

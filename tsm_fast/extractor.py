@@ -169,6 +169,13 @@ class SaliencyExtractor:
 
         `inputs` and errors are as in a call; the forward pass stops after the last wanted layer.
         """
+        return self._pass(inputs, whole=False)[0]
+
+    def features_and_output(self, inputs: Any) -> tuple[dict[str, Tensor], Any]:
+        """The feature maps as `features` gives them, and what the model gives in the end, of one whole forward pass."""
+        return self._pass(inputs, whole=True)
+
+    def _pass(self, inputs: Any, *, whole: bool) -> tuple[dict[str, Tensor], Any]:
         model = self._model
         if model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
@@ -179,10 +186,10 @@ class SaliencyExtractor:
                 name, self.reason = choose_layer(model, lambda: model(*args, **kwargs), declared=declared)
                 self._modules = find_layers(model, name)
                 self._names = (name,)
-            found = self._features(model, args, kwargs)
+            found, output = self._features(model, args, kwargs, whole)
         for name in self._names:
             self._check(name, found[name])
-        return {name: found[name].detach() for name in self._names}
+        return {name: found[name].detach() for name in self._names}, output
 
     def close(self) -> None:
         """Let go of the model; a later call raises RuntimeError."""
@@ -200,8 +207,13 @@ class SaliencyExtractor:
         layers = repr(tuple(self._names)) if self._names else "(chosen at the first call)"
         return f"SaliencyExtractor({type(self._model).__name__}, layers={layers}, method={self.method!r})"
 
-    def _features(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What the wanted layers give, by name; the forward pass stops when the last of them has run."""
+    def _features(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool
+    ) -> tuple[dict[str, Any], Any]:
+        """What the wanted layers give, by name; unless it is to be whole, the pass stops when the last of them has run.
+
+        And the model's own output, None of a pass that was stopped.
+        """
         found: dict[str, Any] = {}
         convolutions: list[Convolution] = []
         thread = threading.current_thread()
@@ -216,7 +228,7 @@ class SaliencyExtractor:
                 if threading.current_thread() is not thread or name in found:
                     return
                 value = self._read(name, output, convolutions)
-                last = len(found) + 1 == len(self._modules)
+                last = not whole and len(found) + 1 == len(self._modules)
                 # Later layers may write into this output (ReLU in place), unless nothing runs after it.
                 found[name] = value.clone() if isinstance(value, Tensor) and not last else value
                 if last:
@@ -226,6 +238,7 @@ class SaliencyExtractor:
 
         table = named_layers(model)
         self._known = {name for name in self._names if found_in(around(table, name))}
+        output = None
         with ExitStack() as hooks:
             if self._reshape == "tokens" or (self._reshape == "auto" and self._known):
                 for module in filter(_is_convolution, table.values()):
@@ -233,14 +246,14 @@ class SaliencyExtractor:
             for name, module in self._modules.items():
                 hooks.callback(module.register_forward_hook(reader(name)).remove)
             try:
-                model(*args, **kwargs)
+                output = model(*args, **kwargs)
             except _Stop as raised:
                 if raised.found is not found:  # that of an extractor around this one, whose layer ran inside of it
                     raise
         for name, module in self._modules.items():
             if name not in found:
                 raise RuntimeError(_did_not_run(name, module, model))
-        return found
+        return found, output
 
     def _read(self, name: str, output: Any, convolutions: Sequence[Convolution]) -> Any:
         """The feature maps in what a layer gives."""

@@ -19,7 +19,9 @@ Output output(uintptr_t address, bool wide) {
 
 CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
                     bool refine, bool guard) {
-    CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), n_iter_max, tol, sign_v)};
+    const bool starts = n_iter_max == 0;
+    CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), starts ? 1 : n_iter_max, tol, sign_v)};
+    plan.starts = starts;
     plan.refine = refine;
     plan.guard = guard;
     return plan;

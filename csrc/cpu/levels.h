@@ -18,6 +18,7 @@ inline double most_loss(bool wide) {
 }
 
 struct CpuHooiPlan : HooiPlan {
+    bool starts = false;             // the HOSVD: its factors are those of the only sweep
     bool refine = false;             // core from one more pass over X, good to eps instead of sqrt(eps)
     bool factors = false;            // A_big is wanted
     bool guard = false;              // items that float passes cannot vouch for are computed again in double
@@ -37,6 +38,7 @@ struct HooiItem {
     bool target_wide = false;
     void* big_factor = nullptr;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
     bool big_wide = false;
+    double weakest = 1;           // of the HOSVD: the least sigma_r / sigma_1 of an unfolding, squared
     double* core = nullptr;       // [R_1, ..., R_N]
     double* sigma[kMaxOrder]{};   // [R_n]
     double* responses = nullptr;  // T = X_(big)^T A_big, [S, R_big], S the product of the other modes

@@ -40,7 +40,7 @@ class Forward:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             cast(Any, module).to(memory_format=torch.channels_last)
-        self._module = module if compile else None
+        self.module, self._compile = module, compile
         self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def __call__(self, inputs: Tensor, size: int = 0) -> Mapping[str, Tensor]:
@@ -48,7 +48,7 @@ class Forward:
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=self._format)
         with self._types(inputs.device.type):
-            if self._module is None:
+            if not self._compile:
                 return self._extractor.features(inputs)
             full = inputs
             if len(inputs) < size:
@@ -56,14 +56,19 @@ class Forward:
                 full = torch.cat([inputs, blank]).contiguous(memory_format=self._format)
             if self._compiled is None:
                 self._extractor.features(full[:1])  # which tells how the outputs become [B, C, H, W]
-                self._compiled = _compiled(self._module, self._extractor.layers)
+                self._compiled = _compiled(self.module, self._extractor.layers)
             with torch.no_grad():
                 found = self._compiled(full)
             return {name: self._extractor.reshaped(name, value)[: len(inputs)] for name, value in found.items()}
 
+    def whole(self, inputs: Tensor) -> tuple[Mapping[str, Tensor], Any]:
+        """The feature maps, and what the network gives in the end, of one eager pass."""
+        with self._types(inputs.device.type):
+            return self._extractor.features_and_output(inputs.contiguous(memory_format=self._format))
+
     def warm(self, shape: Sequence[int], size: int, device: torch.device) -> None:
         """Compile for batches of `size` inputs [C, H, W], where it is to be compiled."""
-        if self._module is not None:
+        if self._compile:
             self(torch.zeros(size, *shape, device=device), size)
 
     def _types(self, device: str) -> AbstractContextManager[Any]:

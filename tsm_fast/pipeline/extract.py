@@ -88,7 +88,7 @@ def extract(
     >>> found.columns, found.numpy("tsm/1").shape
     (['tsm/1', 'mtsm:rank=4/1'], (3, 28, 28))
     """
-    text, source = _source(pictures)
+    text, source = source_of(pictures)
     own, name = None, model
     if checks.integer("workers", workers) < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
@@ -103,12 +103,12 @@ def extract(
                 "name, such as package.module:factory or file.py:factory"
             )
         size, fit = settings.get("size"), settings.get("fit")
-        own = live(_copied(model), preprocess, size=size, fit=fit)
+        own = live(copied(model), preprocess, size=size, fit=fit)
         name = own.name
     elif preprocess is not None:
         raise ValueError(f"preprocess is for a module of this program, got model={model!r}")
     methods = (maps,) if isinstance(maps, str) else tuple(maps)
-    settings, how = _sorted(settings, resources, workers)
+    settings, how = sorted_options("extract", settings, resources, workers)
     wanted = Settings(text, model=name, methods=methods, **settings)  # pyright: ignore[reportArgumentType]
     with reporter() if progress else nullcontext(Quiet()) as telling, Signals() as signals, keeping_memory(not workers):
         try:
@@ -118,11 +118,13 @@ def extract(
             )
         except Interrupted:
             raise KeyboardInterrupt from None
-    _raise(outcome, os.fspath(out))
+    check_outcome(outcome, os.fspath(out))
     return SaliencyDataset(out)
 
 
-def _sorted(options: dict[str, Any], resources: Resources | None, workers: int) -> tuple[dict[str, Any], Resources]:
+def sorted_options(
+    caller: str, options: dict[str, Any], resources: Resources | None, workers: int
+) -> tuple[dict[str, Any], Resources]:
     """The options that `Settings` has, and how it is computed."""
     known = {field.name for field in fields(Settings)} - {"source", "model", "methods"}
     working = {field.name for field in fields(Resources)} - known
@@ -130,7 +132,7 @@ def _sorted(options: dict[str, Any], resources: Resources | None, workers: int) 
         if name not in known | working:
             near = get_close_matches(name, [*known, *working, "maps", "preprocess", "workers"], n=3)
             hint = f"; close names: {', '.join(near)}" if near else ""
-            raise TypeError(f"extract has no option {name!r}{hint}")
+            raise TypeError(f"{caller} has no option {name!r}{hint}")
     given = {name: value for name, value in options.items() if name in working}
     if given and resources is not None:
         raise TypeError(f"{', '.join(given)} must be in resources, where these are given")
@@ -140,7 +142,7 @@ def _sorted(options: dict[str, Any], resources: Resources | None, workers: int) 
     return own, resources or Resources(**{"torch_threads": None if not workers else 1, **given})
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy in float32 on the CPU."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("model is scripted, so its layers cannot be read: give the module that was scripted")
@@ -155,7 +157,7 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from None
 
 
-def _source(pictures: Any) -> tuple[str, Source | None]:
+def source_of(pictures: Any) -> tuple[str, Source | None]:
     """What the record says of the pictures, and the source that has them; None where their text names it."""
     if isinstance(pictures, str | Path):
         return str(pictures), None
@@ -167,7 +169,7 @@ def _source(pictures: Any) -> tuple[str, Source | None]:
     return f"{len(pictures)} items of a {source.root}", source
 
 
-def _raise(outcome: Outcome, out: str) -> None:
+def check_outcome(outcome: Outcome, out: str) -> None:
     """What the exit codes of the command say."""
     if outcome.code in (0, 3) and not outcome.reason and not outcome.failed:
         if outcome.code == 3:

@@ -14,6 +14,7 @@ from ..methods import BUILT_IN, METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
 from ..variants import DEFAULT, variant
+from .computation import Asked
 
 Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
@@ -64,6 +65,7 @@ class Settings:
             it is faster, for a network that gives the same features in it.
         autocast: "bfloat16" or "float16" for what `torch.autocast` computes in them; None for float32.
         compile: the forward pass by `torch.compile`, on which the last bits depend.
+        computation: what is computed of every picture beside its maps, in columns of its own.
 
     Raises:
         TypeError, ValueError: an option has the wrong type or value.
@@ -99,6 +101,7 @@ class Settings:
     channels_last: bool | None = None
     autocast: str | None = None
     compile: bool = False
+    computation: Asked | None = None
 
     def __post_init__(self) -> None:
         for name in ("source", "model"):

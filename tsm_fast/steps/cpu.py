@@ -108,11 +108,22 @@ def hooi(
     precision: Precision = "auto",
 ) -> HooiResult:
     """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    return _decomposed(x, rank, n_iter_max, tol, sign, precision)
+
+
+def hosvd(x: Tensor, rank: Sequence[int], *, sign: str, precision: Precision = "auto") -> HooiResult:
+    """What `hooi` starts from, at a feasible rank: `errors` [B, 1] are its own, and `n_sweeps` counts it as a sweep."""
+    return _decomposed(x, rank, 0, 0.0, sign, precision)
+
+
+def _decomposed(
+    x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, precision: Precision
+) -> HooiResult:
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
     factors = [_empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
     values = [torch.empty(len(x), r, dtype=dtype, device=_CPU) for r in rank]
-    errors = torch.full((len(x), n_iter_max), torch.nan, dtype=torch.float64, device=_CPU)
+    errors = torch.full((len(x), n_iter_max or 1), torch.nan, dtype=torch.float64, device=_CPU)
     n_sweeps = torch.zeros(len(x), dtype=torch.int64, device=_CPU)
     converged = torch.zeros(len(x), dtype=torch.bool, device=_CPU)
     finite = torch.ones(len(x), dtype=torch.bool, device=_CPU)

@@ -14,15 +14,15 @@ from .._lazy import lazy
 __all__ = ["Comparison", "Study", "compare", "report", "run"]
 
 if TYPE_CHECKING:
-    from .compare import Comparison, compare
-    from .report import report
+    from .comparing import Comparison, compare
+    from .reporting import report
     from .rows import Study
-    from .run import run
+    from .running import run
 else:
     _HOMES = {
-        **dict.fromkeys(("Comparison", "compare"), ".compare"),
-        "report": ".report",
+        **dict.fromkeys(("Comparison", "compare"), ".comparing"),
+        "report": ".reporting",
         "Study": ".rows",
-        "run": ".run",
+        "run": ".running",
     }
     __getattr__, __dir__ = lazy(__name__, _HOMES, extras=dict.fromkeys(_HOMES, "datasets"))

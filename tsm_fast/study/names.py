@@ -16,6 +16,7 @@ MAPS = (
 FAMILIES = {
     "localisation": "against masks",
     "faithfulness": "what the model's score does when pixels are taken away",
+    "road": "the same, with pixels interpolated (ROAD), on a fifth as many pictures",
     "stability": "how far a map moves when the picture changes hardly",
     "randomisation": "how far a map moves when the network's layers are drawn anew, from the top",
     "spectra": "singular values of the feature tensors",
@@ -64,12 +65,18 @@ METRICS = {
     "deletion": Metric("faithfulness", "deletion (blur)", "low", "order only"),
     "insertion_mean": Metric("faithfulness", "insertion (mean)", "high", "order only"),
     "deletion_mean": Metric("faithfulness", "deletion (mean)", "low", "order only"),
-    "road": Metric("faithfulness", "ROAD", "high", "order only"),
+    "road": Metric("road", "ROAD", "high", "order only"),
     "jpeg": Metric("stability", "JPEG 75", "high", "maps that ignore the image"),
     "shift": Metric("stability", "shift", "high", "maps that ignore the image"),
     "noise": Metric("stability", "noise", "high", "maps that ignore the image"),
     "rescale": Metric("stability", "rescale", "high", "maps that ignore the image"),
 }
+
+# Columns of a layer: the first five singular values over their sum, by SVD and by a Tucker decomposition of 32
+# channels, and their squares over that of all; the first over the second.
+SPECTRA = ("svd", "svd_energy", "tucker")
+GAPS = ("gap", "gap_centred")
+CURVES = ("insertion_curve", "deletion_curve")  # of a map, onto and from a blurred picture
 
 # Columns of a row that are of no map: how its mask is ("ok", "none", "empty", "full", "no-object", "size",
 # "unreadable"), the share of the input that it covers, whether the costly families ran (1) or not (0), how the score is

@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ...models import Model
+from ..computation import Problem
 from ..settings import Resources
 from ..sources.source import Source
-from ..worker.inputs import Problem
 from ..worker.network import keep_memory
 from ..worker.run_shard import At
 from .attempt import attempt

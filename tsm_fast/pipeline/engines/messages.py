@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..computation import Problem
 from ..files.run import Marker, ShardSpec
-from ..worker.inputs import Problem
 from ..worker.run_shard import NOTHING, At, Event
 
 

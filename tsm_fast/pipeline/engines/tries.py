@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from ..computation import Problem
 from ..files import plan_file, urls
 from ..files.run import ShardSpec
-from ..worker.inputs import Problem
 from .messages import Found, Lost, Task
 
 RETRIES = 3  # how often a shard is tried again

@@ -14,7 +14,7 @@ from ...methods import BUILT_IN
 from ...variants import variant
 from ..settings import DTYPES, PILLOW_LIMIT
 from . import typed
-from .shards import FORMAT_VERSION, MapColumn
+from .shards import FORMAT_VERSION, MapColumn, ValueColumn
 
 NAME = "run.json"
 FORMAT: dict[str, Any] = {"name": "tsm_fast run", "version": FORMAT_VERSION}
@@ -61,6 +61,15 @@ class ForwardRecord:
 
 
 @dataclass(frozen=True)
+class ComputationRecord:
+    """What is computed beside the maps (`pipeline.computation`), and its columns."""
+
+    name: str
+    options: dict[str, Any]
+    columns: tuple[ValueColumn, ...]
+
+
+@dataclass(frozen=True)
 class Record:
     """Everything that decides what is computed; its hash is the fingerprint of the run.
 
@@ -83,6 +92,7 @@ class Record:
     columns: tuple[MapColumn, ...]
     forward: ForwardRecord = ForwardRecord()
     reshape: str = "auto"  # how the outputs of layers become [B, C, H, W], as `Settings` has it
+    computation: ComputationRecord | None = None
 
     def __post_init__(self) -> None:
         _between("items", self.source.items, 1)
@@ -126,8 +136,17 @@ class Record:
         return self.images["max_pixels"]
 
     @property
+    def values(self) -> tuple[ValueColumn, ...]:
+        """The columns beside the maps."""
+        return () if self.computation is None else self.computation.columns
+
+    @property
     def fingerprint(self) -> str:
-        return digest(asdict(self))
+        return digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping for JSON; of maps alone without "computation"."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("computation", None)}
 
     def options(self, method: str) -> dict[str, Any]:
         """All keyword arguments of a method."""
@@ -174,8 +193,8 @@ class RunFile:
 
     def to_json(self) -> dict[str, Any]:
         """What `read` reads."""
-        parts = {name: asdict(getattr(self, name)) for name in ("record", "evidence", "about")}
-        values = {"format": FORMAT, "fingerprint": self.fingerprint, **parts}
+        parts = {name: asdict(getattr(self, name)) for name in ("evidence", "about")}
+        values = {"format": FORMAT, "fingerprint": self.fingerprint, "record": self.record.to_json(), **parts}
         return json.loads(json.dumps({**values, **seal(values)}))
 
     @classmethod

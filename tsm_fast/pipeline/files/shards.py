@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -43,8 +44,40 @@ class MapColumn:
     scale: str | None
 
 
+@dataclass(frozen=True)
+class ValueColumn:
+    """One column of what else is computed of every picture: a "number" (float32), a "list" of so many, or a "text".
+
+    In error rows numbers are NaN, and texts null.
+    """
+
+    name: str
+    kind: str
+    length: int = 0  # of a list
+
+    def blank(self, rows: int) -> np.ndarray:
+        """What error rows have: [rows] or [rows, length] NaN, or [rows] None."""
+        if self.kind == "text":
+            return np.full(rows, None, object)
+        return np.full((rows, self.length) if self.kind == "list" else rows, np.nan, np.float32)
+
+    def field(self) -> pa.Field:
+        """As shards store it."""
+        if self.kind == "text":
+            return pa.field(self.name, pa.string())
+        number = pa.float32()
+        return pa.field(self.name, pa.list_(number, self.length) if self.kind == "list" else number, nullable=False)
+
+    def array(self, values: np.ndarray) -> pa.Array:
+        """Values as `blank` has them, as shards store them."""
+        if self.kind == "list":
+            flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1), pa.float32())
+            return pa.FixedSizeListArray.from_arrays(flat, self.length)
+        return pa.array(values.tolist(), self.field().type)
+
+
 class Rows(NamedTuple):
-    """Some consecutive rows of a shard; `maps` [n, h, w] float32 by column, NaN in error rows."""
+    """Some consecutive rows of a shard; `maps` [n, h, w] float32 by column, NaN in error rows, and other `values`."""
 
     index: Sequence[int]
     key: Sequence[str]
@@ -56,9 +89,10 @@ class Rows(NamedTuple):
     sha256: Sequence[str | None]  # of these
     flags: Sequence[int]
     maps: Mapping[str, np.ndarray]
+    values: Mapping[str, np.ndarray] = MappingProxyType({})  # as `ValueColumn.blank` has them
 
 
-_LISTS = len(Rows._fields) - 1
+_LISTS = Rows._fields.index("maps")
 
 
 def shard_path(out: str | Path, index: int) -> Path:
@@ -103,13 +137,19 @@ ABOUT = pa.schema(
 )
 
 
-def schema(columns: Sequence[MapColumn], about: Mapping[str, Any], carried: Iterable[pa.Field] = ()) -> pa.Schema:
+def schema(
+    columns: Sequence[MapColumn],
+    about: Mapping[str, Any],
+    carried: Iterable[pa.Field] = (),
+    values: Sequence[ValueColumn] = (),
+) -> pa.Schema:
     """The columns of a shard; `about` is kept in the file's metadata under "tsm_fast"."""
     fields = list(ABOUT)
     for column in columns:
         fields.append(pa.field(column.name, pa.fixed_shape_tensor(_VALUES[column.dtype], column.shape), nullable=False))
         if column.scale is not None:
             fields.append(pa.field(column.scale, pa.float32(), nullable=False))
+    fields += (column.field() for column in values)
     fields += carried
     return pa.schema(fields, metadata={"tsm_fast": json.dumps(about, sort_keys=True)})
 
@@ -129,9 +169,10 @@ class ShardWriter:
         columns: Sequence[MapColumn],
         about: Mapping[str, Any],
         carried: pa.Table | None = None,
+        values: Sequence[ValueColumn] = (),
     ) -> None:
-        self._columns, self._carried = columns, carried
-        self._schema = schema(columns, about, () if carried is None else carried.schema)
+        self._columns, self._carried, self._values = columns, carried, values
+        self._schema = schema(columns, about, () if carried is None else carried.schema, values)
         floats = [f"{column.name}.list.element" for column in columns if column.dtype != "uint8"]
         options: dict[str, Any] = {
             "compression": "zstd",
@@ -196,6 +237,7 @@ class ShardWriter:
             arrays.append(pa.ExtensionArray.from_storage(kind, storage))
             if column.scale is not None:
                 arrays.append(pa.array(scale, pa.float32()))
+        arrays += [column.array(group.values[column.name]) for column in self._values]
         return pa.Table.from_arrays(arrays, names=self._schema.names[: len(arrays)])
 
     def _write(self, table: pa.Table) -> None:
@@ -238,12 +280,14 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
     lists: list[Any] = [[value for part in parts for value in part[number]] for number in range(_LISTS)]
-    maps = {name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps}
-    return Rows(*lists, maps=maps)
+    joined = [
+        {name: np.concatenate([part[name] for part in of]) for name in of[0]}
+        for of in ([part.maps for part in parts], [part.values for part in parts])
+    ]
+    return Rows(*lists, *joined)
 
 
 def _cut(rows: Rows, start: int, stop: int) -> Rows:
     lists: tuple[Any, ...] = rows[:_LISTS]
-    return Rows(
-        *(values[start:stop] for values in lists), maps={name: maps[start:stop] for name, maps in rows.maps.items()}
-    )
+    cut = [{name: values[start:stop] for name, values in of.items()} for of in (rows.maps, rows.values)]
+    return Rows(*(values[start:stop] for values in lists), *cut)

@@ -21,7 +21,13 @@ def writing(run: Run, spec: ShardSpec, path: Path) -> Iterator[tuple[ShardWriter
     with publish.publishing(path) as file:
         hashing = publish.HashingFile(file)
         carried = plan_file.carried(run.out, spec.part, spec.group)
-        writer = ShardWriter(hashing, run.columns, about, carried)  # pyright: ignore[reportArgumentType]
+        writer = ShardWriter(
+            hashing,  # pyright: ignore[reportArgumentType]
+            run.columns,
+            about,
+            carried,
+            run.record.values,
+        )
         try:
             yield writer, hashing
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -350,7 +350,7 @@ def _were(rows: Sized) -> str:
 
 def _difference(run: Run, planned: Draft) -> str:
     """What differs between the record in a folder and that of what is asked for."""
-    there, here = (asdict(file.record) for file in (run.file, planned.file))
+    there, here = (file.record.to_json() for file in (run.file, planned.file))
     same = [record["source"].pop(name) for name in ("listing", "items") for record in (there, here)]
     columns = [record.pop("columns") for record in (there, here)]
     lines = list(differences(there, here))

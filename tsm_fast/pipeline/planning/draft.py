@@ -23,7 +23,7 @@ from ...variants import variant
 from ..files import plan_file, typed
 from ..files.record import DECIDING, About, Evidence, Record, RunFile, SourceRecord
 from ..files.run import PACKAGES, Command
-from ..files.shards import MapColumn, schema
+from ..files.shards import MapColumn, ValueColumn, schema
 from ..settings import Settings
 from ..sources.columns import renamed
 from ..sources.lists import check_some_exist
@@ -95,9 +95,12 @@ def make(
     columns = [
         _column(method, layer, maps, settings) for method in settings.methods for layer, maps in features.items()
     ]
+    more, values = settings.computation, ()
+    if more is not None:
+        values = more.columns(columns)
     carried = None if listed is not None else source.carried(items)
     if carried is not None:
-        carried = renamed(carried, (*schema(columns, {}).names, *plan_file.SCHEMA.names))
+        carried = renamed(carried, (*schema(columns, {}, values=values).names, *plan_file.SCHEMA.names))
     adding = sorted({package for method in settings.methods if (package := METHODS[variant(method).method].package)})
     found = versions((*PACKAGES, *adding))
     parts = {
@@ -125,6 +128,8 @@ def make(
         "forward": {name: getattr(settings, name) for name in ("channels_last", "autocast", "compile")},
         "reshape": _name(settings.reshape),
     }
+    if more is not None:
+        parts["computation"] = {"name": more.name, "options": more.options(), "columns": list(map(asdict, values))}
     record = typed.made(Record, json.loads(json.dumps(parts, default=str)), "record")
     pictures = preprocessing["kind"] != BY_THE_DATASET
     evidence = Evidence(
@@ -136,7 +141,7 @@ def make(
         model=settings.model,
         weights=settings.weights,
         reason=extractor.reason,
-        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns)))
+        estimated_bytes=len(items) * (_ROW_BYTES + sum(map(_column_bytes, columns)) + sum(map(_value_bytes, values)))
         + (0 if carried is None else carried.nbytes),
         versions=found,
     )
@@ -202,6 +207,10 @@ def _column(method: str, layer: str, features: Tensor, settings: Settings) -> Ma
         raise ValueError(f"map {name!r}: {error}") from None
     scale = None if settings.dtype == "float32" else f"{name}:scale"
     return MapColumn(name, method, layer, (features.shape[2], features.shape[3]), settings.dtype, scale)
+
+
+def _value_bytes(column: ValueColumn) -> int:
+    return _BYTES["float32"] * max(column.length, 1)
 
 
 def _column_bytes(column: MapColumn) -> int:

@@ -357,7 +357,7 @@ def _read_marker(run: Run, spec: ShardSpec) -> Marker:
 
 
 def _check_rows(run: Run, spec: ShardSpec, marker: Marker, shard: pq.ParquetFile, keys: pa.Array | None) -> None:
-    for column in schema(run.columns, {}):
+    for column in schema(run.columns, {}, values=run.record.values):
         there = [other.type for other in shard.schema_arrow if other.name == column.name]
         if not there and (run.file.version > 1 or column.name not in ("bytes", "sha256")):
             raise _Wrong(f"column {column.name!r} is not there")

@@ -5,25 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...models.preprocessing import Preprocess
 from ...pictures.content import Content, content
 from ...pictures.decode import ImageError, Picture, from_value, unreadable
+from ..computation import Batch, Problem
 from .threads import Room
 
 DECODED = 256 << 20  # bytes of decoded images at the same time, for each thread that decodes
 MESSAGE = 500  # characters of a row's error
-
-
-class Problem(NamedTuple):
-    """Why an image has no map."""
-
-    kind: str  # the status of its row
-    message: str
 
 
 class Slot(NamedTuple):
@@ -36,6 +31,7 @@ class Slot(NamedTuple):
     flags: int
     content: Content
     seconds: float
+    extra: Any = None  # of `Computation.prepare`
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,15 @@ class Inputs:
     max_pixels: int
     room: Room = field(default_factory=lambda: Room(DECODED))  # for images that are decoded at the same time
 
-    def read(self, fetch: Callable[[], object]) -> Slot:
-        """What `fetch` gives (bytes of a file, a picture, pixels or a tensor) as input, or its problem."""
+    def read(
+        self, fetch: Callable[[], object], also: Callable[[Image.Image | None, Tensor], Any] = lambda *_: None
+    ) -> Slot:
+        """What `fetch` gives (bytes of a file, a picture, pixels or a tensor) as input, or its problem.
+
+        `also` is given the picture, where there is one, and the input.
+        """
         started = time.perf_counter()
-        made = problem = height = width = None
+        made = problem = height = width = picture = extra = None
         flags, what = 0, Content(None, None)
         try:
             value = _fetched(fetch)
@@ -61,22 +62,24 @@ class Inputs:
                 if not isinstance(value, bytes | bytearray):
                     what = content(value)
                 if isinstance(found, Picture):
-                    height, width, flags = found.image.height, found.image.width, found.flags
+                    picture = found.image
+                    height, width, flags = picture.height, picture.width, found.flags
                     found = self._prepared(found)
             if found.shape != self.shape:
                 raise ImageError("shape", f"inputs must be {list(self.shape)}, got {list(found.shape)}")
+            extra = also(picture, found)
             made = found
         except ImageError as error:
             problem = Problem(error.kind, one_line(str(error)))
-        return Slot(made, problem, height, width, flags, what, time.perf_counter() - started)
+        return Slot(made, problem, height, width, flags, what, time.perf_counter() - started, extra)
 
-    def batch(self, slots: Sequence[Slot]) -> Tensor:  # [B, C, H, W]
+    def batch(self, slots: Sequence[Slot]) -> Batch:
         """The inputs of images, blank for those with a problem: the last bits of the others depend on the size."""
         inputs = torch.zeros(len(slots), *self.shape)
         for number, slot in enumerate(slots):
             if slot.input is not None:
                 inputs[number] = slot.input
-        return inputs
+        return Batch(inputs, [slot.extra for slot in slots])
 
     def _prepared(self, picture: Picture) -> Tensor:
         try:

@@ -1,36 +1,35 @@
-"""From a micro-batch of inputs to its maps."""
+"""From a micro-batch of inputs to its maps, and what else is computed of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...models.forward import Forward
 from ...steps.backend import Precision
+from ..computation import Batch, Computation, Made, Problem
+from ..errors import ShardFailed, Stopped
 from ..files.run import STAGES
-from .inputs import Problem, one_line
+from .inputs import one_line
 
 CPU_BATCH = 16  # images at once through a network on the CPU: larger batches take more memory and are no faster
 
 POISON = "model"  # the kind of a problem that the network has with an image
 
 
-class Made(NamedTuple):
-    """The maps of a micro-batch."""
-
-    maps: dict[str, np.ndarray]  # column -> [B, h, w] float32
-    problems: dict[int, Problem]  # of the images that have none
+def _nothing() -> None:
+    pass
 
 
 @dataclass
-class Mapper:
-    """Makes maps with a model, on its device."""
+class Maps:
+    """The computation of maps alone."""
 
     forward: Forward
     columns: Sequence[tuple[str, str]]  # method, as the record has it, and layer
@@ -38,109 +37,117 @@ class Mapper:
     precision: Precision
     device: torch.device
     backend: str | None
+
+    def prepare(self, key: str, picture: Image.Image | None, made: Tensor) -> None:
+        return None
+
+    def compute(self, batch: Batch, seconds: dict[str, float], beat: Callable[[], None] = _nothing) -> Made:
+        started = time.perf_counter()
+        features = self.forward(batch.inputs.to(self.device), batch.full)
+        self.wait()
+        seconds["forward"] += time.perf_counter() - started
+        return self.of(features, seconds)
+
+    def of(self, features: Mapping[str, Tensor], seconds: dict[str, float]) -> Made:
+        """The maps of feature maps [B, C, H, W] by layer."""
+        started = time.perf_counter()
+        columns, problems = dict[str, np.ndarray](), dict[int, Problem]()
+        for method, layer in self.columns:
+            column, values = f"{method}/{layer}", features[layer]
+            columns[column] = self.one(method, values).to("cpu", torch.float32).numpy()
+            for item in np.flatnonzero(~np.isfinite(columns[column]).all(axis=(1, 2))).tolist():
+                problems.setdefault(item, _why(bool(values[item].isfinite().all()), layer, column))
+        seconds["decomposition"] += time.perf_counter() - started
+        return Made(columns, problems)
+
+    def one(self, method: str, features: Tensor) -> Tensor:  # [B, C, H, W] -> [B, H, W]
+        """The maps of a method, as they are stored."""
+        return self.functions[method](
+            features, nan="propagate", normalize=False, precision=self.precision, backend=self.backend
+        )
+
+    def wait(self) -> None:
+        """Until the device has done what it was given: the clock of a stage is read after that."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass
+class Batches:
+    """Micro-batches of a computation, within the memory of the device, and without images that the network refuses."""
+
+    computation: Computation
     # The images that go through the network at once: for the caches, or for the memory of the device once that was too
     # small.
     largest: int | None
 
-    def maps(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
-        """Maps [B, h, w] of inputs [B, C, H, W], which go through the network at most `largest` at once.
+    def made(self, batch: Batch, seconds: dict[str, float], beat: Callable[[], None] = _nothing) -> Made:
+        """The columns of a batch, of which at most `largest` images go through the network at once.
 
         A batch that does not fit into the memory of the device is halved, and so are all after it. An image for which
         the network raises has no map: it is found, and leaves its place in the batch blank. The time of the stages is
         added to `seconds`.
         """
         before = self.largest
-        made = self._halved(inputs, seconds)
+        made = self._halved(batch, seconds, beat)
         poison = {item: why for item, why in made.problems.items() if why.kind == POISON}
         if self.largest == before or not poison:
             return made
         self.largest = before  # what did not fit was an image, perhaps, and not the batch
-        made = self.maps(_blanked(inputs, poison), seconds)
+        made = self.made(batch.blanked(poison), seconds, beat)
         return made._replace(problems={**made.problems, **poison})
 
-    def poison(self, inputs: Tensor) -> dict[int, Problem]:
+    def poison(self, batch: Batch) -> dict[int, Problem]:
         """The images for which the network raises, each beside a blank one; none where it does so for blank ones."""
-        blank = torch.zeros_like(inputs[:2])
-        if self._error(blank) is not None:
+        blank = torch.zeros_like(batch.inputs[:2])
+        if self._error(Batch(blank, [None] * len(blank), self.largest or 0)) is not None:
             return {}
         found = {}
-        for number, image in enumerate(inputs):
+        for number, (image, extra) in enumerate(zip(batch.inputs, batch.extras, strict=True)):
             beside = blank.clone()
             beside[0] = image
-            if (error := self._error(beside)) is not None:
+            if (error := self._error(Batch(beside, [extra, None][: len(beside)], self.largest or 0))) is not None:
                 found[number] = Problem(POISON, error)
         return found
 
-    def _error(self, inputs: Tensor) -> str | None:
+    def _error(self, batch: Batch) -> str | None:
         try:
-            self._maps(inputs, dict.fromkeys(STAGES, 0.0))
+            self.computation.compute(batch, dict.fromkeys(STAGES, 0.0), _nothing)
         except (MemoryError, torch.OutOfMemoryError) as error:  # whose texts tell what was free
             return f"{type(error).__name__}: the network needs more memory for this image than there is"
         except Exception as error:  # networks of others raise anything
             return one_line(f"{type(error).__name__}: {error}")
         return None
 
-    def _halved(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
-        size = min(len(inputs), self.largest or len(inputs))
+    def _halved(self, batch: Batch, seconds: dict[str, float], beat: Callable[[], None]) -> Made:
+        size = min(len(batch.extras), self.largest or len(batch.extras))
         try:
-            parts = [self._part(part, seconds) for part in inputs.split(max(size, 1))]
+            parts = [self._part(part, seconds, beat) for part in batch.split(max(size, 1), self.largest or 0)]
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
             self.largest = size // 2
         else:
-            maps = {name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps}
+            columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
             problems = {n * size + item: why for n, part in enumerate(parts) for item, why in part.problems.items()}
-            return Made(maps, problems)
+            return Made(columns, problems)
         torch.cuda.empty_cache()  # after the `except`, which still holds the tensors of the failed pass
-        return self._halved(inputs, seconds)
+        return self._halved(batch, seconds, beat)
 
-    def _part(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
-        """Maps of what goes through the network at once, without the images for which it raises."""
+    def _part(self, batch: Batch, seconds: dict[str, float], beat: Callable[[], None]) -> Made:
+        """The columns of what goes through the network at once, without the images for which it raises."""
         try:
-            return self._maps(inputs, seconds)
+            return self.computation.compute(batch, seconds, beat)
+        except (Stopped, ShardFailed):
+            raise
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and len(inputs) > 1:
+            if isinstance(error, torch.OutOfMemoryError) and len(batch.extras) > 1:
                 raise
-            poison = self.poison(inputs)
+            poison = self.poison(batch)
             if not poison:
                 raise
-        made = self._maps(_blanked(inputs, poison), seconds)
+        made = self.computation.compute(batch.blanked(poison), seconds, beat)
         return made._replace(problems={**made.problems, **poison})
-
-    def _maps(self, inputs: Tensor, seconds: dict[str, float]) -> Made:
-        started = time.perf_counter()
-        features = self.forward(inputs.to(self.device), self.largest or 0)
-        self._wait()
-        between = time.perf_counter()
-        made = Made({}, {})
-        for method, layer in self.columns:
-            column, values = f"{method}/{layer}", features[layer]
-            maps = self.functions[method](
-                values,
-                nan="propagate",
-                normalize=False,
-                precision=self.precision,
-                backend=self.backend,
-            )
-            made.maps[column] = maps.to("cpu", torch.float32).numpy()
-            for item in np.flatnonzero(~np.isfinite(made.maps[column]).all(axis=(1, 2))).tolist():
-                made.problems.setdefault(item, _why(bool(values[item].isfinite().all()), layer, column))
-        finished = time.perf_counter()
-        seconds["forward"] += between - started
-        seconds["decomposition"] += finished - between
-        return made
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def _blanked(inputs: Tensor, items: Collection[int]) -> Tensor:
-    """Inputs with some images blank: the last bits of the others depend on the size of the batch."""
-    left = inputs.clone()
-    left[list(items)] = 0
-    return left
 
 
 def _why(finite: bool, layer: str, column: str) -> Problem:

@@ -26,7 +26,7 @@ from ..settings import Resources
 from ..sources.open import reopen
 from ..sources.source import Item, Source
 from .inputs import DECODED, Inputs, Slot
-from .maps import CPU_BATCH, Mapper
+from .maps import CPU_BATCH, Batches, Maps
 from .threads import Room
 
 
@@ -37,11 +37,13 @@ class Network:
     model: models.Model
     source: Source
     inputs: Inputs
-    mapper: Mapper
+    device: torch.device
+    batches: Batches
 
     def read(self, item: Item) -> Slot:
         """One image as input, or its problem."""
-        return self.inputs.read(lambda: self.source.read(item))
+        prepare = self.batches.computation.prepare
+        return self.inputs.read(lambda: self.source.read(item), lambda *made: prepare(item.key, *made))
 
 
 _networks: dict[tuple[Any, ...], Network] = {}
@@ -96,19 +98,20 @@ def _load(
     largest = CPU_BATCH if device.type == "cpu" else None
     forward = Forward(extractor, model.module, **asdict(record.forward))
     forward.warm(shape, largest or record.batch_size, device)
+    maps = Maps(
+        forward=forward,
+        columns=[(column.method, column.layer) for column in record.columns],
+        functions={name: partial(variant(name).function, **record.options(name)) for name in record.methods},
+        precision=cast(Precision, record.precision),
+        device=device,
+        backend=resources.backend,
+    )
     return Network(
         model,
         source or reopen(command.kind, command.root),
         Inputs(model.preprocess, tuple(shape), record.max_pixels, Room(resources.decode_threads * DECODED)),
-        Mapper(
-            forward=forward,
-            columns=[(column.method, column.layer) for column in record.columns],
-            functions={name: partial(variant(name).function, **record.options(name)) for name in record.methods},
-            precision=cast(Precision, record.precision),
-            device=device,
-            backend=resources.backend,
-            largest=largest,
-        ),
+        device,
+        Batches(maps if settings.computation is None else settings.computation.start(maps, model), largest),
     )
 
 

@@ -15,11 +15,12 @@ from ...extractor import SaliencyExtractor
 from ...models.forward import Forward
 from ...pictures.decode import quiet_decoders
 from ...variants import DEFAULT, variant
+from ..computation import Problem
 from ..files.run import STAGES
 from ..files.shards import OK
 from ..settings import Settings
-from .inputs import Inputs, Problem
-from .maps import CPU_BATCH, Mapper
+from .inputs import Inputs
+from .maps import CPU_BATCH, Batches, Maps
 from .network import device_of
 
 
@@ -83,12 +84,13 @@ class SaliencyStage:
             autocast=settings.autocast,
             compile=settings.compile,
         )
-        self._mapper = Mapper(forward, columns, functions, settings.precision, where, backend, largest)
+        maps = Maps(forward, columns, functions, settings.precision, where, backend)
+        self._batches = Batches(maps, largest)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         with quiet_decoders():
             slots = [self._inputs.read(lambda value=value: value) for value in batch[self._images(batch)]]
-        maps, problems = self._mapper.maps(self._inputs.batch(slots), dict.fromkeys(STAGES, 0.0))
+        maps, problems = self._batches.made(self._inputs.batch(slots), dict.fromkeys(STAGES, 0.0))
         rows = [slot.problem or problems.get(row) or Problem(OK, "") for row, slot in enumerate(slots)]
         bad = [row for row, problem in enumerate(rows) if problem.kind != OK]
         for values in maps.values():

@@ -19,6 +19,7 @@ from ..._version import versions
 from ...models import Model
 from ...pictures.content import Content
 from ...pictures.decode import FLAGS, quiet_decoders
+from ..computation import Batch, Problem
 from ..errors import FingerprintError, ShardFailed, Stopped
 from ..files import plan_file, publish
 from ..files.run import PACKAGES, STAGES, Marker, Run, ShardSpec, given
@@ -27,7 +28,7 @@ from ..files.urls import parquet
 from ..files.writing import writing
 from ..settings import Resources
 from ..sources.source import Source
-from .inputs import Problem, Slot
+from .inputs import Slot
 from .maps import POISON
 from .network import Network, network, torch_state
 from .threads import Ahead, Behind
@@ -144,7 +145,7 @@ def find_poison(
     with torch_state(resources) as device, quiet_decoders():
         net = network(run, given(spec.command, spec.out), device, resources, source, model)
         alive(At(spec.index, ()))
-        net.mapper.poison(torch.zeros(1, *net.inputs.shape))
+        net.batches.poison(Batch(torch.zeros(1, *net.inputs.shape), [None]))
         for row in rows:
             if stop is not None and stop.is_set():
                 raise Stopped(f"shard {spec.index} was stopped")
@@ -153,7 +154,7 @@ def find_poison(
                 slot = net.read(items[row - spec.start])
             except MemoryError:
                 return row, Problem("too_large", "MemoryError: there is too little memory to read this image")
-            found = {} if slot.input is None else net.mapper.poison(slot.input[None])
+            found = {} if slot.input is None else net.batches.poison(Batch(slot.input[None], [slot.extra]))
             if found:
                 return row, found[0]
     return None
@@ -231,8 +232,8 @@ class _Shard:
             | {"total": round(time.monotonic() - self._started, 6)},
             fingerprint=self._spec.fingerprint,
             host=platform.node(),
-            device=str(self._network.mapper.device),
-            batch_size=min(self._batch, self._network.mapper.largest or self._batch),
+            device=str(self._network.device),
+            batch_size=min(self._batch, self._network.batches.largest or self._batch),
             torch_threads=torch.get_num_threads(),
             versions=versions(PACKAGES),
         )
@@ -270,13 +271,13 @@ class _Shard:
         for first in range(0, len(self._items), self._batch):
             end = min(first + self._batch, len(self._items))
             while first < end:
-                last = min(first + (self._network.mapper.largest or self._batch), end)
+                last = min(first + (self._network.batches.largest or self._batch), end)
                 yield first, last
                 first = last
 
     def _ahead(self) -> int:
         """How many images may be read ahead: two micro-batches, the second as far as its memory goes."""
-        step = min(self._batch, self._network.mapper.largest or self._batch)
+        step = min(self._batch, self._network.batches.largest or self._batch)
         fitting = AHEAD_BYTES // (4 * prod(self._network.inputs.shape))
         return step + min(step, max(self._resources.decode_threads, fitting))
 
@@ -298,23 +299,30 @@ class _Shard:
     def _rows(self, first: int, last: int, slots: Mapping[int, Slot]) -> Rows:
         """A micro-batch: of the rows first..last of the shard, those that `slots` has."""
         maps = {c.name: np.full((len(slots), *c.shape), np.nan, np.float32) for c in self._run.columns}
+        blank = {column.name: column.blank(len(slots)) for column in self._run.record.values}
+        values = {name: column.copy() for name, column in blank.items()}
         problems: dict[int, Problem] = {}
         if any(slot.input is not None for slot in slots.values()):
             inputs = self._network.inputs.batch([slots.get(row, BLANK) for row in range(first, last)])
             try:
-                made = self._network.mapper.maps(inputs, self._seconds)
+                made = self._network.batches.made(inputs, self._seconds, self._beat)
+            except ShardFailed:
+                raise
             except (RuntimeError, ValueError, TypeError) as error:
                 where = f"shard {self._spec.index}, images {self._spec.start + first}..{self._spec.start + last - 1}"
                 raise ShardFailed(f"{where}: {type(error).__name__}: {error}") from error
-            maps = {name: values[[row - first for row in slots]] for name, values in made.maps.items()}
+            places = [row - first for row in slots]
+            maps, values = ({name: made.columns[name][places] for name in of} for of in (maps, values))
             problems = made.problems
         status, message, flags = [], [], []
         for number, (row, slot) in enumerate(slots.items()):
             problem, bits = slot.problem or problems.get(row - first), slot.flags
             if problem is not None:
-                for values in maps.values():
-                    values[number] = np.nan
-            elif any(values[number].min() == values[number].max() for values in maps.values()):
+                for column in maps.values():
+                    column[number] = np.nan
+                for name, column in values.items():
+                    column[number] = blank[name][number]
+            elif any(column[number].min() == column[number].max() for column in maps.values()):
                 bits |= FLAGS["constant"]
             status.append(OK if problem is None else problem.kind)
             message.append(None if problem is None else problem.message)
@@ -330,6 +338,7 @@ class _Shard:
             sha256=[slot.content.sha256 for slot in slots.values()],
             flags=flags,
             maps=maps,
+            values=values,
         )
 
     def _tell(self, rows: Rows) -> None:
@@ -342,6 +351,11 @@ class _Shard:
 
     def _move(self, rows: Sequence[int]) -> None:
         self._at = At(self._spec.index, tuple(self._spec.start + row for row in rows))
+        self._reads_told = -1
+        self._check()
+
+    def _beat(self) -> None:
+        """A sign of life from within a micro-batch."""
         self._reads_told = -1
         self._check()
 

@@ -195,6 +195,9 @@ struct GramSweeps {
         for (int i = 0; i < n_parts; ++i)
             m == plan.big ? copy(parts[i].gram, s * s, parts[i].matrix) : partial_trace(parts[i], m);
         solve(size, plan.rank[m]);
+        each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
+            note_weakest(item, at(own.values, 0, lane), at(own.values, plan.rank[m] - 1, lane));
+        });
         for (int i = 0; i < n_parts; ++i) {
             if (m == plan.big) respond(parts[i], parts[i].gram, s);
             copy(parts[i].vectors, size * plan.rank[m], m == plan.big ? parts[i].weights : parts[i].factor[m]);
@@ -311,7 +314,7 @@ struct GramSweeps {
     void run(int active) {
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)
-                if (sweep == 0 || plan.sign_v || !plan.others_full(m)) update(m);
+                if (!plan.starts && (sweep == 0 || plan.sign_v || !plan.others_full(m))) update(m);
             V norm2[kMost];
             for (int i = 0; i < n_parts; ++i) {
                 const GramItems<V>& own = parts[i];
@@ -384,7 +387,7 @@ struct ByGram {
         if (active == 0) return;
         sweeps.take(grams, any);
         for (int m = 0; m < plan.order; ++m) {
-            if (m == plan.big && m == 0) continue;
+            if (m == plan.big && m == 0 && !plan.starts) continue;
             sweeps.start(m);
             if (m == plan.big || !plan.sign_v) continue;
             const int64_t size = plan.shape[m] * plan.rank[m];

@@ -60,7 +60,7 @@ struct ByProjection {
         for (int m = 0; m < plan.order; ++m) start(m);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)
-                if (sweep == 0 || plan.sign_v || !plan.others_full(m)) update(m);
+                if (!plan.starts && (sweep == 0 || plan.sign_v || !plan.others_full(m))) update(m);
             for (int k = 0; k < count; ++k) {
                 HooiItem& item = items[k];
                 if (!item.active) continue;
@@ -98,9 +98,20 @@ struct ByProjection {
         parts[k].dense = parts[k].own;
     }
     double squares(const P* x) const {
-        double sum = 0;
+        // In blocks and lanes: the error of an exact fit is the root of what rounding leaves of this sum.
+        constexpr int64_t kBlock = 1024, kSums = 8;
         const int64_t n = plan.elements();
-        for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+        double sum = 0;
+        for (int64_t first = 0; first < n; first += kBlock) {
+            const int64_t end = first + kBlock < n ? first + kBlock : n;
+            double sums[kSums] = {};
+            int64_t i = first;
+            for (; i + kSums <= end; i += kSums)
+                for (int64_t l = 0; l < kSums; ++l)
+                    sums[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
+            for (; i < end; ++i) sums[0] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+            for (const double part : sums) sum += part;
+        }
         return sum;
     }
 
@@ -134,6 +145,7 @@ struct ByProjection {
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             double* a = items[k].factor[m];
+            note_weakest(items[k], parts[k].values[0], parts[k].values[rank - 1]);
             __builtin_memcpy(a, parts[k].vectors, static_cast<size_t>(size * rank) * 8);
             if (!plan.sign_v) continue;
             Arena scratch = arena;

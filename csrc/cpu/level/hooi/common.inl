@@ -9,19 +9,26 @@ namespace {
 
 // Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 /
 // ||X||^2, good to 1e-7, and small singular values from differences of large ones.
-static bool float_suffices(const HooiPlan& plan, const HooiItem& item) {
+static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > 0.02)) return false;
+    if (plan.starts) return item.weakest > 0.05 * 0.05;
     for (int m = 0; m < plan.order; ++m)
         for (int64_t k = 0; k < plan.rank[m]; ++k)
             if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
     return true;
 }
 
-static int64_t largest_problem(const HooiPlan& p) {
+// Of eigenvalues of a Gram matrix of an unfolding of X, the largest and the least of those kept.
+static void note_weakest(HooiItem& item, double first, double last) {
+    const double ratio = last / first;
+    item.weakest = ratio < item.weakest ? ratio : item.weakest;
+}
+
+static int64_t largest_problem(const CpuHooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m) {
-        const int64_t start = m == p.big ? (m == 0 ? 1 : p.others_size(m)) : p.shape[m];
+        const int64_t start = m == p.big ? (m == 0 && !p.starts ? 1 : p.others_size(m)) : p.shape[m];
         n = start > n ? start : n;
         n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
     }
