@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..models import published
-from .compare import Comparison, compare
-from .run import run
+from .comparing import Comparison, compare
+from .running import run
 
 
 class Entry(NamedTuple):

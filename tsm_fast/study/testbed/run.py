@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ...models import load
 from .. import factorial
-from ..compare import Comparison, compare
-from ..run import run as study
+from ..comparing import Comparison, compare
+from ..running import run as study
 from . import composites, packages, training
 from .composites import Pictures, generator
 from .networks import normalised

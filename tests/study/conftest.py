@@ -1,0 +1,2 @@
+from ..photos import folder, no_network, photos  # noqa: F401
+from .coins import grounds, pictures, stamps  # noqa: F401
