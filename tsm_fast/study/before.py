@@ -20,7 +20,7 @@ from ..pipeline.files import publish
 STRANGERS = 8  # pictures whose maps stand for "another image's"
 CENTRE = 64  # pictures over which embeddings are averaged
 POOL = 256  # masks of other images, for the shuffled AUC
-FINEST = 112  # positions of a side at which maps and masks are compared
+FINEST = 64  # positions of a side at which maps and masks are compared
 NAME = "before.npz"
 
 

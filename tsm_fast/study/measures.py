@@ -31,7 +31,7 @@ from .before import Before, at_grid, grid, number, rank
 from .masks import OK, Cropped, Masks
 
 STEPS = 8  # of insertion and deletion
-SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of ROAD
+SHARES = (0.2, 0.5, 0.8)  # of ROAD
 QUALITY = 75  # of JPEG
 SHIFT = 0.02  # of a side
 NOISE = 0.05  # of the spread of the input
