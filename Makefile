@@ -49,7 +49,7 @@ test: build lint build/triton-$(OLDEST_TRITON)/.done  ## all checks and all test
 
 test-integrations: build build/integrations/.done  ## the tests against pytorch-grad-cam, timm, JAX and Quantus, which lie beside the environment
 	PYTHONPATH=build/integrations $(PYTEST) tests/integrations/test_grad_cam.py tests/integrations/test_layouts.py \
-		tests/integrations/test_jax.py tests/integrations/test_quantus.py
+		tests/integrations/test_jax.py tests/integrations/test_quantus.py tests/integrations/test_metrics.py
 	PYTHONPATH=build/integrations $(PYTEST) tests/steps/test_array_api.py tests/docs/test_readme.py \
 		-k "jax or grad-cam or quantus or README or vision or detectors"
 

@@ -10,23 +10,32 @@ from importlib.metadata import version
 import pytest
 
 import tsm_fast
+from tsm_fast import metrics
 from tsm_fast.methods import BUILT_IN
 
-PUBLIC = [name for name in tsm_fast.__all__ if name != "BackendInfo"]
+PUBLIC = {name: getattr(tsm_fast, name) for name in tsm_fast.__all__ if name != "BackendInfo"}
+METRICS = {f"metrics.{name}": getattr(metrics, name) for name in metrics.__all__}
+FUNCTIONS = {name: found for name, found in {**PUBLIC, **METRICS}.items() if inspect.isfunction(found)}
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", {**PUBLIC, **FUNCTIONS})
 def test_there_is_an_example(name):
-    examples = doctest.DocTestFinder(recurse=False).find(getattr(tsm_fast, name), name)[0]
+    examples = doctest.DocTestFinder(recurse=False).find({**PUBLIC, **FUNCTIONS}[name], name)[0]
     assert examples.examples
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isfunction(getattr(tsm_fast, name))])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_parameter_is_described(name):
-    function = getattr(tsm_fast, name)
-    text = inspect.getdoc(function) or ""
-    for parameter in inspect.signature(function).parameters:
+    text = inspect.getdoc(FUNCTIONS[name]) or ""
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters:
         assert parameter in text, f"{name} does not describe {parameter}"
+
+
+def test_the_package_of_metrics_names_them_all():
+    for name in metrics.__all__:
+        kind = getattr(metrics, name)
+        result = isinstance(kind, type) and not issubclass(kind, Exception)
+        assert result or re.search(rf"\b{name}\b", metrics.__doc__ or ""), name
 
 
 @pytest.mark.parametrize("name", tsm_fast.__all__)

@@ -44,12 +44,13 @@ def loaded(program: str) -> set[str]:
         ("import tsm_fast", set[str]()),
         ("from tsm_fast import *", {"torch", "numpy", "pyarrow", "PIL", "rich"}),
         ("from tsm_fast import SaliencyExtractor, backends, mtsm, tucker; backends()", {"torch", "numpy"}),
+        ("import tsm_fast; tsm_fast.metrics.roc_auc", {"torch", "numpy"}),
         ("from tsm_fast import SaliencyDataset", {"torch", "numpy", "pyarrow"}),
         ("from tsm_fast import extract", {"torch", "numpy", "pyarrow", "PIL", "rich"}),
         (MAIN.replace("ARGUMENTS", "'--help'"), {"typer", "rich"}),
         (MAIN.replace("ARGUMENTS", "'--version'"), {"typer", "rich"}),
     ],
-    ids=["package", "all", "functions", "reader", "extract", "help", "version"],
+    ids=["package", "all", "functions", "metrics", "reader", "extract", "help", "version"],
 )
 def test_nothing_is_imported_before_it_is_used(program: str, needed: set[str]) -> None:
     assert loaded(program) <= needed

@@ -24,6 +24,10 @@ COMMANDS = {  # name -> (module, the first line of its help)
         ".runs",
         "One run of several that were made by the same settings of different pictures; those stay as they are.",
     ),
+    "study": (
+        ".study",
+        "What the maps of a model are worth, beside controls, with intervals: rows, tables, figures and a page.",
+    ),
     "map": (".map", "The saliency map of a picture, or of a few, in colour over the whole picture."),
     "layers": (
         ".layers",
@@ -37,6 +41,9 @@ COMMANDS = {  # name -> (module, the first line of its help)
 }
 
 
+VERBS = {"study": ("report", "compare")}  # what may follow a command, and is one of its own
+
+
 class Commands(TyperGroup):
     """Lists the commands by `COMMANDS` alone, and imports the one that is called."""
 
@@ -46,16 +53,19 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
+        if rest and rest[0] in VERBS.get(name or "", ()):
+            return f"{name} {rest[0]}", command(name, rest[0]), rest[1:]
         return name, None if name is None else command(name), rest
 
 
 @cache
-def command(name: str) -> Any:
-    """One command, with its code."""
+def command(name: str, verb: str = "") -> Any:
+    """One command, with its code; of some what its verb does."""
     module = import_module(COMMANDS[name][0], __package__)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name, cls=getattr(module, "Command", None))(
-        getattr(module, name, None) or getattr(module, f"{name}_")
+    does = verb or name
+    alone.command(does, cls=getattr(module, "Command", None))(
+        getattr(module, does, None) or getattr(module, f"{does}_")
     )
     return typer.main.get_command(alone)
 

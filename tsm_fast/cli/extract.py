@@ -21,7 +21,7 @@ from ..pipeline.engines.signals import Interrupted, Signals
 from ..pipeline.files.record import NAME
 from ..pipeline.files.run import given
 from ..pipeline.results.report import write_report
-from ..pipeline.settings import BATCH_SIZE
+from ..pipeline.settings import BATCH_SIZE, MAX_PIXELS
 from ..pipeline.sources.open import reopen
 from ..pipeline.worker.network import keep_memory
 from ..pipeline.worker.run_shard import has_errors
@@ -115,7 +115,7 @@ def extract(
             channels_last=channels_last,
             autocast=autocast,
             compile=compile,
-            **({} if max_pixels is None else {"max_pixels": max_pixels}),
+            max_pixels=max_pixels or MAX_PIXELS,
         )
         resources = Resources(
             device=device,

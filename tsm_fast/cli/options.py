@@ -99,6 +99,12 @@ Out = Annotated[
         help="Folder for the run, or its URL (s3://, gs://). The same command again goes on where it stopped.",
     ),
 ]
+OutOrNone = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="Folder for the study. The same command again goes on where it stopped."
+    ),
+]
 Model = Annotated[
     str,
     _input(
@@ -107,6 +113,9 @@ Model = Annotated[
         help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, published:NAME, package.module:factory, "
         "file.py:factory, or a .pt2 file.",
     ),
+]
+ModelOrNone = Annotated[
+    str | None, _input("--model", "-m", help="As for `tsm-fast extract`. Default: lite0, or of a finished run none.")
 ]
 Weights = Annotated[str | None, _input(help="File of weights: safetensors, or a state dict without code.")]
 TrustModelCode = Annotated[bool, _input("--trust-model-code", help="Run code from model files (.pt2, pickles).")]

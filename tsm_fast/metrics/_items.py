@@ -35,6 +35,13 @@ def _all(flat: Tensor) -> Tensor:
     return torch.ones(len(flat), dtype=torch.bool, device=flat.device)
 
 
+def inputs_of(inputs: Tensor) -> None:
+    """TypeError unless they are a batch of inputs."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
+        kind = f"{inputs.dtype} {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(f"inputs must be a float tensor [B, C, *positions], got {kind}")
+
+
 def named_items(numbers: Sequence[int]) -> str:
     """The first of them in words.
 

@@ -279,8 +279,8 @@ def box_iou(
     masks: Tensor,  # [B, H, W]
     threshold: float | Sequence[float] = 0.5,
 ) -> Tensor:  # [B] or [B, T]
-    """Intersection over union of the object's bounding box and that of the map's largest part above a threshold (Choe
-    et al., 2020).
+    """Intersection over union of two bounding boxes: of the mask's largest part, and of the map's above a threshold
+    (Choe et al., 2020).
 
     A pixel is above where `m > threshold * max(m)`; parts are connected over edges and corners, the largest has the
     most pixels, the first of equal ones in reading order. MaxBoxAcc is the share of images over a level at the best
@@ -314,7 +314,7 @@ def box_iou(
         raise ValueError(f"threshold must lie in 0..1, 1 excluded, got {threshold}")
     peak = found.maps.amax(1)
     shape = maps.shape[1:]
-    box = _boxes(found.masks.view(-1, *shape))
+    box = _boxes(_largest_part(found.masks.view(-1, *shape)))
     columns = []
     for level in levels:
         above = (found.maps > level * peak[:, None]).view(-1, *shape)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..extractor import SaliencyExtractor, alone
 from ..layers import describe, first_tensor
-from ._items import named_items
+from ._items import inputs_of, named_items
 
 
 class ScoreError(ValueError):
@@ -65,6 +65,7 @@ def against(score: Score, inputs: Tensor) -> Against:  # [B, C, H, W]
     >>> metrics.average_drop(score, inputs, maps), score.untouched.shape
     (tensor([0., 0.]), torch.Size([2]))
     """
+    inputs_of(inputs)
     if isinstance(score, Against):
         if len(score.untouched) != len(inputs):
             raise ValueError(f"score is against {len(score.untouched)} inputs, got {len(inputs)}")

@@ -19,6 +19,7 @@ from ..models import Model, answers, load
 from ..models.preprocessing import shapes
 from ..pipeline.files import publish, urls
 from ..pipeline.files.hold import turn
+from ..pipeline.files.record import NAME as RUN
 from ..pipeline.files.record import digest
 from ..pipeline.planning.select import select
 from ..pipeline.settings import Settings
@@ -37,6 +38,7 @@ from .measures import COSTLY, SHARES, STAGES, STEPS, Measures
 ROAD_PART = 5  # of the pictures on which the costly families run, ROAD runs on one in so many
 BATCH = 16
 _DECIDING = ("model", "weights", "reshape", "methods", "rank", "center", "combine", "sign", "precision", "size", "fit")
+LARGEST = 256  # pictures of a shard
 OVERHEAD = 1.3  # times the forward passes
 
 
@@ -110,6 +112,9 @@ def ask(
         seed=seed,
     )
     made = replace(made, before=_before(made, network, Path(out), source, items, say))
+    if settings.shard_size is None and not (Path(out) / RUN).exists():  # of a run that is there its own is taken
+        share = len(items) / max(min(faithful_images, len(items)) if costly else 0, 1)
+        settings = replace(settings, shard_size=max(BATCH, min(round(BATCH * share), LARGEST)))
     seconds = _estimate(network, made, settings, len(items), min(faithful_images, len(items)))
     return Asked(replace(settings, computation=made), left_out, keys, made.score_name, seconds)
 
@@ -130,7 +135,8 @@ class _Network:
         inputs = answers.fixed_inputs(self.inputs.shape)
         self.extractor.features(inputs)  # chooses the layer
         if callable(asked) or hasattr(asked, "against"):
-            measured.check_score(asked, inputs)
+            own: Any = asked
+            measured.check_score(own, inputs)
             return getattr(asked, "__qualname__", type(asked).__qualname__), ""
         checks.choice("score", asked, (None, "class", "embedding"))
         try:
@@ -231,10 +237,13 @@ def _estimate(network: _Network, made: Measures, settings: Settings, images: int
     """Seconds of one worker, from the time of a forward pass and how many there are."""
     inputs = answers.fixed_inputs(network.inputs.shape).repeat(BATCH // 2, 1, 1, 1)
     each = float("inf")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for _ in range(3):  # the first ones are slow
         started = time.perf_counter()
         network.extractor.features_and_output(inputs) if made.score == "class" else network.features(inputs)
         each = min(each, (time.perf_counter() - started) / len(inputs))
+    torch.set_num_threads(threads)
     layers = len(network.extractor.layers)
     methods = len(settings.methods)
     arms = made.arms(settings.methods)

@@ -172,5 +172,5 @@ def sheet_rows(study: Study, count: int = SHEET) -> Sequence[int]:
     """The pictures of a sheet: the first by hash of those that have maps."""
     from .before import rank
 
-    there = np.flatnonzero(study.ok)
+    there = np.flatnonzero(study.ok).tolist()
     return sorted(there, key=lambda row: rank(study.about["seed"], study.keys[row]))[:count]

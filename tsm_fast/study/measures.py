@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ TUCKER_RANK = 32  # channels, of the spectrum
 COSTLY = ("faithfulness", "road", "stability", "randomisation")
 _LOCAL = [name for name, metric in names.METRICS.items() if metric.family == "localisation"]
 _STABLE = [name for name, metric in names.METRICS.items() if metric.family == "stability"]
+_BASELINES: tuple[tuple[Literal["blur", "mean"], str], ...] = (("blur", ""), ("mean", "_mean"))
 _KEPT = ("drop", "increase")
 
 
@@ -371,7 +372,7 @@ class Measuring:
     def _curves(
         self, rows: Rows, layer: str, arm: str, full: Tensor, inputs: Tensor, fixed: Any, beat: Callable[[], None]
     ) -> None:
-        for baseline, end in (("blur", ""), ("mean", "_mean")):
+        for baseline, end in _BASELINES:
             found = metrics.insertion_deletion(fixed, inputs, full, STEPS, baseline)
             rows.put(column(arm, layer, f"insertion{end}"), found.insertion)
             rows.put(column(arm, layer, f"deletion{end}"), found.deletion)

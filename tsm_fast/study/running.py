@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from ..pipeline.engines.run import run as run_engine
 from ..pipeline.engines.signals import Interrupted, Signals
 from ..pipeline.extract import check_outcome, copied, sorted_options, source_of
 from ..pipeline.settings import Resources, Settings
-from ..pipeline.sources.keys import encode_key
 from ..pipeline.worker.network import keeping_memory
 from ..steps import checks
 from ..variants import variant
+from . import finished
 from .asking import Asked, ask, told
+from .groups import groups_of
 from .names import MAPS
 from .reporting import report
 from .rows import Study, write_about
+
+SILENCE = 600.0  # seconds: the metrics of a batch take longer than its maps
 
 
 def run(
@@ -87,6 +90,12 @@ def run(
     Raises:
         As `tsm_fast.extract` does.
     """
+    if model is None and finished.is_run(pictures):
+        with reporter() if progress else nullcontext(Quiet()) as telling:
+            found = finished.run(
+                pictures, out, masks=masks, groups=groups, metrics=metrics, seed=seed, title=title, say=telling.say
+            )
+        return report(out) if pages else found
     text, source = source_of(pictures)
     if checks.integer("workers", workers) < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
@@ -101,7 +110,11 @@ def run(
     if workers and isinstance(masks, Mapping):
         raise ValueError(f"workers must be 0 for masks of this program, got {workers}")
     given, how = sorted_options("study.run", settings, resources, workers)
+    if resources is None and "batch_timeout" not in settings:
+        how = replace(how, batch_timeout=SILENCE)
     wanted = Settings(text, model=name, methods=with_control(maps), **given)
+    if finished.is_run(pictures):
+        wanted = finished.as_of(pictures, wanted)
     named = groups_of(groups)
     with reporter() if progress else nullcontext(Quiet()) as telling, Signals() as signals, keeping_memory(not workers):
         try:
@@ -150,17 +163,3 @@ def describe(out: Path, asked: Asked, title: str, faithful_images: int, groups: 
         "seed": computation.seed,
     }
     write_about(out, about, groups)
-
-
-def groups_of(groups: str | Path | Mapping[str, str] | None) -> dict[str, str] | None:
-    """The group of each key, of a mapping or a CSV."""
-    if groups is None:
-        return None
-    if isinstance(groups, Mapping):
-        return {encode_key(str(key)): str(group) for key, group in groups.items()}
-    with open(groups, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"key", "group"} <= set(rows[0]):
-        there = ", ".join(rows[0]) if rows else "no row"
-        raise ValueError(f"groups must be a CSV with the columns key and group, got {there} in {groups}")
-    return {encode_key(row["key"]): row["group"] for row in rows}

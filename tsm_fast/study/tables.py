@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .rows import Study
 
 LEVEL = 0.05  # of a family of comparisons, after Holm
+PRIMARY = ("shuffled_auc", "drop", "road", "jpeg")  # the metrics whose sentences stand first
+HEADLINES = 4
 MAP_LIKE = ("mean_activation", "energy")  # controls that are maps of the network, and may be best
 
 
@@ -66,6 +68,13 @@ class Table:
     titles: Sequence[str] = ()
     heads: Sequence[str] = ()
     sentences: Sequence[str] = field(default_factory=list)
+    headline: Sequence[str] = field(default_factory=list)
+
+    @property
+    def starts(self) -> list[str]:
+        """The rows before which a line is drawn: the first control, and the first of each form."""
+        kinds = [_kind(map) for map in self.maps]
+        return [map for map, kind, before in zip(self.maps[1:], kinds[1:], kinds, strict=False) if kind != before]
 
     def cell(self, metric: str, map: str) -> Cell | None:
         """One of them."""
@@ -96,6 +105,11 @@ def short(value: float) -> str:
     text = f"{value:.3f}"
     text = "0.000" if float(text) == 0 else text
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def _kind(map: str) -> str:
+    base, _, form = map.partition("@")
+    return form if form != "ranked" and form else "control" if base in names.CONTROLS else "map"
 
 
 def title(arm: str) -> str:
@@ -155,7 +169,13 @@ def made(name: str, caption: str, values: Values, groups: np.ndarray | None) -> 
         caption += f", which are too few for intervals ({measured.statistics.LEAST_UNITS})"
     elif any(values.best):
         caption += "; in bold the best map and all that cannot be told from it (paired, Holm over a column)"
-    return Table(name, caption, values.maps, values.metrics, cells, values.titles, values.heads, said(values, groups))
+    sentences = {
+        metric: said(values, metric, best, groups) for metric, best in zip(values.metrics, values.best, strict=True)
+    }
+    first = next((metric for metric in PRIMARY if metric in values.metrics), next(iter(values.metrics), ""))
+    everything = [text for some in sentences.values() for text in some]
+    headline = sentences.get(first, [])[:HEADLINES]
+    return Table(name, caption, values.maps, values.metrics, cells, values.titles, values.heads, everything, headline)
 
 
 def _column(values: Values, metric: str, best: str, groups: np.ndarray | None) -> list[Cell | None]:
@@ -190,24 +210,25 @@ def _undecided(values: Values, metric: str, best: str, groups: np.ndarray | None
     return {values.maps[top], *(values.maps[row] for row, one in zip(others, p, strict=True) if not one < LEVEL)}
 
 
-def said(values: Values, groups: np.ndarray | None) -> list[str]:
-    """What the differences of some pairs are, Holm over those of a column."""
-    pairs, sentences = _pairs(values), []
+def said(values: Values, metric: str, best: str, groups: np.ndarray | None) -> list[str]:
+    """What the differences of some pairs are in a metric, Holm over them."""
+    pairs, head = _pairs(values), values.heads[values.metrics.index(metric)]
+    if not best or not pairs:
+        return []
     places = [[values.maps.index(map) for map in pair] for pair in pairs]
-    for metric, best, head in zip(values.metrics, values.best, values.heads, strict=True):
-        if not best or not pairs:
-            continue
-        first, second = (values.values[metric][:, side] for side in zip(*places, strict=True))
-        found = measured.paired(first, second, groups)
-        p = measured.holm(found.p)
-        for number, place in enumerate(places):
-            if not np.isnan(found.low[number]):
-                sentences.append(sentence(head, best, [values.titles[row] for row in place], found, p, number))
-    return sentences
+    first, second = (values.values[metric][:, side] for side in zip(*places, strict=True))
+    found = measured.paired(first, second, groups)
+    p = measured.holm(found.p)
+    return [
+        sentence(head, best, [values.titles[row] for row in place], found, p, number)
+        for number, place in enumerate(places)
+        if not np.isnan(found.low[number])
+    ]
 
 
 def sentence(head: str, best: str, titles: Sequence[str], found: Any, p: np.ndarray, number: int) -> str:
     """A difference in words: who is above whom, or that none is seen."""
+    head = head[0].upper() + head[1:]
     mean, low, high = (float(values[number]) for values in (found.mean, found.low, found.high))
     if not p[number] < LEVEL:
         edges = f"{short(mean)} [{short(low)}, {short(high)}]"
@@ -219,12 +240,14 @@ def sentence(head: str, best: str, titles: Sequence[str], found: Any, p: np.ndar
 
 
 def _pairs(values: Values) -> list[tuple[str, str]]:
-    """The comparisons that sentences are about: the maps with each other, and each with the mean activation."""
-    there = [map for map in values.candidates if map in values.maps]
-    plain = [map for map in there if ":" not in map and map not in MAP_LIKE]
-    found = [(two, one) for one, two in combinations(plain or there, 2)]
-    against = [map for map in values.maps if map.partition("@")[0] in ("mean_activation", "centre")]
-    return found + [(map, control) for control in against for map in there if map != control and control not in there]
+    """The comparisons that sentences are about: the maps with each other, with the mean activation and the centre."""
+    maps = [map for map in values.candidates if map.partition("@")[0] not in MAP_LIKE]
+    plain = [map for map in maps if ":" not in map]
+    found = [(two, one) for one, two in combinations(plain or maps, 2)]
+    against = [
+        map for map in values.maps if map.partition("@")[0] in ("mean_activation", "centre") and map[-9:] != "elsewhere"
+    ]
+    return found + [(map, control) for control in against for map in maps]
 
 
 def _values(study: Study, layer: str, family: str, form: str) -> Values:

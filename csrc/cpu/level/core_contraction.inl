@@ -33,16 +33,26 @@ static inline __attribute__((always_inline)) void row_products(const T* rows, in
     for (; k < depth; ++k) step();
 }
 
-// c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors; the last vector has `last` columns when
-// `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
+// c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors, added to c where `more`; the last vector has `last`
+// columns when `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
 template <class T, bool ALONG, int MR, int NR>
 static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c,
-                                int64_t ldc) {
+                                int64_t ldc, bool more, Ahead& ahead, int64_t lines) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MR][NR] = {};
+    if (more)
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 3
+            for (int v = 0; v < NR; ++v) {
+                const T* from = c + r * ldc + v * L;
+                acc[r][v] = v == NR - 1 && last > 0 ? load_first(from, last) : load(from);
+            }
     const T* row[MR];
     for (int r = 0; r < MR; ++r) row[r] = p + (ALONG ? r * ldp : r);
     for (int64_t k = 0; k < depth; ++k) {
+        for (int64_t l = 0; l < lines && ahead.next < ahead.end; ++l, ahead.next += 64)
+            __builtin_prefetch(ahead.next, 0, 2);
         Vec<T> b[NR];
         for (int v = 0; v < NR - 1; ++v) b[v] = load(q + v * L);
         b[NR - 1] = last > 0 ? load_first(q + (NR - 1) * L, last) : load(q + (NR - 1) * L);
@@ -67,20 +77,21 @@ static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T*
 
 template <class T, bool ALONG, int MR>
 static inline void product_rows(int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c,
-                                int64_t ldc) {
+                                int64_t ldc, bool more, Ahead& ahead, int64_t lines) {
     constexpr int L = kLanes<T>, NR = 3;
     int64_t n = 0;
-    for (; n + NR * L < columns; n += NR * L) product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc);
+    for (; n + NR * L < columns; n += NR * L)
+        product_tile<T, ALONG, MR, NR>(depth, p, ldp, q + n, ldq, 0, c + n, ldc, more, ahead, lines);
     const int64_t last = (columns - n) % L;
     switch ((columns - n + L - 1) / L) {
         case 3:
-            product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            product_tile<T, ALONG, MR, 3>(depth, p, ldp, q + n, ldq, last, c + n, ldc, more, ahead, lines);
             break;
         case 2:
-            product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            product_tile<T, ALONG, MR, 2>(depth, p, ldp, q + n, ldq, last, c + n, ldc, more, ahead, lines);
             break;
         case 1:
-            product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc);
+            product_tile<T, ALONG, MR, 1>(depth, p, ldp, q + n, ldq, last, c + n, ldc, more, ahead, lines);
             break;
         default:
             break;
@@ -88,14 +99,45 @@ static inline void product_rows(int64_t columns, int64_t depth, const T* p, int6
 }
 
 template <class T, bool ALONG>
-static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
-                             int64_t ldq, T* c, int64_t ldc) {
-    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+static inline void product_block(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
+                                 int64_t ldq, T* c, int64_t ldc, bool more, Ahead ahead) {
+    constexpr int MR = TSM_VECTOR_BYTES == 64 ? 8 : 4, width = 3 * kLanes<T>;
     const int64_t step = ALONG ? ldp : 1;
+    const int64_t steps = depth * ((rows + MR - 1) / MR) * ((columns + width - 1) / width);
+    const int64_t lines = (ahead.lines() + steps - 1) / steps;
     int64_t m = 0;
     for (; m + MR <= rows; m += MR)
-        product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
-    for (; m < rows; ++m) product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc);
+        product_rows<T, ALONG, MR>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, more, ahead, lines);
+    if (MR > 4 && m + 4 <= rows) {
+        product_rows<T, ALONG, 4>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, more, ahead, lines);
+        m += 4;
+    }
+    if (m + 2 <= rows) {
+        product_rows<T, ALONG, 2>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, more, ahead, lines);
+        m += 2;
+    }
+    if (m < rows)
+        product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, more, ahead, lines);
+}
+
+// Where q is larger than the first cache it is read once, block after block, and c is added to.
+template <class T, bool ALONG>
+static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
+                             int64_t ldq, T* c, int64_t ldc) {
+    constexpr int64_t kBlock = 24 << 10;
+    const auto row = static_cast<int64_t>(sizeof(T)) * ldq;
+    int64_t block = kBlock / row > 8 ? kBlock / row : 8;
+    if (depth <= 2 * block) block = depth;
+    const char* end = reinterpret_cast<const char*>(q + (depth - 1) * ldq + columns);
+    for (int64_t k = 0; k < depth; k += block) {
+        const int64_t kc = depth - k < block ? depth - k : block;
+        const char* next = reinterpret_cast<const char*>(q + kc * ldq);
+        const char* last = next + block * row < end ? next + block * row : end;
+        const Ahead ahead = next < end ? Ahead{next, last} : Ahead{nullptr, nullptr};
+        product_block<T, ALONG>(rows, columns, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
+        p += kc * (ALONG ? 1 : ldp);
+        q += kc * ldq;
+    }
 }
 
 // The same for elements that are vectors themselves, one product a lane.

@@ -301,7 +301,7 @@ class _Shard:
         maps = {c.name: np.full((len(slots), *c.shape), np.nan, np.float32) for c in self._run.columns}
         blank = {column.name: column.blank(len(slots)) for column in self._run.record.values}
         values = {name: column.copy() for name, column in blank.items()}
-        problems: dict[int, Problem] = {}
+        problems: Mapping[int, Problem] = {}
         if any(slot.input is not None for slot in slots.values()):
             inputs = self._network.inputs.batch([slots.get(row, BLANK) for row in range(first, last)])
             try:
