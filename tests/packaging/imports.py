@@ -33,7 +33,7 @@ FLOORS = (
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),
     ("pipeline.engines",),
     ("pipeline",),  # the names that it hands on
-    ("bench", "integrations"),
+    ("bench", "integrations", "study"),
     ("demo",),
     ("cli",),
     ("__main__", ""),  # "" is the package itself, which hands names on

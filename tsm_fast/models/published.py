@@ -86,10 +86,7 @@ class ConvNeXtSmall(nn.Module):
         super().__init__()
         widths = (96, 192, 384, 768)
         stem = nn.Sequential(nn.Conv2d(3, widths[0], 4, 4), _Norm(widths[0]))
-        between = (
-            nn.Sequential(_Norm(before), nn.Conv2d(before, after, 2, 2))
-            for before, after in pairwise(widths)
-        )
+        between = (nn.Sequential(_Norm(before), nn.Conv2d(before, after, 2, 2)) for before, after in pairwise(widths))
         self.downsample_layers = nn.ModuleList([stem, *between])
         self.stages = nn.ModuleList(
             nn.Sequential(*(_ConvNeXtBlock(width) for _ in range(count)))

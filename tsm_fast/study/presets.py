@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,8 @@ def study(
     pictures: Any,
     out: str | Path,
     *,
-    networks: list[str] | None = None,
+    networks: Sequence[str] | None = None,
+    say: Callable[[str], object] = print,
     **options: Any,
 ) -> Comparison:
     """A study of each network of a preset, in `out/NETWORK`, and their comparison in `out`.
@@ -44,6 +45,7 @@ def study(
         pictures, **options: as `run` takes them.
         out: a folder.
         networks: some of them; None for all.
+        say: takes lines on the progress.
 
     Raises:
         ValueError: there is no such preset or network.
@@ -52,19 +54,18 @@ def study(
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     entries = PRESETS[preset]
-    names = list(entries) if networks is None else networks
+    names = list(networks or entries)
     if unknown := [name for name in names if name not in entries]:
         raise ValueError(f"networks must be of {', '.join(entries)}, got {', '.join(unknown)}")
     for name in names:
         published.fetched(entries[name].model.partition(":")[2])  # all of them before the first is studied
-    folder = Path(out)
-    studies = {
-        name: run(
-            pictures,
-            folder / name,
-            **{"model": entry.model, "layers": [entry.layer], "score": entry.score, "title": entry.title, **options},
-        )
-        for name, entry in ((name, entries[name]) for name in names)
-    }
+    folder, studies = Path(out), {}
+    for name in names:
+        entry = entries[name]
+        say(f"study of {entry.title}")
+        own = {"model": entry.model, "layers": [entry.layer], "score": entry.score, "title": entry.title}
+        studies[name] = run(pictures, folder / name, **{**own, **options})
+    if len(studies) == 1:
+        return Comparison(folder, studies, {})
     first = names[0]
     return compare(studies, folder, contrasts=[(name, first) for name in names[1:]])

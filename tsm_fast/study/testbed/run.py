@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from .training import RECIPES, Recipe, Trained, train
 
 POSES = 4  # of every cut-out that is held out; as many composites are of cut-outs that the networks know
 FAITHFUL = {"lite0": 24}  # its forward pass takes 50 times that of the small networks
+SHARD = 32  # composites
 COSTLY = 232  # of the factorial
 SCORES = {"self-supervised": "embedding"}  # "class" of the others
 
@@ -51,7 +53,7 @@ def run(
     grounds: str | Path | None = None,
     cache: str | Path | None = None,
     recipes: Mapping[str, Recipe] = RECIPES,
-    faithful_images: int = 150,
+    faithful_images: int = 500,
     say: Callable[[str], object] = print,
     **options: Any,
 ) -> Comparison:
@@ -69,10 +71,12 @@ def run(
             `tuxpaint-stamps-default` and `mate-backgrounds`, 210 MB.
         cache: where packages and trained weights are kept; None is `packages.cache_folder()`.
         recipes: of the small networks.
-        faithful_images: as in `study.run`; of lite0 it is 24.
+        faithful_images: as in `study.run`; of lite0 at most 24.
         say: takes lines on the progress.
-        **options: as `study.run` takes them (`maps`, `metrics`, `resources`, ...).
+        **options: as `study.run` takes them (`maps`, `metrics`, `workers`, ...); there is a worker a core.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options = {"workers": cores if cores > 1 else 0, "shard_size": SHARD, **options}
     folder = Path(out)
     kept = packages.cache_folder() if cache is None else Path(cache)
     pictures = gathered(stamps, grounds, kept, say)
