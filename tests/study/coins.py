@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = measure.label(segmentation.clear_border(above))
     random = np.random.default_rng(0)
     for number, region in enumerate(r for r in measure.regionprops(labels) if r.area > 600):
-        part = tuple(region.slice)
+        part: Any = region.slice
         tint = random.uniform(0.5, 1, 3)
         pixels = np.empty((*coins[part].shape, 4), np.uint8)
         pixels[..., :3] = coins[part][..., None] * tint

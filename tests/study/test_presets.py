@@ -78,5 +78,5 @@ def test_weights_are_looked_for_first(hub: Path, tmp_path: Path) -> None:
 def test_unknown(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preset must be one of paper, got 'papers'"):
         presets.study("papers", tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match="networks must be of supervised, .*, got moco"):
+    with pytest.raises(ValueError, match=r"networks must be of supervised, .*, got moco$"):
         presets.study("paper", tmp_path, tmp_path / "out", networks=["moco", "dino"])

@@ -18,7 +18,7 @@ from tsm_fast.cli import app
 from tsm_fast.study import Comparison
 from tsm_fast.study.testbed import run
 from tsm_fast.study.testbed.composites import Pictures
-from tsm_fast.study.testbed.run import held_out
+from tsm_fast.study.testbed.running import held_out
 from tsm_fast.study.testbed.training import RECIPES
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_network")]
@@ -48,7 +48,7 @@ class Bed:
 def bed(stamps: Path, grounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Bed:
     made = Bed(stamps, grounds, tmp_path_factory.mktemp("testbed"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tsm_fast.study.testbed.run.find_spec", _without_lite0)
+        patch.setattr("tsm_fast.study.testbed.running.find_spec", _without_lite0)
         made.found = made.run()  # pyright: ignore[reportAttributeAccessIssue]
     return made
 
@@ -98,7 +98,7 @@ def test_again(bed: Bed) -> None:
     """The same call again trains nothing and measures nothing."""
     before = {path: path.stat().st_mtime_ns for path in bed.out.rglob("*.parquet") if "studies" in path.parts}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tsm_fast.study.testbed.run.find_spec", _without_lite0)
+        patch.setattr("tsm_fast.study.testbed.running.find_spec", _without_lite0)
         bed.run()
     assert before == {path: path.stat().st_mtime_ns for path in bed.out.rglob("*.parquet") if "studies" in path.parts}
     assert not any("training" in text for text in bed.said)

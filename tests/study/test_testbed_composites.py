@@ -18,7 +18,7 @@ from PIL import Image
 from tsm_fast.study.testbed import composites, packages
 from tsm_fast.study.testbed.composites import Pictures, generator, held_out, usable
 from tsm_fast.study.testbed.packages import Package
-from tsm_fast.study.testbed.run import held_out as composites_to_study
+from tsm_fast.study.testbed.running import held_out as composites_to_study
 
 
 def test_pictures(pictures: Pictures) -> None:

@@ -5,6 +5,6 @@ tsm_fast.study.testbed.run("testbed")  # about half an hour on two cores
 
 from __future__ import annotations
 
-from .run import run
+from .running import run
 
 __all__ = ["run"]
