@@ -30,10 +30,12 @@ FLOORS = (
     ("metrics", "models.forward"),
     ("pipeline.errors", "pipeline.settings", "pipeline.sources"),
     ("pipeline.files",),
+    ("pipeline.computation",),
     ("pipeline.planning", "pipeline.results", "pipeline.worker"),
     ("pipeline.engines",),
     ("pipeline",),  # the names that it hands on
-    ("bench", "integrations", "study"),
+    ("study",),
+    ("bench", "integrations"),
     ("demo",),
     ("cli",),
     ("__main__", ""),  # "" is the package itself, which hands names on

@@ -108,10 +108,13 @@ def _halving(size: int, like: Tensor) -> Tensor:  # [size / 2, size]
 
 def _around(x: Tensor) -> Tensor:  # [B, C, H, W]
     """The weighted sum of the eight neighbours."""
-    rows = functional.pad(x, (0, 0, 1, 1))
-    rows = rows[:, :, :-2] + 2 * x + rows[:, :, 2:]
-    both = functional.pad(rows, (1, 1))
-    return (both[..., :-2] + 2 * rows + both[..., 2:]) / 12 - x / 3
+    rows = 2 * x
+    rows[:, :, 1:] += x[:, :, :-1]
+    rows[:, :, :-1] += x[:, :, 1:]
+    both = 2 * rows
+    both[..., 1:] += rows[..., :-1]
+    both[..., :-1] += rows[..., 1:]
+    return both.div_(12).sub_(x, alpha=1 / 3)
 
 
 def _dot(one: Tensor, two: Tensor) -> Tensor:  # [B, C, 1, 1]

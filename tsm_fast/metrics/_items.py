@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 
@@ -89,28 +90,48 @@ def nonnegative(name: str, flat: Tensor) -> None:
 
 
 class Ranked(NamedTuple):
-    """How the pixels of an item stand to each other."""
+    """The pixels of each item by rising value."""
 
-    order: Tensor  # [B, P] of pixels by rising value
-    below: Tensor  # [B, P] how many pixels are less
-    upto: Tensor  # [B, P] how many are less or equal
+    order: Tensor  # [B, P] of pixels
+    below: Tensor  # [B, P] how many pixels are less, in that order
+    upto: Tensor  # [B, P] how many are less or equal, in that order
 
-    def largest(self, counts: Tensor) -> Tensor:  # [B] or [1] -> [B, P] float64
-        """Which pixels are among so many largest, 0 or 1; of those that tie at the edge each has the share taken."""
-        above, equal = self.upto.shape[1] - self.upto, self.upto - self.below
-        return ((counts[:, None] - above) / equal.double()).clamp(0, 1)
+    def by_pixel(self, values: Tensor) -> Tensor:  # [B, P], [B, P]
+        """What is in order of value, in order of pixels."""
+        return torch.empty_like(values).scatter_(1, self.order, values)
 
 
 def ranked(flat: Tensor) -> Ranked:  # [B, P]
     values, order = flat.sort(dim=1, stable=True)
-    flat = flat.contiguous()
-    return Ranked(order, torch.searchsorted(values, flat), torch.searchsorted(values, flat, right=True))
+    pixels = flat.shape[1]
+    steps = torch.arange(pixels, device=flat.device)
+    new = functional.pad(values[:, 1:] != values[:, :-1], (1, 1), value=True)
+    below = torch.where(new[:, :-1], steps, 0).cummax(1).values
+    upto = torch.where(new[:, 1:], steps + 1, pixels).flip(1).cummin(1).values.flip(1)
+    return Ranked(order, below, upto)
+
+
+class Levels(NamedTuple):
+    """How many pixels are above each, and how many have its value."""
+
+    above: Tensor  # [B, P] float
+    equal: Tensor  # [B, P] float
+
+    def largest(self, counts: Tensor | int) -> Tensor:  # [B, 1] or a number -> [B, P]
+        """Which pixels are among so many largest, 0 or 1; of those that tie at the edge each has the share taken."""
+        return ((counts - self.above) / self.equal).clamp_(0, 1)
+
+
+def levels(flat: Tensor) -> Levels:  # [B, P]
+    found = ranked(flat)
+    above, equal = flat.shape[1] - found.upto, found.upto - found.below
+    return Levels(*(found.by_pixel(counts.to(flat.dtype)) for counts in (above, equal)))
 
 
 def average_ranks(flat: Tensor) -> Tensor:  # [B, P] -> [B, P] float64, from 1
     """Ranks, of equal values their mean."""
     found = ranked(flat)
-    return (found.below + found.upto + 1).double() / 2
+    return found.by_pixel((found.below + found.upto + 1).double() / 2)
 
 
 def correlation(one: Tensor, two: Tensor) -> Tensor:  # [B, P], [B, P] -> [B] float64

@@ -267,7 +267,7 @@ def one_histogram(maps: Tensor) -> Tensor:  # [B, *positions] -> [B, *positions]
     flat = maps_of("maps", maps)
     ranks, pixels = ranked(flat), flat.shape[1]
     # The sum of (i + 1/2)^2 over i < k is k^3 / 3 - k / 12.
-    low, high = ranks.below.double(), ranks.upto.double()
+    low, high = (ranks.by_pixel(counts.double()) for counts in (ranks.below, ranks.upto))
     mean = (high**2 + high * low + low**2) / 3 - 1 / 12
     mean = torch.where(flat.isfinite().all(1, keepdim=True), mean / pixels**2, torch.nan)
     return mean.to(flat.dtype).view(maps.shape)

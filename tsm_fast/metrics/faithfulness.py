@@ -10,12 +10,11 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from ..steps import checks
 from ._imputation import imputed
-from ._items import average_ranks, correlation, inputs_of, maps_of, ranked, two_maps
+from ._items import average_ranks, correlation, inputs_of, levels, maps_of, two_maps
 from .scores import Score, against
 
 Baseline = Literal["blur", "mean"] | Tensor
@@ -199,11 +198,10 @@ def insertion_deletion(
         raise ValueError(f"steps must be at least 1, got {steps}")
     flat, finite = _maps_of_inputs(inputs, maps)
     ground = _baseline(inputs, baseline)
-    fixed, ranks, pixels = against(score, inputs), ranked(flat), flat.shape[1]
+    fixed, places, pixels = against(score, inputs), levels(flat), flat.shape[1]
     curves: tuple[list[Tensor], list[Tensor]] = [], []
     for step in range(steps + 1):
-        count = torch.full((1,), round(pixels * step / steps), device=flat.device)
-        part = ranks.largest(count).to(inputs.dtype).view(len(maps), 1, *maps.shape[1:])
+        part = places.largest(round(pixels * step / steps)).to(inputs.dtype).view(len(maps), 1, *maps.shape[1:])
         for curve, share in zip(curves, (part, 1 - part), strict=True):
             curve.append(fixed(torch.where(share == 1, inputs, torch.lerp(ground, inputs, share))))
     inserted, deleted = (torch.where(finite[:, None], torch.stack(curve, 1), torch.nan) for curve in curves)
@@ -230,14 +228,8 @@ def blurred(
     width = min(inputs.shape[2:]) / 20 if sigma is None else float(sigma)
     if not width > 0:
         raise ValueError(f"sigma must be above 0, got {sigma}")
-    reach = ceil(3 * width)
-    steps = torch.arange(-reach, reach + 1, device=inputs.device, dtype=torch.float64)
-    weights = torch.exp(-((steps / width) ** 2) / 2)
-    weights = (weights / weights.sum()).to(inputs.dtype)
-    planes = inputs.flatten(0, 1)[:, None]
-    planes = functional.pad(planes, (reach,) * 4, mode="replicate")
-    planes = functional.conv2d(functional.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return planes.view_as(inputs)
+    rows, columns = (_blur(size, width).to(inputs) for size in inputs.shape[2:])
+    return rows @ inputs @ columns.mT
 
 
 def road(
@@ -469,10 +461,18 @@ def _ssim(one: Tensor, two: Tensor) -> Tensor:  # [B, H, W], [B, H, W] -> [B]
     return found.mean((1, 2))
 
 
+def _blur(size: int, sigma: float) -> Tensor:  # [size, size] float64
+    """A Gaussian blur along one mode, whose ends are repeated."""
+    steps = torch.arange(-ceil(3 * sigma), ceil(3 * sigma) + 1)
+    weights = torch.exp(-((steps.double() / sigma) ** 2) / 2)
+    place = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
+    return torch.zeros(size, size).double().scatter_add_(1, place, (weights / weights.sum()).expand_as(place))
+
+
 def _mirrored(size: int) -> Tensor:  # [size, size]
     """The Gaussian window of SSIM along one mode, mirrored at both ends."""
     steps = torch.arange(-5, 6)
-    weights = torch.exp(-((steps / 1.5) ** 2) / 2).double()
+    weights = torch.exp(-((steps.double() / 1.5) ** 2) / 2)
     place = (torch.arange(size)[:, None] + steps) % (2 * size)
     place = torch.minimum(place, 2 * size - 1 - place)
     return torch.zeros(size, size).double().scatter_add_(1, place, (weights / weights.sum()).expand_as(place))

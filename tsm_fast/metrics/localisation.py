@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ..steps import checks
-from ._items import maps_of, masks_of, nonnegative, pair, ranked
+from ._items import levels, maps_of, masks_of, nonnegative, pair, ranked
 
 OK = "ok"
 
@@ -238,10 +238,11 @@ def average_precision(
     """
     found = pair(maps, masks)
     ranks = ranked(found.maps)
-    hits = _cumulated(found.masks.double(), ranks.order)
+    objects = found.masks.gather(1, ranks.order)
+    hits = _cumulated(objects.double())
     at_least = hits[:, -1:] - hits.gather(1, ranks.below)
     precision = at_least / (found.maps.shape[1] - ranks.below)
-    return found.nan_where_none((precision * found.masks).sum(1) / found.masks.sum(1))
+    return found.nan_where_none((precision * objects).sum(1) / objects.sum(1))
 
 
 def iou_at_mask_area(
@@ -270,7 +271,7 @@ def iou_at_mask_area(
     """
     found = pair(maps, masks)
     area = found.masks.sum(1)
-    common = (ranked(found.maps).largest(area) * found.masks).sum(1)
+    common = (levels(found.maps).largest(area[:, None]).double() * found.masks).sum(1)
     return found.nan_where_none(common / (2 * area - common))
 
 
@@ -327,14 +328,14 @@ def box_iou(
 def _auc(flat: Tensor, positives: Tensor, weights: Tensor) -> Tensor:
     """How often a pixel of `positives` [B, P] is above one drawn by `weights` [B, P], half for ties; [B] float64."""
     ranks = ranked(flat)
-    total = _cumulated(weights, ranks.order)
+    positives, total = positives.gather(1, ranks.order), _cumulated(weights.gather(1, ranks.order))
     beaten = (total.gather(1, ranks.below) + total.gather(1, ranks.upto)) / 2
     return (beaten * positives).sum(1) / (positives.sum(1) * total[:, -1])
 
 
-def _cumulated(weights: Tensor, order: Tensor) -> Tensor:  # [B, P], [B, P] -> [B, P + 1]
-    """Entry k: the weight of the k pixels of least value."""
-    return functional.pad(weights.gather(1, order).cumsum(1), (1, 0))
+def _cumulated(weights: Tensor) -> Tensor:  # [B, P] -> [B, P + 1]
+    """Entry k: the sum of the first k."""
+    return functional.pad(weights.cumsum(1), (1, 0))
 
 
 def _named(name: str, groups: Sequence[object] | Tensor, count: int) -> list[object]:
@@ -371,14 +372,15 @@ def _largest_part(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W] bool
     """The part with the most pixels, over edges and corners, the first of equal ones."""
     batch, height, width = above.shape
     pixels = height * width
-    # Each pixel takes the largest label around it, then the label of the pixel that it names, until nothing moves.
     names = torch.arange(pixels, 0, -1, device=above.device).view(1, height, width)
-    labels = torch.where(above, names, 0)
+    labels, rows, columns = torch.where(above, names, 0), _runs(above), _runs(above.mT)
     while True:
-        spread = functional.max_pool2d(labels.double()[:, None], 3, 1, 1)[:, 0].long()
+        # Each pixel takes the largest label of its runs, then around it, then that of the pixel which its label names.
+        spread = _largest_of_runs(_largest_of_runs(labels, rows).mT, columns).mT
+        spread = functional.max_pool2d(spread.double()[:, None], 3, 1, 1)[:, 0].long()
         spread = torch.where(above, spread, 0).flatten(1)
-        named = torch.where(spread > 0, pixels - spread, 0)
-        spread = torch.where(spread > 0, spread.gather(1, named), 0).view_as(labels)
+        named = spread.gather(1, torch.where(spread > 0, pixels - spread, 0))
+        spread = torch.where(spread > 0, named, 0).view_as(labels)
         if torch.equal(spread, labels):
             break
         labels = spread
@@ -388,3 +390,15 @@ def _largest_part(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W] bool
     sizes[:, 0] = 0
     best = pixels - sizes.flip(1).argmax(1, keepdim=True)  # the first of equal ones has the largest name
     return (flat == best).view_as(above) & above
+
+
+def _runs(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W]
+    """The number of the run of pixels in a row that each belongs to, from 1; 0 outside."""
+    first = above.clone()
+    first[..., 1:] &= ~above[..., :-1]
+    return torch.where(above, first.flatten().cumsum(0).view(above.shape), 0)
+
+
+def _largest_of_runs(labels: Tensor, runs: Tensor) -> Tensor:  # [B, H, W], [B, H, W]
+    largest = labels.new_zeros(labels.numel() + 1)
+    return largest.scatter_reduce_(0, runs.flatten(), labels.flatten(), "amax")[runs]

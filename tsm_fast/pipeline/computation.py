@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..models import Model
 from .files.shards import MapColumn, ValueColumn
-
-if TYPE_CHECKING:
-    from ..models import Model
-    from .worker.maps import Maps
 
 
 class Problem(NamedTuple):
@@ -81,6 +78,6 @@ class Asked(Protocol):
         """Its columns, beside those of the maps."""
         ...
 
-    def start(self, maps: Maps, model: Model) -> Computation:
-        """It, computing maps too."""
+    def start(self, maps: Any, model: Model) -> Computation:
+        """It, computing maps too, which it has of a `worker.maps.Maps`."""
         ...

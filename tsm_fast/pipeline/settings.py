@@ -14,7 +14,6 @@ from ..methods import BUILT_IN, METHODS, OPTIONS
 from ..steps import checks
 from ..steps.backend import Precision
 from ..variants import DEFAULT, variant
-from .computation import Asked
 
 Dtype = Literal["float32", "float16", "uint8"]
 DTYPES = ("float32", "float16", "uint8")
@@ -101,7 +100,7 @@ class Settings:
     channels_last: bool | None = None
     autocast: str | None = None
     compile: bool = False
-    computation: Asked | None = None
+    computation: Any = None  # a `computation.Asked`
 
     def __post_init__(self) -> None:
         for name in ("source", "model"):

@@ -113,7 +113,8 @@ def run(
         computation=ComputationRecord("study", {**measures.options(), "run": there.fingerprint}, columns),
     )
     about = replace(there.file.about, estimated_bytes=0)
-    file = RunFile(record.fingerprint, record, there.file.evidence, about)
+    evidence = there.file.evidence and replace(there.file.evidence, stamps=None)
+    file = RunFile(record.fingerprint, record, evidence, about)
     present = _planned(folder, file, items, resume)
     why = f"there is no network: name --model ({there.file.about.model}) to run it"
     description = {

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from .. import variants
 from ..readable import counted
 from . import names
 
-if TYPE_CHECKING:
-    from .rows import Study
-
+# Below, `study` is a `rows.Study`, which has these tables.
 LEVEL = 0.05  # of a family of comparisons, after Holm
 PRIMARY = ("shuffled_auc", "drop", "road", "jpeg")  # the metrics whose sentences stand first
 HEADLINES = 4
@@ -120,7 +118,7 @@ def title(arm: str) -> str:
     return f"{text}, {names.FORMS[form]}" if form else text
 
 
-def tables(study: Study) -> list[Table]:
+def tables(study: Any) -> list[Table]:
     """All that a study permits."""
     found: list[Table] = []
     for layer in study.layers:
@@ -250,7 +248,7 @@ def _pairs(values: Values) -> list[tuple[str, str]]:
     return found + [(map, control) for control in against for map in maps]
 
 
-def _values(study: Study, layer: str, family: str, form: str) -> Values:
+def _values(study: Any, layer: str, family: str, form: str) -> Values:
     """The metrics of a family, of all maps and controls, or of those in one form."""
     if form:
         arms = [arm for arm in study.maps if arm.endswith(f"@{form}")]
@@ -271,7 +269,7 @@ def _values(study: Study, layer: str, family: str, form: str) -> Values:
     return Values(arms, titles, keep, [one.title for one in chosen], [one.best for one in chosen], values, candidates)
 
 
-def _randomised(study: Study, layer: str) -> Values:
+def _randomised(study: Any, layer: str) -> Values:
     arms = [arm for arm in study.maps if study.has("randomised", arm, layer)]
     table = np.stack([study.values("randomised", arm, layer) for arm in arms], 1)  # [N, K, stages]
     stages = [str(stage) for stage in range(table.shape[2])]
@@ -280,7 +278,7 @@ def _randomised(study: Study, layer: str) -> Values:
     return Values(arms, list(map(title, arms)), stages, heads, [""] * len(stages), values, [])
 
 
-def _spectra(study: Study, layer: str) -> Values:
+def _spectra(study: Any, layer: str) -> Values:
     rows = {"svd": "SVD", "tucker": "Tucker, 32 channels", "svd_energy": "SVD, squares"}
     lists = [study.column(f"{layer}:{name}") for name in rows]  # [N, 5] each
     heads = [f"value {number}" for number in range(1, lists[0].shape[1] + 1)]
@@ -288,7 +286,7 @@ def _spectra(study: Study, layer: str) -> Values:
     return Values(list(rows), list(rows.values()), heads, heads, [""] * len(heads), values, [])
 
 
-def _caption(study: Study, family: str, form: str) -> str:
+def _caption(study: Any, family: str, form: str) -> str:
     text = _WHAT[family] + (f", {names.FORMS[form]}" if form else "")
     if family in ("faithfulness", "road", "stability"):
         images = study.about["faithful_images"]

@@ -26,6 +26,7 @@ from ..sources.source import Item, Source
 from .row_groups import maps_of
 
 KNOWN = re.compile(r"run\.json|plan(-\d{6,})?\.parquet|report\.html|shards/part-\d{6,}\.parquet|markers/\d{6,}\.json")
+STUDY = re.compile(r"(study|groups)\.json|before\.npz|index\.html|(tables|figures)/[^/]+\.(md|csv|tex|png|svg)")
 
 
 @dataclass(frozen=True)
@@ -420,7 +421,7 @@ def _leftovers(run: Run) -> Iterator[Finding]:
     """Files that are no part of the run, or not yet."""
     there = dict.fromkeys(urls.below(run.out))
     for name in there:
-        if not KNOWN.fullmatch(name):
+        if not (KNOWN.fullmatch(name) or (run.record.computation is not None and STUDY.fullmatch(name))):
             yield Finding(name, "is no file of the run", "a run that is under way may be writing it; else delete it")
         elif name.startswith("shards/") and marker_path("", int(name[12:-8])).as_posix() not in there:
             yield Finding(name, "has no marker, so it does not count as finished", f"{AGAIN}: it is written again")

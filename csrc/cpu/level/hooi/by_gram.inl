@@ -196,7 +196,8 @@ struct GramSweeps {
             m == plan.big ? copy(parts[i].gram, s * s, parts[i].matrix) : partial_trace(parts[i], m);
         solve(size, plan.rank[m]);
         each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
-            note_weakest(item, at(own.values, 0, lane), at(own.values, plan.rank[m] - 1, lane));
+            const double weakest = at(own.values, plan.rank[m] - 1, lane) / at(own.values, 0, lane);
+            item.weakest = weakest < item.weakest ? weakest : item.weakest;
         });
         for (int i = 0; i < n_parts; ++i) {
             if (m == plan.big) respond(parts[i], parts[i].gram, s);

@@ -115,14 +115,14 @@ struct ByProjection {
         return sum;
     }
 
-    // ---- one eigenproblem for every active item ----
-    void solve(int size, int rank) {
+    // ---- one eigenproblem for every active item, or for those wanted ----
+    void solve(int size, int rank, const bool* wanted = nullptr) {
         const double* g[kMostItems];
         double *values[kMostItems], *vectors[kMostItems];
         int n = 0;
         const int group = eigh_group<double>(size);
         for (int k = 0; k < count; ++k) {
-            if (!items[k].active) continue;
+            if (!items[k].active || (wanted && !wanted[k])) continue;
             g[n] = parts[k].matrix;
             values[n] = parts[k].values;
             vectors[n++] = parts[k].vectors;
@@ -135,17 +135,21 @@ struct ByProjection {
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
     void start(int m) {
         const int64_t size = plan.shape[m], rank = plan.rank[m];
-        for (int k = 0; k < count; ++k) {
-            if (!items[k].active) continue;
-            const Tensor x =
-                dense_tensor(parts[k].dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
-            gram_item<P>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, parts[k].matrix, arena);
-        }
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) unfolding_gram<P>(k, m);
         solve(static_cast<int>(size), static_cast<int>(rank));
+        if (sizeof(P) == 4 && plan.guard) {
+            bool weak[kMostItems] = {}, any = false;
+            for (int k = 0; k < count; ++k)
+                if (items[k].active && !(parts[k].values[rank - 1] > kWeak * kWeak * parts[k].values[0])) {
+                    weak[k] = any = true;
+                    unfolding_gram<double>(k, m);
+                }
+            if (any) solve(static_cast<int>(size), static_cast<int>(rank), weak);
+        }
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             double* a = items[k].factor[m];
-            note_weakest(items[k], parts[k].values[0], parts[k].values[rank - 1]);
             __builtin_memcpy(a, parts[k].vectors, static_cast<size_t>(size * rank) * 8);
             if (!plan.sign_v) continue;
             Arena scratch = arena;
@@ -153,6 +157,12 @@ struct ByProjection {
             signs.see(parts[k].dense);
             signs.point_up(a);
         }
+    }
+
+    template <class A>
+    void unfolding_gram(int k, int m) const {
+        const Tensor x = dense_tensor(parts[k].dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
+        gram_item<A>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, parts[k].matrix, arena);
     }
 
     // ---- one update ----

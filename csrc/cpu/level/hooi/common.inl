@@ -7,22 +7,21 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
+// A Gram matrix summed in float tells vectors apart whose sigma is more than this part of the first.
+constexpr double kWeak = 0.05;
+
 // Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 /
-// ||X||^2, good to 1e-7, and small singular values from differences of large ones.
+// ||X||^2, good to 1e-7, and vectors from a Gram matrix in float where there is a big mode. Projections in float, with
+// their Gram matrices in double, are good for sigmas ten times smaller.
 static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > 0.02)) return false;
-    if (plan.starts) return item.weakest > 0.05 * 0.05;
+    if (plan.starts) return plan.big < 0 || item.weakest > kWeak * kWeak;
+    const double least = plan.big < 0 ? kWeak / 10 : kWeak;
     for (int m = 0; m < plan.order; ++m)
         for (int64_t k = 0; k < plan.rank[m]; ++k)
-            if (!(item.sigma[m][k] > 0.05 * item.sigma[m][0])) return false;
+            if (!(item.sigma[m][k] > least * item.sigma[m][0])) return false;
     return true;
-}
-
-// Of eigenvalues of a Gram matrix of an unfolding of X, the largest and the least of those kept.
-static void note_weakest(HooiItem& item, double first, double last) {
-    const double ratio = last / first;
-    item.weakest = ratio < item.weakest ? ratio : item.weakest;
 }
 
 static int64_t largest_problem(const CpuHooiPlan& p) {
