@@ -21,7 +21,7 @@ def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from skimage import data, filters, measure, morphology, segmentation
 
     folder = tmp_path_factory.mktemp("stamps")
-    coins = data.coins()
+    coins: Any = data.coins()
     above = morphology.closing(coins > filters.threshold_otsu(coins), np.ones((5, 5), bool))
     labels = measure.label(segmentation.clear_border(above))
     random = np.random.default_rng(0)

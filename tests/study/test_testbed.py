@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from tsm_fast import models
 from tsm_fast.cli import app
 from tsm_fast.study import Comparison
-from tsm_fast.study.testbed import run
+from tsm_fast.study.testbed import run, running
 from tsm_fast.study.testbed.composites import Pictures
 from tsm_fast.study.testbed.running import held_out
 from tsm_fast.study.testbed.training import RECIPES
@@ -44,12 +45,20 @@ class Bed:
         return run(self.out, **self.asked, **OPTIONS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few() -> Iterator[None]:
+    """One composite of each new cut-out, and no lite0."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "find_spec", _without_lite0)
+        patch.setattr(running, "POSES", 1)
+        patch.setattr(running, "COSTLY", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def bed(stamps: Path, grounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Bed:
     made = Bed(stamps, grounds, tmp_path_factory.mktemp("testbed"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tsm_fast.study.testbed.running.find_spec", _without_lite0)
-        made.found = made.run()  # pyright: ignore[reportAttributeAccessIssue]
+    made.found = made.run()  # pyright: ignore[reportAttributeAccessIssue]
     return made
 
 
@@ -97,9 +106,7 @@ def test_networks_are_models(bed: Bed) -> None:
 def test_again(bed: Bed) -> None:
     """The same call again trains nothing and measures nothing."""
     before = {path: path.stat().st_mtime_ns for path in bed.out.rglob("*.parquet") if "studies" in path.parts}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tsm_fast.study.testbed.running.find_spec", _without_lite0)
-        bed.run()
+    bed.run()
     assert before == {path: path.stat().st_mtime_ns for path in bed.out.rglob("*.parquet") if "studies" in path.parts}
     assert not any("training" in text for text in bed.said)
 
