@@ -25,8 +25,9 @@ def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     above = morphology.closing(coins > filters.threshold_otsu(coins), np.ones((5, 5), bool))
     labels = measure.label(segmentation.clear_border(above))
     random = np.random.default_rng(0)
-    for number, region in enumerate(r for r in measure.regionprops(labels) if r.area > 600):
-        part: Any = region.slice
+    regions: Any = measure.regionprops(labels)
+    for number, region in enumerate(one for one in regions if one.area > 600):
+        part = region.slice
         tint = random.uniform(0.5, 1, 3)
         pixels = np.empty((*coins[part].shape, 4), np.uint8)
         pixels[..., :3] = coins[part][..., None] * tint
