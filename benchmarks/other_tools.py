@@ -3,8 +3,9 @@
     make build/integrations/.done && PYTHONPATH=build/integrations .venv/bin/python -m benchmarks.other_tools
 
 pytorch-grad-cam's EigenCAM with networks of timm (random weights, which cost the same), forward pass included; and
-TensorLy's `tucker` and `partial_tucker` of one tensor. Each pair first gives the same result, then takes turns. The
-results go into `benchmarks/results/other_tools.json`, and the tables of it into `other_tools.md`.
+TensorLy's `tucker` and `partial_tucker` of one tensor; `eigh` of PyTorch and of NumPy. Each pair first gives the same
+result, then takes turns. The results go into `benchmarks/results/other_tools.json`, where `--parts` leaves the other
+parts as they are, and the tables of it into `other_tools.md`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from tensorly import datasets
 from tensorly import decomposition as theirs
 
+import tsm_fast
 from tsm_fast.integrations import tensorly as ours
 
 from .operators import declare_operators
@@ -48,7 +50,14 @@ SHAPES: tuple[tuple[tuple[int, ...], Any, dict[str, Any]], ...] = (
     ((64, 32, 32), (8, 8), {"modes": [1, 2]}),
     ((64, 32, 32), (8, 8, 8), {"init": "random", "random_state": 0}),
     ((64, 8, 8), (64, 2, 2), {"random_state": 0}),
+    ((2048, 7, 7), (4, 4), {"modes": [1, 2]}),
+    ((2048, 7, 7), (16, 4, 4), {"init": "random", "random_state": 0}),
+    ((2048, 7, 7), (32, 2, 2), {"random_state": 0}),
+    ((8, 7, 6), (3, 3), {"modes": [0, 2]}),
+    ((8, 7, 6), (3, 3, 3), {"init": "random", "random_state": 0}),
+    ((8, 7, 6), (8, 2, 2), {"random_state": 0}),
 )
+SIDES = (4, 8, 16, 32, 49, 64, 128, 196, 256)  # of symmetric matrices
 
 
 def timed(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
@@ -144,38 +153,76 @@ def tensorly_rows(seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def eigh_rows(seconds: float) -> list[dict[str, Any]]:
+    """All eigenpairs of a batch of matrices, and of one."""
+    rows = []
+    for n in SIDES:
+        for dtype in (torch.float32, torch.float64):
+            many = max(1, min(1024, 2**20 // n**2))
+            m = torch.randn(many, 2 * n, n, generator=torch.Generator().manual_seed(n), dtype=dtype)
+            whole = m.mT @ m
+            for batch in (many, 1):
+                a = whole[:batch]
+                values, vectors = tsm_fast.eigh(a)
+                exact = torch.linalg.eigvalsh(a.double())
+                assert float((values - exact).abs().max() / exact.max()) < (1e-6 if dtype == torch.float32 else 1e-13)
+                error = float((a @ vectors - vectors * values[:, None]).abs().max() / exact.max())
+                assert error < (1e-5 if dtype == torch.float32 else 1e-12), error
+                runs = {
+                    "ours": partial(tsm_fast.eigh, a),
+                    "torch": partial(torch.linalg.eigh, a),
+                    "numpy": partial(np.linalg.eigh, a.numpy()),
+                }
+                times = timed(runs, seconds)
+                rows.append({"n": n, "dtype": str(dtype).removeprefix("torch."), "batch": batch, "call": times})
+    return rows
+
+
 def markdown(run: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+
+    def measured(part: str) -> str:
+        return f"Measured {run[part]['date']}, at load averages of {run[part]['load']}."
+
     lines = [
         "# Other tools' calls beside ours",
         "",
-        f"{run['machine']}, one thread; {versions}; {run['date']}. Milliseconds: median (p20..p80) of calls that take "
-        f"turns; load averages of the machine {run['load']}.",
+        f"{run['machine']}, one thread; {versions}. Milliseconds: median (p20..p80) of calls that take turns.",
         "",
         "## pytorch-grad-cam: EigenCAM of two images, the whole call",
+        "",
+        measured("grad_cam"),
         "",
         "| network | features | pytorch-grad-cam | ours | ratio | with `patch()` | ratio | forward pass |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in run["grad_cam"]:
+    for row in run["grad_cam"]["rows"]:
         whole, name = row["whole call"], f"{row['network']}, {row['size']} x {row['size']}"
         shape = " x ".join(map(str, row["features"]))
         beside = f"{_beside(whole, 'ours')} | {_beside(whole, 'patched')}"
         lines.append(f"| {name} | {shape} | {_ms(whole['theirs'])} | {beside} | {_ms(whole['forward'])} |")
     lines += ["", "The projection alone:", "", "| network | pytorch-grad-cam | ours | ratio | difference up to sign |"]
     lines.append("| --- | --- | --- | --- | --- |")
-    for row in run["grad_cam"]:
+    for row in run["grad_cam"]["rows"]:
         alone = row["projection"]
         times = f"{_ms(alone['theirs'])} | {_beside(alone, 'ours')}"
         lines.append(f"| {row['network']} | {times} | {row['difference']:.0e} |")
-    lines += ["", "## TensorLy: one tensor, float64", ""]
+    lines += ["", "## TensorLy: one tensor, float64", "", measured("tensorly"), ""]
     lines.append("| shape | rank | options | backend | sweeps | TensorLy | ours | ratio |")
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for row in run["tensorly"]:
+    for row in run["tensorly"]["rows"]:
         shape, rank = " x ".join(map(str, row["shape"])), ", ".join(map(str, row["rank"]))
         options = ", ".join(f"{name}={value!r}" for name, value in row["options"].items())
         times = f"{_ms(row['call']['theirs'])} | {_beside(row['call'], 'ours')}"
         lines.append(f"| {shape} | {rank} | {options} | {row['backend']} | {row['sweeps']} | {times} |")
+    lines += ["", "## eigh: all eigenpairs of batches of symmetric matrices", "", measured("eigh"), ""]
+    lines.append("| n | batch | dtype | torch.linalg.eigh | numpy.linalg.eigh | ours | ratio to torch | to NumPy |")
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in run["eigh"]["rows"]:
+        call = row["call"]
+        ratios = " | ".join(f"{call[name]['p50'] / call['ours']['p50']:,.1f}x" for name in ("torch", "numpy"))
+        times = " | ".join(_ms(call[name]) for name in ("torch", "numpy", "ours"))
+        lines.append(f"| {row['n']} | {row['batch']} | {row['dtype']} | {times} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 
@@ -192,20 +239,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="of measuring, for each pair")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    packages = ("torch", "numpy", "grad-cam", "tensorly", "timm")
-    run = {
-        "machine": processor(),
-        "date": date.today().isoformat(),
-        "load": "{:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg()),
-        "versions": {name: version(name) for name in packages},
-        "grad_cam": grad_cam_rows(given.seconds),
-        "tensorly": tensorly_rows(given.seconds),
-    }
+    kept = given.out / "other_tools.json"
+    run: dict[str, Any] = json.loads(kept.read_text()) if len(given.parts) < len(PARTS) else {"versions": {}}
+    run["machine"] = processor()
+    for part in given.parts:
+        load = "{:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg())
+        make, packages = PARTS[part]
+        run["versions"] |= {name: version(name) for name in packages}
+        run[part] = {"date": date.today().isoformat(), "load": load, "rows": make(given.seconds)}
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "other_tools.json").write_text(json.dumps(run, indent=1) + "\n")
+    kept.write_text(json.dumps(run, indent=1) + "\n")
     (given.out / "other_tools.md").write_text(markdown(run))
+
+
+PARTS = {
+    "grad_cam": (grad_cam_rows, ("torch", "numpy", "grad-cam", "timm")),
+    "tensorly": (tensorly_rows, ("torch", "numpy", "tensorly")),
+    "eigh": (eigh_rows, ("torch", "numpy")),
+}
 
 
 def processor() -> str:

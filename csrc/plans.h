@@ -38,8 +38,12 @@ struct HooiPlan {
     int order, n_iter_max;
     int64_t shape[kMaxOrder], rank[kMaxOrder];
     double tol;
-    bool sign_v;  // columns signed by the right singular vector
-    int big;      // the mode larger than the product of the others; -1: none
+    bool sign_v;             // columns signed by the right singular vector
+    int big;                 // the mode larger than the product of the others; -1: none
+    bool kept[kMaxOrder]{};  // modes without a factor, at the rank of their size
+    bool given = false;      // factors to start from, instead of the HOSVD
+    bool hosvd = false;      // nothing but the HOSVD: its factors are those of the only sweep
+    int padded = -1;         // the mode whose rank is more than the product of the others; -1: none
 
     TSM_HOST_DEVICE int64_t elements() const { return product_of(shape, order); }
     TSM_HOST_DEVICE int64_t core_size() const { return product_of(rank, order); }
@@ -50,26 +54,61 @@ struct HooiPlan {
             if (i != m && rank[i] != shape[i]) return false;
         return true;
     }
+    // The singular vectors that an update of mode m finds; the other columns of a padded factor are given.
+    TSM_HOST_DEVICE int64_t found(int m) const { return m == padded ? others_rank(m) : rank[m]; }
+    TSM_HOST_DEVICE int first() const {  // of the modes that have a factor
+        int m = 0;
+        while (kept[m]) ++m;
+        return m;
+    }
+    // Whether the sweeps start from an HOSVD of mode m: the first factor moves before it is read.
+    TSM_HOST_DEVICE bool starts(int m) const { return !given && !kept[m] && (hosvd || m != first()); }
+    // Whether sweep `sweep` may move factor m. Given factors are orthonormal from the second sweep on.
+    TSM_HOST_DEVICE bool moves(int sweep, int m) const {
+        return !hosvd && !kept[m] && (sweep <= given || sign_v || !others_full(m));
+    }
     // The eigenproblem of an update of mode m: on the left side [I_m, I_m], else on the right one.
     TSM_HOST_DEVICE bool left_side(int m) const { return m != big && shape[m] <= others_rank(m); }
     TSM_HOST_DEVICE int64_t matrix_size(int m) const { return left_side(m) ? shape[m] : others_rank(m); }
 };
-inline HooiPlan plan_hooi(int order, const int64_t* shape, const int64_t* rank, int n_iter_max, double tol,
-                          bool sign_v) {
+// How HOOI departs from its plain form.
+struct HooiOptions {
+    bool kept[kMaxOrder]{};
+    bool given = false;
+    bool pads = false;  // the rank of one mode may be infeasible
+};
+inline HooiPlan plan_hooi(int order, const int64_t* shape, const int64_t* rank, int n_iter_max, double tol, bool sign_v,
+                          const HooiOptions& options = {}) {
     HooiPlan plan{order, n_iter_max, {}, {}, tol, sign_v, -1};
+    plan.given = options.given;
     for (int i = 0; i < order; ++i) {
         plan.shape[i] = shape[i];
         plan.rank[i] = rank[i];
+        plan.kept[i] = options.kept[i];
     }
-    for (int i = 0; i < order; ++i)
+    for (int i = 0; i < order; ++i) {
         if (order > 1 && shape[i] > plan.others_size(i)) plan.big = i;
+        if (options.pads && !plan.kept[i] && rank[i] > plan.others_rank(i)) plan.padded = i;
+    }
+    // From the Gram matrix of the others, factor `big` is known by its weights alone: it neither stays, nor is given
+    // and read before it moves, nor has columns that come from elsewhere.
+    if (plan.padded >= 0 || (plan.big >= 0 && (plan.kept[plan.big] || (plan.given && plan.big != plan.first()))))
+        plan.big = -1;
     return plan;
 }
 
+// What HOOI is given beside X, contiguous for an item; null where the plan has none.
+struct HooiStart {
+    const double* factors[kMaxOrder];  // [B, I_n, R_n]
+    int64_t stride[kMaxOrder];         // between items: 0 where they share it
+    const double* padding;             // [B, I_n, R_n - found] of the padded mode
+    int64_t padding_stride;
+};
+
 struct HooiOutput {
     Output core;                        // [B, R_1, ..., R_N]
-    Output factors[kMaxOrder];          // [B, I_n, R_n]
-    Output singular_values[kMaxOrder];  // [B, R_n]
+    Output factors[kMaxOrder];          // [B, I_n, R_n], but for the modes that are kept
+    Output singular_values[kMaxOrder];  // [B, R_n], for the same modes
     Output responses;                   // X_(big)^T A_big [B, S, R_big], by the CUDA backend; data may be null
     double* errors;                     // [B, n_iter_max]; NaN on entry of the CPU backend
     int64_t* n_sweeps;                  // [B]

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
+from ..steps.backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Precision, result_dtype
 from ..steps.scaling import column_signs as signs_of
 from ..steps.scaling import scaled, unfold, unit_range
 from .core_contraction import contract, mode_product
@@ -30,7 +30,7 @@ from .truncated_svd import eigh
 class Sweeps(NamedTuple):
     """What the sweeps leave, float64; the factor of the first mode is `X_(1) weights` where it is None."""
 
-    factors: list[Tensor | None]  # N times [B, I_n, R_n]
+    factors: list[Tensor | None]  # for each mode that has one [B, I_n, R_n]
     weights: Tensor | None  # [B, S, R_1]
     responses: Tensor | None  # [B, S, R_1], X_(1)^T A_1
     errors: Tensor  # [B, n_iter_max]
@@ -48,16 +48,21 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
+    options: HooiOptions | None = None,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
+    """TensorLy's `tucker` or `partial_tucker`, for every item on its own (see `reference.hooi`)."""
     dtype = result_dtype(x.dtype, precision)
     unit, exponent = unit_range(x)
-    swept = _sweeps(unit, rank, n_iter_max, tol, sign)
+    modes = range(x.ndim - 1) if options is None else options.modes
+    if options is None:
+        swept = _sweeps(unit, rank, n_iter_max, tol, sign)
+    else:
+        swept = _by_steps(unit, rank, n_iter_max, tol, sign, options)
     finite, zero = swept.norm.isfinite(), swept.norm == 0
     factors = [_blank(factor, zero, finite) for factor in _explicit(unit, swept, sign)]
-    core = contract(unit, factors, range(unit.ndim - 1), torch.float64)
+    core = contract(unit, factors, modes, torch.float64)
     core = torch.where(finite.view(-1, *(1,) * (core.ndim - 1)), core, torch.nan)
-    values = [scaled(torch.linalg.vector_norm(unfold(core, n), dim=2), exponent) for n in range(len(rank))]
+    values = [scaled(torch.linalg.vector_norm(unfold(core, n), dim=2), exponent) for n in modes]
     return HooiResult(
         scaled(core, exponent).to(dtype),
         [factor.to(dtype).contiguous() for factor in factors],
@@ -108,7 +113,7 @@ def _sweeps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: s
         meta = sweeps_meta(x.shape[2], x.shape[3], rank)
         if meta is not None:
             return _on_chip(x, rank, n_iter_max, tol, meta)
-    return _by_steps(x, rank, n_iter_max, tol, sign)
+    return _by_steps(x, rank, n_iter_max, tol, sign, HooiOptions(range(x.ndim - 1)))
 
 
 # ---- all sweeps in one program ----
@@ -277,14 +282,17 @@ def _over_height(matrix, weight, H: tl.constexpr, W: tl.constexpr):
 # ---- steps composed over the batch ----
 
 
-def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str) -> Sweeps:
-    batch, order = len(x), x.ndim - 1
+def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, options: HooiOptions) -> Sweeps:
+    batch, (modes, start, padding) = len(x), options
     norm = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=torch.float64)
     zero = norm == 0
     active = ((norm > 0) & norm.isfinite()).nonzero().flatten()
     item, length = x[active] if len(active) < batch else x, norm[active]
-    factors = [norm.new_zeros(batch, x.shape[n + 1], rank[n]) for n in range(order)]
-    current = [_left_vectors(item, n, rank[n], sign) for n in range(order)]
+    factors = [norm.new_zeros(batch, x.shape[n + 1], rank[n]) for n in modes]
+    if start is None:
+        current = [_left_vectors(item, n, rank[n], sign) for n in modes]
+    else:
+        current = [factor[active] for factor in start]
     errors = norm.new_full((batch, n_iter_max), torch.nan)
     errors[:, 0].masked_fill_(zero, 0.0)
     n_sweeps, converged = zero.long(), zero.clone()
@@ -292,12 +300,16 @@ def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign:
     for sweep in range(n_iter_max):
         if not len(active):
             break
-        for n in range(order):
-            others = [m for m in range(order) if m != n]
-            projected = contract(item, [current[m] for m in others], others, torch.float64)
-            current[n] = _left_vectors(projected, n, rank[n], sign)
+        for i, n in enumerate(modes):
+            others = [m for m in modes if m != n]
+            projected = contract(item, current[:i] + current[i + 1 :], others, torch.float64)
+            found = min(rank[n], projected[0].numel() // projected.shape[n + 1])
+            current[i] = _left_vectors(projected, n, found, sign)
+            if found < rank[n]:
+                assert padding is not None, "only with options may a rank be infeasible"
+                current[i] = _padded(current[i], padding[active])
         # The last projection is on all factors but the last.
-        core = mode_product(projected, current[-1], order - 1, torch.float64)
+        core = mode_product(projected, current[-1], modes[-1], torch.float64)
         share = (torch.linalg.vector_norm(core.flatten(1), dim=1) / length) ** 2
         error = (1 - share).abs().sqrt()
         errors[active, sweep] = error
@@ -312,6 +324,12 @@ def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign:
             active, item, length, previous = active[on], item[on], length[on], error[on]
             current = [factor[on] for factor in current]
     return Sweeps(list(factors), None, None, errors, n_sweeps, converged, norm)
+
+
+def _padded(vectors: Tensor, more: Tensor) -> Tensor:
+    """Behind orthonormal columns [B, n, R] what is left of further ones beside those before them."""
+    whole = orthonormalize(torch.cat([vectors, more], 2))[:, :, vectors.shape[2] :]
+    return torch.cat([vectors, whole * signs_of(whole)], 2)
 
 
 def _left_vectors(y: Tensor, mode: int, rank: int, sign: str) -> Tensor:

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 _Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, shape with the batch, strides in elements
+_Shared = tuple[int, int]  # address of contiguous float64, stride between items
 
 dtypes: dict[str, int]
 methods: dict[str, int]
@@ -22,6 +23,9 @@ def hooi(
     x: _Array,
     rank: Sequence[int],
     *,
+    modes: Sequence[int],
+    start: Sequence[_Shared],
+    padding: _Shared,
     n_iter_max: int,  # 0 for the HOSVD, whose errors are those of one sweep
     tol: float,
     sign_v: bool,

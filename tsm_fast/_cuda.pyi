@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 _Array = tuple[int, int, Sequence[int], Sequence[int]]  # address, dtype code, shape with the batch, strides in elements
+_Shared = tuple[int, int]  # address of contiguous float64, stride between items
 
 small: int
 largest: int
@@ -28,12 +29,16 @@ def truncated_svd(
     stream: int,
 ) -> None: ...
 def core_contraction(x: _Array, mode: int, *, factor: int, rank: int, out: int, wide: bool, stream: int) -> None: ...
-def hooi_big_mode(shape: Sequence[int]) -> int: ...
-def hooi_workspace(shape: Sequence[int], rank: Sequence[int]) -> int: ...
+def hooi_needs(
+    shape: Sequence[int], rank: Sequence[int], *, modes: Sequence[int], given: bool, pads: bool
+) -> tuple[int, int]: ...
 def hooi(
     x: _Array,
     rank: Sequence[int],
     *,
+    modes: Sequence[int],
+    start: Sequence[_Shared],
+    padding: _Shared,
     n_iter_max: int,
     tol: float,
     sign_v: bool,

@@ -1,6 +1,6 @@
 """Tucker decompositions of batches, `tucker`, `hosvd` and `truncated_svd`, and their eigenpairs, `eigh`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -9,8 +9,8 @@ from typing import Any, Generic, NoReturn, SupportsIndex, cast
 import torch
 from torch import Tensor
 
-from . import modes
-from .steps import checks
+from . import modes as mode_products
+from .steps import checks, starts
 from .steps import hosvd as triplets
 from .steps.arrays import Array, as_tensor
 from .steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
@@ -39,15 +39,16 @@ class TuckerResult(Generic[Array]):
     (torch.Size([8, 4, 4]), [torch.Size([32, 8]), torch.Size([7, 4]), torch.Size([7, 4])])
     """
 
-    core: Array  # [B, R_1, ..., R_N]
-    factors: list[Array]  # N times [B, I_n, R_n], orthonormal columns
+    core: Array  # [B, R_1, ..., R_N], I_n for a mode that is not decomposed
+    factors: list[Array]  # for each of `modes` [B, I_n, R_n], orthonormal columns
     singular_values: list[
         Array
-    ]  # N times [B, R_n]: norms of the slices of the core, in the order of the factor columns
-    rank: tuple[int, ...]  # the effective rank
+    ]  # for each of `modes` [B, R_n]: norms of the slices of the core, in the order of the factor columns
+    rank: tuple[int, ...]  # the effective rank, for each of `modes`
     errors: Array  # [B, K] float64: relative error after each sweep; NaN after an item's last sweep
     n_sweeps: Array  # [B] int64
     converged: Array  # [B] bool
+    modes: tuple[int, ...]  # those that are decomposed
 
     def __len__(self) -> int:
         return self.core.shape[0]
@@ -67,7 +68,7 @@ class TuckerResult(Generic[Array]):
         """A table of the modes, for notebooks."""
         rows = "".join(
             f"<tr><td>{mode}</td><td>{factor.shape[1]}</td><td>{factor.shape[2]}</td></tr>"
-            for mode, factor in enumerate(self.factors)
+            for mode, factor in zip(self.modes, self.factors, strict=True)
         )
         return (
             f"<div>{escape(repr(self))}</div><table><thead><tr><th>mode</th><th>size</th><th>rank</th></tr></thead>"
@@ -94,7 +95,7 @@ class TuckerResult(Generic[Array]):
 
     def reconstruct(self) -> Array:  # [B, I_1, ..., I_N]
         """The tensors that the decompositions stand for, `[B, I_1, ..., I_N]`."""
-        return modes.multi_mode_dot(self.core, self.factors)
+        return mode_products.multi_mode_dot(self.core, self.factors, self.modes)
 
 
 @untraced
@@ -102,6 +103,10 @@ def tucker(
     x: Array,  # [B, I_1, ..., I_N]
     rank: checks.Rank = None,
     *,
+    modes: Sequence[int] | None = None,
+    init: Any = "svd",
+    random_state: Any = None,
+    pad: bool = False,
     n_iter_max: int = N_ITER_MAX,
     tol: float = TOL,
     sign: str = "u",
@@ -110,9 +115,9 @@ def tucker(
 ) -> TuckerResult[Array]:
     """Tucker decomposition by HOOI, the algorithm of TensorLy's `tucker`, for every item of a batch on its own.
 
-    It starts from the HOSVD and sweeps over the modes; an item stops after the sweep, the third or a later one, at
-    which its relative error `sqrt(| |X|^2 - |core|^2 |) / |X|` (in float64) moved by less than `tol`. An item's
-    result does not depend on the rest of the batch. (De Lathauwer, De Moor and Vandewalle, 2000.)
+    It starts from the HOSVD, or from `init`, and sweeps over the modes; an item stops after the sweep, the third or a
+    later one, at which its relative error `sqrt(| |X|^2 - |core|^2 |) / |X|` (in float64) moved by less than `tol`. An
+    item's result does not depend on the rest of the batch. (De Lathauwer, De Moor and Vandewalle, 2000.)
 
     Args:
         x: tensors `[B, I_1, ..., I_N]`, N in 2..5, torch, NumPy or DLPack, any float dtype, any strides. The first
@@ -120,6 +125,16 @@ def tucker(
         rank: one number in `1..I_n` per mode; an int is used for all modes, `None` keeps every mode. Where `r_n` is
             more than the product of the other ranks there are no such many singular vectors: the effective rank, in
             `result.rank`, is `min(r_n, product of the other effective ranks)`.
+        modes: those to decompose, rising, as in TensorLy's `partial_tucker`; `rank`, `factors` and `singular_values`
+            have an entry for each. The others are left as they are: the core keeps their size, which counts as their
+            rank. `None` for all.
+        init: what the sweeps start from: `"svd"` for the HOSVD, `"random"` for uniform numbers in [0, 1), or factors
+            `[I_n, R_n]`, or `[B, I_n, R_n]`, for each of `modes`; also as the second of a pair `(core, factors)`, or a
+            `TuckerResult`. They are not changed, need not be orthonormal, and get no gradients.
+        random_state: of `"random"` and `pad`: an int, a `numpy.random.RandomState`, or `None` for NumPy's own. The
+            numbers are those that TensorLy draws from it, the same ones for every item of the batch.
+        pad: fill a factor up to `rank` where there are no such many singular vectors, as TensorLy does, by what is left
+            of random columns: orthonormal ones, the same in every sweep. `result.rank` is then `rank`.
         n_iter_max: the most sweeps.
         tol: absolute change of the error at which an item stops; 0 for never.
         sign: the entry of largest magnitude of each left (`"u"`, as in TensorLy) or right (`"v"`) singular vector is
@@ -148,19 +163,37 @@ def tucker(
     (torch.Size([4, 8, 7, 7]), (8, 7, 7))
     >>> bool((result.reconstruct() - x).norm() < x.norm())
     True
+
+    A partial decomposition, and another one that starts where it ended:
+
+    >>> result = tsm_fast.tucker(x, rank=(3, 3), modes=(1, 2))
+    >>> result.core.shape, [factor.shape for factor in result.factors]
+    (torch.Size([4, 32, 3, 3]), [torch.Size([4, 7, 3]), torch.Size([4, 7, 3])])
+    >>> again = tsm_fast.tucker(x + 0.01, rank=(3, 3), modes=(1, 2), init=result)
+    >>> again.n_sweeps.max() <= 100
+    tensor(True)
     """
     checks.choice("sign", sign, ("u", "v"))
     checks.precision(precision)
+    checks.flag("pad", pad)
     limit, tolerance = checks.stopping(n_iter_max, tol)
     tensor, restore = as_tensor("x", x)
     checks.tensor("x", tensor)
-    effective = checks.rank(rank, tensor.shape[1:], "x")
-    how = effective, limit, tolerance, sign, precision, backend
-    if wanted(tensor):
-        core, errors, n_sweeps, converged, *rest = _tucker_operator([tensor], *how)
+    sizes = tensor.shape[1:]
+    numbers = checks.decomposed(modes, len(sizes))
+    effective = checks.rank(rank, sizes, "x", modes=None if modes is None else numbers, pad=pad)
+    kind, given = _start(init, tensor, numbers, effective)
+    state = checks.random_state(random_state)
+    how = effective, numbers, limit, tolerance, kind, pad
+    if wanted(tensor, *given):
+        if state is not None and not isinstance(state, int):
+            raise TypeError("random_state must be an int where a call is compiled or mapped, got a RandomState")
+        core, errors, n_sweeps, converged, *rest = _tucker_operator(
+            [tensor, *given], *how, state, sign, precision, backend
+        )
         errors = torch.where(errors < 0, torch.nan, errors)
     else:
-        core, errors, n_sweeps, converged, *rest = _tucker(tensor, *how)
+        core, errors, n_sweeps, converged, *rest = _tucker(tensor, given, *how, state, sign, precision, backend)
     return TuckerResult(
         core=restore(core),
         factors=[restore(factor) for factor in rest[: len(effective)]],
@@ -169,16 +202,61 @@ def tucker(
         errors=restore(errors, exact=False),
         n_sweeps=restore(n_sweeps, exact=False),
         converged=restore(converged),
+        modes=numbers,
     )
 
 
+def _start(init: Any, x: Tensor, modes: Sequence[int], rank: Sequence[int]) -> tuple[str, list[Tensor]]:
+    """ "svd", "random", or "given" and the factors [B, I_n, R_n]."""
+    if isinstance(init, str):
+        checks.choice("init", init, ("svd", "random"))
+        return init, []
+    if isinstance(init, TuckerResult):
+        init = init.factors
+    elif isinstance(init, tuple) and len(init) == 2 and isinstance(init[1], list | tuple):
+        init = init[1]
+    if not isinstance(init, Iterable):
+        raise TypeError(f"init must be 'svd', 'random' or factors, got {init!r}")
+    factors = [as_tensor(f"init[{i}]", factor)[0].detach() for i, factor in enumerate(init)]
+    if len(factors) != len(modes):
+        raise ValueError(f"init must have a factor for each of {len(modes)} modes, got {len(factors)}")
+    whole = []
+    for i, (factor, mode, r) in enumerate(zip(factors, modes, rank, strict=True)):
+        shape, one = tuple(factor.shape), (x.shape[mode + 1], r)
+        if shape not in (one, (x.shape[0], *one)):
+            need = f"{one} or {(x.shape[0], *one)}"
+            raise ValueError(f"init[{i}] must have shape {need} for mode {mode}, got {shape}")
+        if factor.device != x.device:
+            raise ValueError(f"init[{i}] must be on {x.device}, the device of x, got {factor.device}")
+        whole.append(factor if factor.ndim == 3 else factor.expand(x.shape[0], *one))
+    return "given", whole
+
+
 def _tucker(
-    x: Tensor, rank: Sequence[int], limit: int, tol: float, sign: str, precision: Precision, backend: str | None
+    x: Tensor,
+    given: Sequence[Tensor],
+    rank: Sequence[int],
+    modes: Sequence[int],
+    limit: int,
+    tol: float,
+    init: str,
+    pad: bool,
+    state: Any,
+    sign: str,
+    precision: Precision,
+    backend: str | None,
 ) -> tuple[Tensor, ...]:
     """The core, the errors [B, K] of as many sweeps as there were, their number, what converged, factors, values."""
     module = resolve(backend, x)
     readable("x", x, module.name)
-    hooi = partial(module.hooi, x, rank, tol=tol, sign=sign, precision=precision)
+    for i, factor in enumerate(given):
+        readable(f"init[{i}]", factor, module.name)
+        checks.finite(f"init[{i}]", peaks(factor).isfinite())
+    whole = list(x.shape[1:])
+    for mode, r in zip(modes, rank, strict=True):
+        whole[mode] = r
+    options = starts.options(module, x, rank, modes, given if init == "given" else None, init == "random", state)
+    hooi = partial(module.hooi, x, whole, tol=tol, sign=sign, precision=precision, options=options)
     result = _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
     most = int(result.n_sweeps.max()) if len(x) else 0
@@ -186,24 +264,37 @@ def _tucker(
     return result.core, errors, result.n_sweeps, result.converged, *result.factors, *result.singular_values
 
 
-def _like_tucker(x: Tensor, rank: Sequence[int], limit: int, *options: Any) -> tuple[Tensor, ...]:
-    core, *rest = _like_hosvd(x, rank, *options[1:])
-    batch = x.shape[0]
+def _like_tucker(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    rank, modes, limit, *_, precision, _ = rest[-10:]
+    dtype, batch = result_dtype(x.dtype, precision), x.shape[0]
+    sizes = list(x.shape[1:])
+    factors = [x.new_empty(batch, sizes[mode], r, dtype=dtype) for mode, r in zip(modes, rank, strict=True)]
+    values = [x.new_empty(batch, r, dtype=dtype) for r in rank]
+    for mode, r in zip(modes, rank, strict=True):
+        sizes[mode] = r
     errors = x.new_empty(batch, limit, dtype=torch.float64)
-    return core, errors, x.new_empty(batch, dtype=torch.int64), x.new_empty(batch, dtype=torch.bool), *rest[1:]
+    counts = x.new_empty(batch, dtype=torch.int64), x.new_empty(batch, dtype=torch.bool)
+    return x.new_empty(batch, *sizes, dtype=dtype), errors, *counts, *factors, *values
 
 
 @operator(
     "tucker",
-    "SymInt[] rank, SymInt n_iter_max, float tol, str sign, str precision, str? backend",
+    "SymInt[] rank, int[] modes, SymInt n_iter_max, float tol, str init, bool pad, SymInt? random_state, str sign, "
+    "str precision, str? backend",
     _like_tucker,
 )
-def _tucker_operator(x: Tensor, rank: Sequence[int], limit: int, *options: Any) -> tuple[Tensor, ...]:
+def _tucker_operator(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """`_tucker` with room for the errors of all sweeps, -1 for none: their number must not depend on x."""
+    given, (rank, modes, limit, tol, init, pad, *options) = rest[:-10], rest[-10:]
     checks.tensor("x", x)
-    core, errors, *rest = _tucker(x, checks.rank(rank, x.shape[1:]), checks.stopping(limit, options[0])[0], *options)
+    numbers = checks.decomposed(modes, x.ndim - 1)
+    effective = checks.rank(rank, x.shape[1:], modes=numbers, pad=pad)
+    if init == "given":
+        _start(given, x, numbers, effective)
+    room = checks.stopping(limit, tol)[0]
+    core, errors, *found = _tucker(x, given, effective, numbers, room, tol, init, pad, *options)
     padded = torch.cat([errors, errors.new_full((len(x), limit - errors.shape[1]), torch.nan)], 1)
-    return core, padded.nan_to_num(-1.0), *rest
+    return core, padded.nan_to_num(-1.0), *found
 
 
 def _with_more_room(hooi: Callable[..., HooiResult], limit: int) -> HooiResult:
@@ -268,6 +359,7 @@ def hosvd(
         errors=restore(error, exact=False),
         n_sweeps=restore(torch.zeros(batch, dtype=torch.int64, device=core.device), exact=False),
         converged=restore(torch.ones(batch, dtype=torch.bool, device=core.device)),
+        modes=tuple(range(len(effective))),
     )
 
 

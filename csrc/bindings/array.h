@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "tensor_batch.h"
+#include "plans.h"
 
 namespace tsm {
 
@@ -36,6 +36,26 @@ inline TensorBatch batch_of(const Array& array) {
         x.first.stride[i] = stride[static_cast<size_t>(i) + 1];
     }
     return x;
+}
+
+// Contiguous doubles of every item: (address, stride between items)
+using Shared = std::pair<uintptr_t, int64_t>;
+
+// `modes` are those with a factor; a factor to start from for each of them, or none.
+inline HooiOptions options_of(int order, const std::vector<int>& modes, bool given, bool pads) {
+    HooiOptions options{{}, given, pads};
+    for (int m = 0; m < order; ++m) options.kept[m] = std::find(modes.begin(), modes.end(), m) == modes.end();
+    return options;
+}
+inline HooiStart start_of(const std::vector<int>& modes, const std::vector<Shared>& start, const Shared& padding) {
+    HooiStart from{};
+    for (size_t i = 0; i < start.size(); ++i) {
+        from.factors[modes[i]] = memory_at<const double>(start[i].first);
+        from.stride[modes[i]] = start[i].second;
+    }
+    from.padding = reinterpret_cast<const double*>(padding.first);
+    from.padding_stride = padding.second;
+    return from;
 }
 
 }  // namespace tsm

@@ -18,10 +18,11 @@ Output output(uintptr_t address, bool wide) {
 }
 
 CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v,
-                    bool refine, bool guard) {
-    const bool starts = n_iter_max == 0;
-    CpuHooiPlan plan{plan_hooi(x.first.order, x.first.shape, rank.data(), starts ? 1 : n_iter_max, tol, sign_v)};
-    plan.starts = starts;
+                    bool refine, bool guard, const HooiOptions& options = {}) {
+    const bool hosvd = n_iter_max == 0;
+    CpuHooiPlan plan{
+        plan_hooi(x.first.order, x.first.shape, rank.data(), hosvd ? 1 : n_iter_max, tol, sign_v, options)};
+    plan.hosvd = hosvd;
     plan.refine = refine;
     plan.guard = guard;
     return plan;
@@ -73,26 +74,30 @@ PYBIND11_MODULE(_cpu, m) {
         "x"_a, "factors"_a, "rank"_a, named, "out"_a, "wide"_a, "threads"_a, release);
     m.def(
         "hooi",
-        [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, bool refine,
-           bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
+        [](const Array& x, const std::vector<int64_t>& rank, const std::vector<int>& modes,
+           const std::vector<Shared>& start, const Shared& padding, int n_iter_max, double tol, bool sign_v,
+           bool refine, bool guard, bool wide, uintptr_t core, const std::vector<uintptr_t>& factors,
            const std::vector<uintptr_t>& singular_values, uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged,
            uintptr_t finite, bool wide_out, int threads) {
             const TensorBatch batch = batch_of(x);
+            const HooiStart from = start_of(modes, start, padding);
             HooiOutput out{};
             out.core = output(core, wide_out);
-            for (size_t i = 0; i < factors.size(); ++i) {
-                out.factors[i] = output(factors[i], wide_out);
-                out.singular_values[i] = output(singular_values[i], wide_out);
+            for (size_t i = 0; i < modes.size(); ++i) {
+                out.factors[modes[i]] = output(factors[i], wide_out);
+                out.singular_values[modes[i]] = output(singular_values[i], wide_out);
             }
             out.errors = memory_at<double>(errors);
             out.n_sweeps = memory_at<int64_t>(n_sweeps);
             out.converged = memory_at<bool>(converged);
             out.finite = memory_at<bool>(finite);
-            hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard), wide, out, threads);
+            const HooiOptions options = options_of(batch.first.order, modes, !start.empty(), padding.first != 0);
+            hooi(batch, plan_of(batch, rank, n_iter_max, tol, sign_v, refine, guard, options), wide, from, out,
+                 threads);
         },
-        "x"_a, "rank"_a, named, "n_iter_max"_a, "tol"_a, "sign_v"_a, "refine"_a, "guard"_a, "wide"_a, "core"_a,
-        "factors"_a, "singular_values"_a, "errors"_a, "n_sweeps"_a, "converged"_a, "finite"_a, "wide_out"_a,
-        "threads"_a, release);
+        "x"_a, "rank"_a, named, "modes"_a, "start"_a, "padding"_a, "n_iter_max"_a, "tol"_a, "sign_v"_a, "refine"_a,
+        "guard"_a, "wide"_a, "core"_a, "factors"_a, "singular_values"_a, "errors"_a, "n_sweeps"_a, "converged"_a,
+        "finite"_a, "wide_out"_a, "threads"_a, release);
     m.def(
         "saliency",
         [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,

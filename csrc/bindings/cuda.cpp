@@ -31,11 +31,11 @@ Output output(uintptr_t address, bool wide) {
     return {at<void>(address), wide};
 }
 
-HooiPlan plan_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& rank, int n_iter_max, double tol,
-                 bool sign_v) {
+HooiPlan plan_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& rank, const HooiOptions& options,
+                 int n_iter_max = 1, double tol = 0, bool sign_v = false) {
     if (shape.size() > kMaxOrder || rank.size() != shape.size())
         throw std::invalid_argument("rank must have one number for each of at most 5 modes");
-    return plan_hooi(static_cast<int>(shape.size()), shape.data(), rank.data(), n_iter_max, tol, sign_v);
+    return plan_hooi(static_cast<int>(shape.size()), shape.data(), rank.data(), n_iter_max, tol, sign_v, options);
 }
 
 }  // namespace
@@ -73,35 +73,43 @@ PYBIND11_MODULE(TSM_CUDA_MODULE, m) {
             core_contraction(batch_of(x), mode, at<double>(factor), rank, output(out, wide), at<void>(stream));
         },
         "x"_a, "mode"_a, named, "factor"_a, "rank"_a, "out"_a, "wide"_a, "stream"_a, release);
-    m.def("hooi_big_mode", [](const std::vector<int64_t>& shape) { return plan_of(shape, shape, 1, 0, false).big; });
-    m.def("hooi_workspace", [](const std::vector<int64_t>& shape, const std::vector<int64_t>& rank) {
-        return hooi_workspace(plan_of(shape, rank, 1, 0, false));
-    });
+    // The mode whose others' Gram matrix is wanted, or -1, and the bytes of workspace for an item.
+    m.def(
+        "hooi_needs",
+        [](const std::vector<int64_t>& shape, const std::vector<int64_t>& rank, const std::vector<int>& modes,
+           bool given, bool pads) {
+            const HooiPlan plan = plan_of(shape, rank, options_of(static_cast<int>(shape.size()), modes, given, pads));
+            return std::make_pair(plan.big, hooi_workspace(plan));
+        },
+        "shape"_a, "rank"_a, named, "modes"_a, "given"_a, "pads"_a);
     m.def(
         "hooi",
-        [](const Array& x, const std::vector<int64_t>& rank, int n_iter_max, double tol, bool sign_v, uintptr_t gram,
-           uintptr_t core, const std::vector<uintptr_t>& factors, const std::vector<uintptr_t>& singular_values,
-           uintptr_t responses, bool wide, uintptr_t errors, uintptr_t n_sweeps, uintptr_t converged, uintptr_t finite,
-           uintptr_t workspace, int64_t bytes, uintptr_t stream) {
+        [](const Array& x, const std::vector<int64_t>& rank, const std::vector<int>& modes,
+           const std::vector<Shared>& start, const Shared& padding, int n_iter_max, double tol, bool sign_v,
+           uintptr_t gram, uintptr_t core, const std::vector<uintptr_t>& factors,
+           const std::vector<uintptr_t>& singular_values, uintptr_t responses, bool wide, uintptr_t errors,
+           uintptr_t n_sweeps, uintptr_t converged, uintptr_t finite, uintptr_t workspace, int64_t bytes,
+           uintptr_t stream) {
             const TensorBatch batch = batch_of(x);
             const std::vector<int64_t> shape(batch.first.shape, batch.first.shape + batch.first.order);
             HooiOutput out{};
             out.core = output(core, wide);
-            for (size_t i = 0; i < factors.size(); ++i) {
-                out.factors[i] = output(factors[i], wide);
-                out.singular_values[i] = output(singular_values[i], wide);
+            for (size_t i = 0; i < modes.size(); ++i) {
+                out.factors[modes[i]] = output(factors[i], wide);
+                out.singular_values[modes[i]] = output(singular_values[i], wide);
             }
             out.responses = output(responses, true);
             out.errors = at<double>(errors);
             out.n_sweeps = at<int64_t>(n_sweeps);
             out.converged = at<bool>(converged);
             out.finite = at<bool>(finite);
-            hooi(batch, plan_of(shape, rank, n_iter_max, tol, sign_v), at<double>(gram), out, at<void>(workspace),
-                 bytes, at<void>(stream));
+            const HooiOptions options = options_of(batch.first.order, modes, !start.empty(), padding.first != 0);
+            hooi(batch, plan_of(shape, rank, options, n_iter_max, tol, sign_v), at<double>(gram),
+                 start_of(modes, start, padding), out, at<void>(workspace), bytes, at<void>(stream));
         },
-        "x"_a, "rank"_a, named, "n_iter_max"_a, "tol"_a, "sign_v"_a, "gram"_a, "core"_a, "factors"_a,
-        "singular_values"_a, "responses"_a, "wide"_a, "errors"_a, "n_sweeps"_a, "converged"_a, "finite"_a,
-        "workspace"_a, "bytes"_a, "stream"_a, release);
+        "x"_a, "rank"_a, named, "modes"_a, "start"_a, "padding"_a, "n_iter_max"_a, "tol"_a, "sign_v"_a, "gram"_a,
+        "core"_a, "factors"_a, "singular_values"_a, "responses"_a, "wide"_a, "errors"_a, "n_sweeps"_a, "converged"_a,
+        "finite"_a, "workspace"_a, "bytes"_a, "stream"_a, release);
     m.def(
         "leading_small",
         [](const Array& x, bool center, uintptr_t maps, bool wide, uintptr_t settled, uintptr_t finite,

@@ -3,7 +3,8 @@
 
 namespace tsm {
 
-void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiOutput& out, int threads) {
+void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& start, const HooiOutput& out,
+          int threads) {
     plan.factors = true;
     plan.loss = most_loss(out.core.wide);
     const int64_t core = plan.core_size();
@@ -17,6 +18,9 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiOutput& o
                             items[k].x = x.item(first + k);
                             items[k].target = plan.big < 0 ? nullptr : out.factors[plan.big].at((first + k) * big);
                             items[k].target_wide = plan.big >= 0 && out.factors[plan.big].wide;
+                            if (plan.padded >= 0) items[k].padding = start.padding + (first + k) * start.padding_stride;
+                            for (int m = 0; plan.given && m < plan.order; ++m)
+                                if (!plan.kept[m]) items[k].start[m] = start.factors[m] + (first + k) * start.stride[m];
                         }
                         level().hooi(wide, plan, items, count, memory);
                         for (int k = 0; k < count; ++k) {
@@ -24,6 +28,7 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiOutput& o
                             const int64_t b = first + k;
                             out.core.put(b * core, item.core, core);
                             for (int m = 0; m < plan.order; ++m) {
+                                if (plan.kept[m]) continue;
                                 const int64_t size = plan.shape[m] * plan.rank[m];
                                 out.singular_values[m].put(b * plan.rank[m], item.sigma[m], plan.rank[m]);
                                 if (m != plan.big)

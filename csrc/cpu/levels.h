@@ -18,7 +18,6 @@ inline double most_loss(bool wide) {
 }
 
 struct CpuHooiPlan : HooiPlan {
-    bool starts = false;             // the HOSVD: its factors are those of the only sweep
     bool refine = false;             // core from one more pass over X, good to eps instead of sqrt(eps)
     bool factors = false;            // A_big is wanted
     bool guard = false;              // items that float passes cannot vouch for are computed again in double
@@ -32,9 +31,11 @@ struct HooiItem {
     double norm2 = 0;
     bool finite = true, active = false, converged = false;
     int n_sweeps = 0;
-    double* errors = nullptr;     // [n_iter_max]
-    double* factor[kMaxOrder]{};  // [I_n, R_n], the big mode's left out
-    void* target = nullptr;       // where A_big is wanted, in double when `target_wide`, else in float; or null
+    const double* start[kMaxOrder]{};  // [I_n, R_n], where the plan has factors to start from
+    const double* padding = nullptr;   // [I_n, R_n - found] of the padded mode
+    double* errors = nullptr;          // [n_iter_max]
+    double* factor[kMaxOrder]{};       // [I_n, R_n], the big mode's left out
+    void* target = nullptr;            // where A_big is wanted, in double when `target_wide`, else in float; or null
     bool target_wide = false;
     void* big_factor = nullptr;  // A_big [I_big, R_big]: the target, or where the types differ a place of its own
     bool big_wide = false;

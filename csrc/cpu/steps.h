@@ -15,7 +15,8 @@ void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& v
 void core_contraction(const TensorBatch& x, const void* const* factors, const int64_t* rank, const Output& out,
                       int threads);
 
-void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiOutput& out, int threads);
+void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& start, const HooiOutput& out,
+          int threads);
 
 // maps: [B, H, W]; finite: [B]
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads);

@@ -20,6 +20,8 @@ struct Item {
     HooiMemory at;
     double* tile;  // kTileBytes, for passes over X
     double weak;   // kWeak or kWeakWide
+    const HooiStart& given;
+    int64_t number;  // of the item
     double norm2 = 0;
 
     template <class Visit>
@@ -52,7 +54,7 @@ struct Item {
     __device__ __noinline__ const double* project(const double* from, int64_t lead, int64_t tail, int except) const {
         int turn = 0;
         for (int m = 0; m < plan.order; ++m) {
-            if (m == plan.big || m == except) continue;
+            if (m == plan.big || m == except || plan.kept[m]) continue;
             int64_t outer = lead, inner = tail;
             for (int i = 0; i < plan.order; ++i) {
                 if (i == plan.big || i == m) continue;
@@ -111,7 +113,9 @@ struct Item {
     }
     // X times the factors of every mode but `except`, from X itself. The first product reads X.
     __device__ __noinline__ const double* project_x(int except) const {
-        const int m = except == 0 ? 1 : 0;
+        int m = 0;
+        while (m < plan.order && (m == except || plan.kept[m])) ++m;
+        if (m == plan.order) return copy_x();
         int64_t inner = 1;
         for (int i = m + 1; i < plan.order; ++i) inner *= plan.shape[i];
         const int64_t r = plan.rank[m];
@@ -123,7 +127,7 @@ struct Item {
         const double* from = first;
         int turn = 0;
         for (int n = 0; n < plan.order; ++n) {
-            if (n == m || n == except) continue;
+            if (n == m || n == except || plan.kept[n]) continue;
             int64_t outer = 1, rest = 1;
             for (int i = 0; i < n; ++i) outer *= i == except ? plan.shape[i] : plan.rank[i];
             for (int i = n + 1; i < plan.order; ++i) rest *= i == m ? plan.rank[i] : plan.shape[i];
@@ -132,6 +136,18 @@ struct Item {
             turn ^= 1;
         }
         return from;
+    }
+
+    __device__ __noinline__ const double* copy_x() const {
+        each(plan.elements(), [&](int64_t i) {
+            int64_t rest = i, offset = 0;
+            for (int m = plan.order - 1; m >= 0; --m) {
+                offset += rest % plan.shape[m] * x.stride[m];
+                rest /= plan.shape[m];
+            }
+            at.spare[0][i] = read(x.data, x.dtype, offset);
+        });
+        return at.spare[0];
     }
 
     // ---- eigenproblems ----
@@ -170,6 +186,10 @@ struct Item {
         }
         leading(size, r, at.entries, at.factor[m]);
         if (plan.sign_v) point_fibres_up(m);
+    }
+    __device__ void take_start(int m) const {
+        const double* from = given.factors[m] + number * given.stride[m];
+        each(plan.shape[m] * plan.rank[m], [&](int64_t i) { at.factor[m][i] = from[i]; });
     }
     __device__ void gram_of_x(int m) const {
         const Fibres f = device_fibres(x, m);
@@ -300,16 +320,25 @@ struct Item {
                 });
             return;
         }
+        const int64_t found = plan.found(m);
+        const double* padding = given.padding + number * given.padding_stride;
         gram_of_columns(p);
-        leading(p.columns(), r, at.entries, at.vectors);
+        leading(p.columns(), found, at.entries, at.vectors);
         each(size * r, [&](int64_t entry) {
+            const int64_t i = entry / r, k = entry % r;
             double sum = 0;
-            for (int64_t c = 0; c < p.columns(); ++c)
-                sum += p.column(c)[entry / r * p.inner] * at.vectors[c * r + entry % r];
-            a[entry] = sum;
+            for (int64_t c = 0; k < found && c < p.columns(); ++c)
+                sum += p.column(c)[i * p.inner] * at.vectors[c * found + k];
+            a[entry] = k < found ? sum : padding[i * (r - found) + k - found];
         });
-        orthonormalize(a, size, r, at.lambda);
-        if (!plan.sign_v) sign_columns(a, size, r, size, [&](int64_t k, int64_t i) { return a[i * r + k]; });
+        orthonormalize(a, size, r, found, at.lambda);
+        for (int64_t k = found; k < r; ++k) {
+            const double before = sqrt(dot(a, size, r, k, k));
+            if (!make_orthogonal(a, size, r, k, before, 1e-10 * before)) put_unit(a, size, r, k);
+        }
+        if (!plan.sign_v || found < r)
+            sign_columns(a, size, r, size,
+                         [&](int64_t k, int64_t i) { return plan.sign_v && k < found ? 1.0 : a[i * r + k]; });
     }
 
     // ---- an orthonormal set from columns that are orthogonal but for rounding, longest first ----
@@ -319,9 +348,9 @@ struct Item {
         return block.sum(sum);
     }
     // Column k becomes what is left of it beside the columns before it, at unit length, from a length of `before`;
-    // false where too little is left.
-    __device__ __noinline__ bool make_orthogonal(double* a, int64_t rows, int64_t r, int64_t k, double before) const {
-        const double least = 0.05 / sqrt(static_cast<double>(rows)) * before;
+    // false where no more than `least` is left.
+    __device__ __noinline__ bool make_orthogonal(double* a, int64_t rows, int64_t r, int64_t k, double before,
+                                                 double least) const {
         for (int pass = 0; pass < 3; ++pass) {
             for (int64_t j = 0; j < k; ++j) {
                 const double share = dot(a, rows, r, j, k);
@@ -334,21 +363,26 @@ struct Item {
         }
         return true;
     }
-    // Columns whose eigenvalue is weak are made orthogonal anew; those of no length become the first columns of the
-    // identity that complete the set.
-    __device__ __noinline__ void orthonormalize(double* a, int64_t rows, int64_t r, const double* lambda) const {
+    // Column k becomes the first column of the identity that completes those before it.
+    __device__ __noinline__ void put_unit(double* a, int64_t rows, int64_t r, int64_t k) const {
+        for (int64_t unit = 0; unit < rows; ++unit) {
+            each(rows, [&](int64_t i) { a[i * r + k] = i == unit ? 1 : 0; });
+            if (make_orthogonal(a, rows, r, k, 1, least_of(rows))) break;
+        }
+    }
+    __device__ static double least_of(int64_t rows) { return 0.05 / sqrt(static_cast<double>(rows)); }
+    // The first `count` columns of a [rows, r]: those whose eigenvalue is weak are made orthogonal anew.
+    __device__ __noinline__ void orthonormalize(double* a, int64_t rows, int64_t r, int64_t count,
+                                                const double* lambda) const {
         const double first = sqrt(dot(a, rows, r, 0, 0));
-        for (int64_t k = 0; k < r; ++k) {
+        for (int64_t k = 0; k < count; ++k) {
             const double length = sqrt(dot(a, rows, r, k, k));
             if (lambda[k] > weak * lambda[0] && length > 1e-4 * first) {
                 each(rows, [&](int64_t i) { a[i * r + k] /= length; });
                 continue;
             }
-            if (length > 1e-12 * first && make_orthogonal(a, rows, r, k, length)) continue;
-            for (int64_t unit = 0; unit < rows; ++unit) {
-                each(rows, [&](int64_t i) { a[i * r + k] = i == unit ? 1 : 0; });
-                if (make_orthogonal(a, rows, r, k, 1)) break;
-            }
+            if (length > 1e-12 * first && make_orthogonal(a, rows, r, k, length, least_of(rows) * length)) continue;
+            put_unit(a, rows, r, k);
         }
     }
 
@@ -388,7 +422,7 @@ struct Item {
                 });
             }
         block.sync();
-        orthonormalize(a, rows, r, at.lambda_big);
+        orthonormalize(a, rows, r, r, at.lambda_big);
         const bool mended = !(at.lambda_big[r - 1] > weak * at.lambda_big[0]);
         if (!plan.sign_v) {
             sign_columns(a, rows, r, rows, [&](int64_t k, int64_t i) { return a[i * r + k]; });
@@ -414,6 +448,7 @@ struct Item {
             copy(out.responses, item * size, at.responses, size);
         }
         for (int m = 0; m < plan.order; ++m) {
+            if (plan.kept[m]) continue;
             const int64_t r = plan.rank[m], size = plan.shape[m] * r;
             copy(out.factors[m], item * size, at.factor[m], size);
             int64_t inner = 1;
@@ -439,6 +474,7 @@ struct Item {
             fill(out.responses, item * size, size, value);
         }
         for (int m = 0; m < plan.order; ++m) {
+            if (plan.kept[m]) continue;
             const int64_t r = plan.rank[m], size = plan.shape[m] * r;
             fill(out.singular_values[m], item * r, r, value);
             each(size, [&](int64_t i) {
@@ -469,11 +505,14 @@ struct Item {
         bool converged = zero;
         if (finite && !zero) {
             for (int m = 0; m < plan.order; ++m)
-                if (!(m == plan.big && m == 0)) start(m);
+                if (plan.given && !plan.kept[m] && m != plan.big)
+                    take_start(m);
+                else if (plan.starts(m))
+                    start(m);
             double before = 0;
             for (; sweeps < plan.n_iter_max && !converged; ++sweeps) {
                 for (int m = 0; m < plan.order; ++m)
-                    if (sweeps == 0 || plan.sign_v || !plan.others_full(m)) update(m);
+                    if (plan.moves(sweeps, m)) update(m);
                 contract();
                 const double now = error();
                 if (block.rank() == 0) errors[sweeps] = now;
@@ -503,8 +542,8 @@ bool fits(const HooiPlan& plan) {
 
 // Block b: item b. What fits is in shared memory, behind `fixed` bytes, the rest in the item's part of the workspace.
 __global__ void __launch_bounds__(kTileThreads)
-    hooi_kernel(TensorBatch x, HooiPlan plan, const double* gram, HooiOutput out, char* workspace, int64_t in_workspace,
-                bool on_chip, int64_t fixed) {
+    hooi_kernel(TensorBatch x, HooiPlan plan, const double* gram, HooiStart start, HooiOutput out, char* workspace,
+                int64_t in_workspace, bool on_chip, int64_t fixed) {
     const int64_t item = blockIdx.x;
     char* shared = shared_memory();
     const Block block{reinterpret_cast<double*>(shared)};
@@ -518,7 +557,9 @@ __global__ void __launch_bounds__(kTileThreads)
               gram + item * s * s,
               HooiMemory{},
               reinterpret_cast<double*>(shared) + kBlockScratch,
-              out.core.wide ? kWeakWide : kWeak};
+              out.core.wide ? kWeakWide : kWeak,
+              start,
+              item};
     work.at.lay_out(plan, on_chip ? shared + fixed : global, on_chip ? global : nullptr);
     if (on_chip && plan.big >= 0) work.tile = work.at.spare[0];
     work.run(out, item);
@@ -530,15 +571,15 @@ int64_t hooi_workspace(const HooiPlan& plan) {
     return HooiMemory::big_bytes(plan) + (fits(plan) ? 0 : HooiMemory::small_bytes(plan));
 }
 
-void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiOutput& out, void* workspace,
-          int64_t bytes, void* stream) {
+void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiStart& start, const HooiOutput& out,
+          void* workspace, int64_t bytes, void* stream) {
     require_workspace(bytes, x.batch * hooi_workspace(plan));
     if (plan.elements() > 0x7fffffff)
         throw std::invalid_argument("hooi: an item must have at most 2147483647 elements");
     const bool on_chip = fits(plan);
     const int64_t fixed = fixed_bytes(plan, on_chip);
     launch("hooi_kernel", hooi_kernel, x.batch, kTileThreads, fixed + (on_chip ? HooiMemory::small_bytes(plan) : 0),
-           stream, x, plan, gram, out, static_cast<char*>(workspace), hooi_workspace(plan), on_chip, fixed);
+           stream, x, plan, gram, start, out, static_cast<char*>(workspace), hooi_workspace(plan), on_chip, fixed);
 }
 
 }  // namespace tsm::cuda

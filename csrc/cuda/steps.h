@@ -28,8 +28,8 @@ void core_contraction(const TensorBatch& x, int mode, const double* factor, int6
 // gram: [B, S, S] in double, of the modes beside the big one; null where there is none.
 // workspace: B times hooi_workspace(plan) bytes
 int64_t hooi_workspace(const HooiPlan& plan);
-void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiOutput& out, void* workspace,
-          int64_t bytes, void* stream);
+void hooi(const TensorBatch& x, const HooiPlan& plan, const double* gram, const HooiStart& start, const HooiOutput& out,
+          void* workspace, int64_t bytes, void* stream);
 
 // Features F [B, C, S] (x of order 2) in one read: maps [B, S] become sigma_1 v_1, sign free. settled [B]: whether the
 // pair was had and proved; finite [B]. S <= kSmall.

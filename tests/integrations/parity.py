@@ -1,8 +1,9 @@
 """Random calls of our `partial_tucker` beside TensorLy's: orders 2 to 5, feasible and infeasible ranks, every start.
 
-    python -m tests.integrations.parity --calls 10000      # --seed for others
+    python -m tests.integrations.parity --calls 10000 --out benchmarks/results      # --seed for others
 
-Shapes are always the same. Sweeps, errors and subspaces are too, or one of these rules says why not:
+The counts go into `tensorly_parity.json`. Shapes are always the same. Sweeps, errors and subspaces are too, or one of
+these rules says why not:
 
     gap           a singular value that is kept and the next one differ by less than 1e-3 of the largest
     float32 error TensorLy takes the error as a difference of squares in float32, which knows nothing below 1e-3
@@ -11,11 +12,16 @@ Shapes are always the same. Sweeps, errors and subspaces are too, or one of thes
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from datetime import date
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy, as in conftest.py
 
@@ -47,8 +53,17 @@ KINDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] =
 }
 
 
-def one(seed: int, number: int) -> str:
-    """Call `number` of a seed: "same", or the rule by which it differs; AssertionError where there is none."""
+class Call(NamedTuple):
+    rule: str  # "same", or that by which it differs
+    order: int
+    dtype: str
+    start: str  # svd, random or factors
+    ranks: str  # feasible or infeasible
+    modes: str  # all or some
+
+
+def one(seed: int, number: int) -> Call:
+    """Call `number` of a seed; AssertionError where the results differ by no rule."""
     rng = np.random.default_rng([seed, number])
     order = int(rng.integers(2, 6))
     shape = tuple(int(n) for n in rng.integers(1, 12 - 2 * order + (8 if order < 4 else 4), order))
@@ -70,18 +85,28 @@ def one(seed: int, number: int) -> str:
     assert [f.shape for f in found] == [f.shape for f in factors], what
     assert mine.dtype == x.dtype, what
     assert all(type(error) is type(other) for error, other in zip(said, errors, strict=False)), what
+    kept = prod(shape) // prod(shape[mode] for mode in modes)
+    feasible = all(r * r <= prod(rank) * kept for r in rank)
+    call = Call(
+        "same",
+        order,
+        x.dtype.name,
+        init if isinstance(init, str) else "factors",
+        "feasible" if feasible else "infeasible",
+        "all" if len(modes) == order else "some",
+    )
     gap = min(gaps(x, factors, modes))
     rounding, close = (1e-7, 1e-6) if x.dtype == np.float64 else (2e-3, 1e-3)
     common = min(len(said), len(errors))
     apart = np.abs(np.square(said[:common], dtype=float) - np.square(errors[:common], dtype=float)).max()
     projectors = max(np.abs(a @ a.T - b @ b.T).max() for a, b in zip(found, factors, strict=True))
     if len(said) == len(errors) and apart < rounding and projectors < close:
-        return "same"
+        return call
     if gap < 1e-3:
-        return "gap"
+        return call._replace(rule="gap")
     assert x.dtype == np.float32, f"{what}: sweeps {len(said)} {len(errors)}, {apart:.1e}, {projectors:.1e}, {gap:.1e}"
     assert apart < 1e-4 and projectors < 0.1, what  # noqa: PT018
-    return "float32 error"
+    return call._replace(rule="float32 error")
 
 
 def gaps(x: np.ndarray, factors: list[np.ndarray], modes: list[int]) -> list[float]:
@@ -109,8 +134,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a folder for tensorly_parity.json")
     given = parser.parse_args()
-    print(dict(Counter(one(given.seed, number) for number in range(given.calls))))
+    calls = [one(given.seed, number) for number in range(given.calls)]
+    found = {
+        "calls": given.calls,
+        "seed": given.seed,
+        "date": date.today().isoformat(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "tensorly")},
+        "rules": dict(Counter(call.rule for call in calls).most_common()),
+        "unexplained": 0,  # one would have ended the run
+        "by": {
+            field: {
+                str(value): dict(Counter(call.rule for call in calls if getattr(call, field) == value).most_common())
+                for value in sorted({getattr(call, field) for call in calls})
+            }
+            for field in Call._fields[1:]
+        },
+    }
+    print(json.dumps(found, indent=1))
+    if given.out:
+        (given.out / "tensorly_parity.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ CALLS = {
     "channels last": ("saliency", [X.to(memory_format=torch.channels_last)], maps("mean_activation")),
     "video": ("saliency", [X.unflatten(2, (2, 2))], maps("tsm", [3, 2, 1, 2], [3, 4, 5])),
     "an empty batch": ("saliency", [X[:0]], maps()),
-    "tucker": ("tucker", [X], ([4, 2, 2], 100, 1e-4, "u", "auto", None)),
+    "tucker": ("tucker", [X], ([4, 2, 2], [0, 1, 2], 100, 1e-4, "svd", False, None, "u", "auto", None)),
     "hosvd": ("hosvd", [X.double()], ([4, 2, 2], "v", "auto", None)),
     "truncated_svd": ("truncated_svd", [X.flatten(2)], (3, "u", "float64", None)),
     "multi_mode_dot": ("multi_mode_dot", [X, randn(2, 9, 5).float(), randn(2, 3, 2).float()], ([0, 2], "auto", None)),
@@ -74,7 +74,12 @@ def test_opcheck(case: str, by: str) -> None:
         ("saliency", [X], maps(rank=[2]), "rank must have one number for each of the 3 modes"),
         ("saliency", [X[:, :0]], maps(), "features must have no empty mode"),
         ("saliency", [X], maps(size=[5]), r"size must be \(h, w\)"),
-        ("tucker", [X], ([10, 4, 3], 9, 1e-4, "u", "auto", None), "rank must lie in 1..9 for mode 0, got 10"),
+        (
+            "tucker",
+            [X],
+            ([10, 4, 3], [0, 1, 2], 9, 1e-4, "svd", False, None, "u", "auto", None),
+            "rank must lie in 1..9 for mode 0, got 10",
+        ),
         ("hosvd", [X], ([10, 4, 3], "u", "auto", None), "rank must lie in 1..9 for mode 0, got 10"),
         ("truncated_svd", [X.flatten(2)], (10, "u", "auto", None), "rank must lie in 1..9 for a 9 x 12 matrix"),
         ("eigh", [X.flatten(2)], ("auto", None), r"a must be \[B, n, n\]"),
@@ -191,12 +196,26 @@ def test_second_and_forward_derivatives_are_refused_where_there_are_none() -> No
     x = X.clone().requires_grad_()
     loss = torch.compile(tsm_fast.eigencam, backend="eager")(x).square().sum()
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(
-        RuntimeError, match=r"^saliency has no second derivatives where it is compiled or mapped by vmap"
-    ):
+    remedy = r"where it is compiled or mapped by vmap: calls outside of torch.compile and torch.func.vmap have them$"
+    with pytest.raises(RuntimeError, match=f"^saliency has no second derivatives {remedy}"):
         gradient.sum().backward()
-    with pytest.raises(NotImplementedError, match="jvp"):
-        torch.func.vmap(lambda x: torch.func.jvp(tsm_fast.eigencam, (x,), (x,))[1])(X[None])
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.func.jvp(tsm_fast.eigencam, (x,), (x,))[1]
+
+    def twice(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda y: torch.func.grad(lambda z: tsm_fast.tsm(z).square().sum())(y).sum())(x)
+
+    with pytest.raises(NotImplementedError, match=rf"^saliency has no forward derivatives \(jvp\) {remedy}"):
+        torch.func.vmap(forward)(X[None])
+    with pytest.raises(RuntimeError, match=f"^saliency has no second derivatives {remedy}"):
+        torch.func.vmap(twice)(X[None])
+    for function in (forward, twice):  # the compiler's error quotes ours
+        torch._dynamo.reset()
+        with pytest.raises(RuntimeError, match=f"saliency has no .* {remedy[:-1]}"):
+            torch.compile(function, backend="eager", fullgraph=True)(X)
+    assert forward(X).shape == (2, 4, 3)
+    assert twice(X).shape == X.shape
 
 
 def test_features_changed_in_place_before_the_backward_pass() -> None:

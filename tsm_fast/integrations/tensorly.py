@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from .. import decomposition as engine
-from ..steps import checks, hosvd
+from ..steps import checks
 from ..steps.arrays import as_tensor
-from ..steps.backend import Backend
-from ..steps.choice import needs_grad, resolve
-from ..steps.gradients import norm
-from ..steps.scaling import column_signs, peaks, unfold
+from ..steps.choice import needs_grad
+from ..steps.scaling import peaks
 from ._peer import peer
 from ._rebind import rebind
 
@@ -34,9 +32,7 @@ import tensorly as tl  # noqa: E402
 from tensorly.decomposition import _tucker as stock  # noqa: E402
 from tensorly.tucker_tensor import TuckerTensor, validate_tucker_rank  # noqa: E402
 
-_SMALL = 2**16  # entries, up to which a tall matrix is decomposed as it is, not by its Gram matrix
 _SMALLEST = 1e-100  # of the largest entries, whose squares are numbers still
-_SQUARED = 1e-8  # of the largest eigenvalue of a Gram matrix: vectors of larger ones have eight digits and more
 
 # Under no names of this module, which would be replaced too.
 _STOCK = {"tucker": stock.tucker, "partial_tucker": stock.partial_tucker}
@@ -114,24 +110,20 @@ def partial_tucker(
     """
     numbers = list(range(tl.ndim(tensor))) if modes is None else list(modes)
     ranks = _ranks(tensor, rank, numbers)
-    factors = None
-    reason = _reason(tensor, ranks, numbers, n_iter_max, init, svd, mask)
-    if reason is None and not _is_svd(init):
-        _, factors = stock.initialize_tucker(tensor, ranks, numbers, random_state, init=init)  # its draws and errors
-        reason = _reason_of(factors, tensor, numbers)
+    if isinstance(init, Iterator):
+        init = list(init)
+    reason = _reason(tensor, ranks, numbers, n_iter_max, init, svd, random_state, mask)
     _count(reason)
     if reason is not None:
         options = {"n_iter_max": n_iter_max, "tol": tol, "svd": svd, "random_state": random_state}
         options |= {"verbose": verbose, "mask": mask, "svd_mask_repeats": svd_mask_repeats}
         return _STOCK["partial_tucker"](tensor, rank, modes=modes, init=init, **options)
-    _warn_of(rank, len(numbers))
+    _warn_of(rank, ranks, tl.shape(tensor), numbers)
     x, limit = _torch(tensor), max(float(tol or 0), 0.0)
-    if factors is None and len(numbers) == x.ndim and checks.rank(ranks, x.shape) == ranks:
-        result = engine.tucker(x[None], ranks, n_iter_max=n_iter_max, tol=limit)
-        core, found, errors = result.core[0], [factor[0] for factor in result.factors], result.errors[0].tolist()
-    else:
-        start = None if factors is None else [_torch(factor)[None] for factor in factors]
-        core, found, errors = _swept(x, ranks, numbers, start, n_iter_max, limit, random_state)
+    start = init if isinstance(init, str) else _factors(init)
+    how = {"init": start, "random_state": random_state, "pad": True, "n_iter_max": n_iter_max, "tol": limit}
+    result = engine.tucker(x[None], ranks, modes=numbers, **how)
+    core, found, errors = result.core[0], [factor[0] for factor in result.factors], result.errors[0].tolist()
     if verbose:
         _tell(errors, limit)
     if isinstance(tensor, Tensor):
@@ -262,28 +254,40 @@ def _count(reason: str | None) -> None:
 # ---- what is computed here ----
 
 
-def _is_svd(init: Any) -> bool:
-    return isinstance(init, str) and init == "svd"
-
-
 def _ranks(tensor: Any, rank: Any, modes: Sequence[int]) -> tuple[int, ...]:
     if rank is None:
         return tuple(tl.shape(tensor)[mode] for mode in modes)
     return (rank,) * len(modes) if isinstance(rank, int) else tuple(rank)
 
 
-def _warn_of(rank: Any, modes: int) -> None:
+def _factors(init: Any) -> list[Any]:
+    """Of a start that is one: `(core, factors)`, a `TuckerTensor`, or factors."""
+    return list(init[1] if isinstance(init, tuple | TuckerTensor) else init)
+
+
+def _warn_of(rank: Any, ranks: Sequence[int], sizes: Sequence[int], modes: Sequence[int]) -> None:
     """TensorLy's own warnings."""
+    for r, effective in zip(ranks, checks.rank(ranks, sizes, modes=modes), strict=True):
+        if effective < r:
+            text = f"Trying to compute SVD with n_eigenvecs={r}, which is larger than min(matrix.shape)={effective}. "
+            warnings.warn(f"{text}Setting n_eigenvecs to {effective}.", UserWarning, stacklevel=3)
     if rank is None:
         text = "No value given for 'rank'. The decomposition will preserve the original size."
         warnings.warn(text, Warning, stacklevel=3)
     elif isinstance(rank, int):
-        text = f"Given only one int for 'rank' instead of a list of {modes} modes. Using this rank for all modes."
+        text = f"Given only one int for 'rank' instead of a list of {len(modes)} modes. Using this rank for all modes."
         warnings.warn(text, Warning, stacklevel=3)
 
 
 def _reason(
-    tensor: Any, ranks: Sequence[int], modes: Sequence[int], n_iter_max: int, init: Any, svd: Any, mask: Any
+    tensor: Any,
+    ranks: Sequence[int],
+    modes: Sequence[int],
+    n_iter_max: int,
+    init: Any,
+    svd: Any,
+    random_state: Any,
+    mask: Any,
 ) -> str | None:
     """Why TensorLy is to compute it, or None."""
     sizes = tl.shape(tensor)
@@ -294,14 +298,16 @@ def _reason(
         "order": not checks.MIN_ORDER <= len(sizes) <= checks.MAX_ORDER or 0 in sizes,
         "modes": not known or not modes or modes != sorted({*modes}),
         "n_iter_max": n_iter_max < 1,
-        "svd": _is_svd(init) and svd != "truncated_svd",
-        "init": isinstance(init, str) and init not in ("svd", "random"),
+        "svd": isinstance(init, str) and init == "svd" and svd != "truncated_svd",
+        "random_state": not _is_state(random_state),
     }
     for reason, holds in reasons.items():
         if holds:
             return reason
     if len(ranks) != len(modes) or not all(1 <= r <= sizes[mode] for r, mode in zip(ranks, modes, strict=True)):
         return "rank"
+    if not (init in ("svd", "random") if isinstance(init, str) else _is_start(init, tensor, ranks, modes)):
+        return "init"
     x = _torch(tensor)
     if needs_grad(x):
         return "gradient"
@@ -309,17 +315,26 @@ def _reason(
     return None if bool((peak > _SMALLEST) & (peak < 1 / _SMALLEST)) else "range"  # also zeros, NaN and Inf
 
 
-def _reason_of(factors: Sequence[Any], tensor: Any, modes: Sequence[int]) -> str | None:
-    sizes = tl.shape(tensor)
-    fitting = len(factors) == len(modes) and all(
+def _is_state(random_state: Any) -> bool:
+    if isinstance(random_state, int):
+        return 0 <= random_state < 2**32
+    return random_state is None or isinstance(random_state, np.random.RandomState)
+
+
+def _is_start(init: Any, tensor: Any, ranks: Sequence[int], modes: Sequence[int]) -> bool:
+    """Whether it holds factors of the tensor's kind, and of the ranks."""
+    pair = isinstance(init, TuckerTensor) or (isinstance(init, tuple) and len(init) == 2)
+    if not (isinstance(init[1], Iterable) if pair else isinstance(init, Iterable) and not isinstance(init, tuple)):
+        return False
+    factors, sizes = _factors(init), tl.shape(tensor)
+    return len(factors) == len(modes) and all(
         type(factor) is type(tensor)
         and factor.dtype == tensor.dtype
-        and factor.ndim == 2
-        and factor.shape[0] == sizes[mode]
+        and tuple(factor.shape) == (sizes[mode], r)
         and not needs_grad(torch.as_tensor(factor))
-        for factor, mode in zip(factors, modes, strict=True)
+        and bool(peaks(torch.as_tensor(factor)[None]).isfinite())
+        for factor, mode, r in zip(factors, modes, ranks, strict=True)
     )
-    return None if fitting else "init"
 
 
 def _is_ours(tensor: Any) -> bool:
@@ -330,64 +345,6 @@ def _is_ours(tensor: Any) -> bool:
 
 def _torch(array: Any) -> Tensor:
     return as_tensor("tensor", array)[0]
-
-
-def _swept(
-    x: Tensor,  # [I_1, ..., I_N]
-    ranks: Sequence[int],
-    modes: Sequence[int],
-    factors: list[Tensor] | None,  # [1, I_n, any] for each of `modes`; None for the HOSVD
-    n_iter_max: int,
-    tol: float,
-    random_state: Any,
-) -> tuple[Tensor, list[Tensor], list[float]]:
-    """HOOI over some modes, from any start, at any rank: core, factors and the error after each sweep."""
-    module, item = resolve(None, x), x[None]
-
-    def vectors(projected: Tensor, index: int) -> Tensor:
-        unfolded = unfold(projected, modes[index])
-        feasible = min(ranks[index], *unfolded.shape[1:])
-        u = _left_vectors(module, unfolded, feasible)
-        return u if feasible == ranks[index] else _completed(u, ranks[index], random_state)
-
-    def projected(skip: int) -> Tensor:
-        kept = [index for index in range(len(modes)) if index != skip]
-        return module.core_contraction(item, [current[index] for index in kept], [modes[index] for index in kept])
-
-    current = [vectors(item, index) for index in range(len(modes))] if factors is None else list(factors)
-    total, errors = float(norm(item)), []
-    core = item
-    for sweep in range(n_iter_max):
-        for index in range(len(modes)):
-            others = projected(index)
-            current[index] = vectors(others, index)
-        core = module.core_contraction(others, current[-1:], modes[-1:])
-        errors.append(abs(total**2 - float(norm(core)) ** 2) ** 0.5 / total)
-        if sweep > 1 and abs(errors[-2] - errors[-1]) < tol:
-            break
-    return core[0], [factor[0] for factor in current], errors
-
-
-def _left_vectors(module: Backend, m: Tensor, rank: int) -> Tensor:  # [1, M, R]
-    """The leading left singular vectors of [1, M, N], in the quickest way that keeps their digits."""
-    rows, columns = m.shape[1:]
-    if m.is_cuda or (rows > columns and rows * columns > _SMALL):
-        return hosvd.truncated_svd(module, rank, "u", m.dtype, m)[0]
-    if rows <= columns:
-        wide = m.double()
-        values, vectors = torch.linalg.eigh(wide @ wide.mT)
-        u = vectors[..., rows - rank :].flip(-1).to(m.dtype)
-        if values[0, rows - rank] > _SQUARED * values[0, -1]:
-            return u * column_signs(u)
-    u = torch.linalg.svd(m, full_matrices=False)[0][..., :rank]
-    return u * column_signs(u)
-
-
-def _completed(u: Tensor, rank: int, random_state: Any) -> Tensor:
-    """Padded with TensorLy's random columns."""
-    warnings.warn(f"rank {rank} is padded: the unfolding has {u.shape[2]} singular vectors", UserWarning, stacklevel=5)
-    columns = u[0].numpy() if tl.get_backend() == "numpy" else u[0]
-    return _torch(stock._complete_factor(columns, rank, random_state=random_state))[None]
 
 
 def _tell(errors: Sequence[float], tol: float) -> None:

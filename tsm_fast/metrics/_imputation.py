@@ -101,8 +101,9 @@ def _solved(grid: _Grid, right: Tensor) -> Tensor:
 def _halving(size: int, like: Tensor) -> Tensor:  # [size / 2, size]
     """The adjoint of linear interpolation between pixels of twice the size."""
     half = (size + 1) // 2
-    place = ((torch.arange(size, dtype=torch.float64) + 0.5) / 2 - 0.5).clamp(0, half - 1)
-    near = 1 - (place - torch.arange(half, dtype=torch.float64)[:, None]).abs()
+    fine, coarse = (torch.arange(pixels, device=like.device, dtype=torch.float64) for pixels in (size, half))
+    place = ((fine + 0.5) / 2 - 0.5).clamp(0, half - 1)
+    near = 1 - (place - coarse[:, None]).abs()
     return near.clamp(min=0).to(like)
 
 

@@ -78,7 +78,7 @@ def smooth_noise(
     if not smoothness > 0:
         raise ValueError(f"smoothness must be above 0, got {smoothness}")
     white = _drawn(sizes, generator).to(device)
-    rows, columns = (_blur(size, smoothness * min(sizes[1:])).to(white.device) for size in sizes[1:])
+    rows, columns = (_blur(size, smoothness * min(sizes[1:]), white.device) for size in sizes[1:])
     return _unit(rows @ white @ columns.mT).to(dtype)
 
 
@@ -283,21 +283,21 @@ def _shape(shape: Sequence[int]) -> list[int]:
 def _drawn(sizes: Sequence[int], generator: Generator) -> Tensor:  # float64
     """White noise: an item that has a seed of its own has the same in any batch."""
     if isinstance(generator, torch.Generator):
-        return torch.randn(sizes, generator=generator, dtype=torch.float64)
+        return torch.randn(sizes, generator=generator, dtype=torch.float64, device="cpu")
     if isinstance(generator, int):
-        return torch.randn(sizes, generator=torch.Generator().manual_seed(generator), dtype=torch.float64)
+        return _drawn(sizes, torch.Generator().manual_seed(generator))
     seeds = [checks.integer("generator", seed) for seed in generator]
     if len(seeds) != sizes[0]:
         raise ValueError(f"generator must have a seed for each of {sizes[0]} items, got {len(seeds)}")
-    drawn = torch.empty(list(sizes), dtype=torch.float64)
+    drawn = torch.empty(list(sizes), dtype=torch.float64, device="cpu")
     for item, seed in zip(drawn, seeds, strict=True):
         item.normal_(generator=torch.Generator().manual_seed(seed))
     return drawn
 
 
-def _blur(size: int, sigma: float) -> Tensor:  # [size, size] float64
+def _blur(size: int, sigma: float, device: torch.device) -> Tensor:  # [size, size] float64
     """A Gaussian blur along one mode, which leaves white noise its variance up to the edges."""
-    steps = torch.arange(size, dtype=torch.float64)
+    steps = torch.arange(size, dtype=torch.float64, device=device)
     weights = torch.exp(-(((steps[:, None] - steps) / sigma) ** 2) / 2)
     return weights / torch.linalg.vector_norm(weights, dim=1, keepdim=True)
 

@@ -228,7 +228,11 @@ def blurred(
     width = min(inputs.shape[2:]) / 20 if sigma is None else float(sigma)
     if not width > 0:
         raise ValueError(f"sigma must be above 0, got {sigma}")
-    rows, columns = (_blur(size, width).to(inputs) for size in inputs.shape[2:])
+    reach = ceil(3 * width)
+    steps = torch.arange(-reach, reach + 1, device=inputs.device)
+    rows, columns = (
+        _window(_places(size, steps).clamp(0, size - 1), steps / width, inputs) for size in inputs.shape[2:]
+    )
     return rows @ inputs @ columns.mT
 
 
@@ -276,8 +280,8 @@ def road(
     flat, finite = _maps_of_inputs(inputs, maps)
     fixed, pixels = against(score, inputs), flat.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    shuffle = torch.randperm(pixels, generator=generator).to(flat.device)
-    added = (noise * torch.randn(inputs.shape[1:], generator=generator)).to(inputs)
+    shuffle = torch.randperm(pixels, generator=generator, device="cpu").to(flat.device)
+    added = (noise * torch.randn(inputs.shape[1:], generator=generator, device="cpu")).to(inputs)
     rising = shuffle[flat[:, shuffle].sort(dim=1, stable=True).indices]
     place = torch.empty_like(rising).scatter_(1, rising, torch.arange(pixels, device=flat.device).expand_as(rising))
     total = torch.zeros_like(fixed.untouched)
@@ -449,7 +453,8 @@ def _spearman(one: Tensor, two: Tensor) -> Tensor:
 
 
 def _ssim(one: Tensor, two: Tensor) -> Tensor:  # [B, H, W], [B, H, W] -> [B]
-    rows, columns = (_mirrored(size).to(one) for size in one.shape[1:])
+    steps = torch.arange(-5, 6, device=one.device)
+    rows, columns = (_window(_mirrored(size, steps), steps / 1.5, one) for size in one.shape[1:])
 
     def local(x: Tensor) -> Tensor:
         return rows @ x @ columns.mT
@@ -461,21 +466,21 @@ def _ssim(one: Tensor, two: Tensor) -> Tensor:  # [B, H, W], [B, H, W] -> [B]
     return found.mean((1, 2))
 
 
-def _blur(size: int, sigma: float) -> Tensor:  # [size, size] float64
-    """A Gaussian blur along one mode, whose ends are repeated."""
-    steps = torch.arange(-ceil(3 * sigma), ceil(3 * sigma) + 1)
-    weights = torch.exp(-((steps.double() / sigma) ** 2) / 2)
-    place = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
-    return torch.zeros(size, size).double().scatter_add_(1, place, (weights / weights.sum()).expand_as(place))
+def _mirrored(size: int, steps: Tensor) -> Tensor:  # [size, K]
+    place = _places(size, steps) % (2 * size)
+    return torch.minimum(place, 2 * size - 1 - place)
 
 
-def _mirrored(size: int) -> Tensor:  # [size, size]
-    """The Gaussian window of SSIM along one mode, mirrored at both ends."""
-    steps = torch.arange(-5, 6)
-    weights = torch.exp(-((steps.double() / 1.5) ** 2) / 2)
-    place = (torch.arange(size)[:, None] + steps) % (2 * size)
-    place = torch.minimum(place, 2 * size - 1 - place)
-    return torch.zeros(size, size).double().scatter_add_(1, place, (weights / weights.sum()).expand_as(place))
+def _places(size: int, steps: Tensor) -> Tensor:  # [size, K]
+    """The neighbours of each pixel along a mode, also beyond its ends."""
+    return torch.arange(size, device=steps.device)[:, None] + steps
+
+
+def _window(places: Tensor, distances: Tensor, like: Tensor) -> Tensor:  # [size, K], [K] -> [size, size]
+    """The weights of a Gaussian blur along a mode."""
+    weights = torch.exp(-(distances.double() ** 2) / 2)
+    blank = like.new_zeros(len(places), len(places), dtype=torch.float64)
+    return blank.scatter_add_(1, places, (weights / weights.sum()).expand_as(places)).to(like)
 
 
 def _maps_of_inputs(inputs: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:

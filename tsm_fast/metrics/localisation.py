@@ -206,7 +206,8 @@ def shuffled_auc(
     pool, usable = pool.to(found.maps.device), (usable & pool.any(1)).to(found.maps.device)
     taken = usable.expand(len(maps), len(pool))
     if groups is not None and pool_groups is not None:
-        taken = taken & _different(_named("groups", groups, len(maps)), _named("other_groups", pool_groups, len(pool)))
+        names = _named("groups", groups, len(maps)), _named("other_groups", pool_groups, len(pool))
+        taken = taken & _different(*names, pool.device)
     weights = pool.double() / pool.sum(1, keepdim=True).clamp(min=1)
     negatives = taken.double() @ weights
     values = _auc(found.maps, found.masks, negatives)
@@ -345,10 +346,10 @@ def _named(name: str, groups: Sequence[object] | Tensor, count: int) -> list[obj
     return values
 
 
-def _different(ours: list[object], theirs: list[object]) -> Tensor:  # [B, N] bool
+def _different(ours: list[object], theirs: list[object], device: torch.device) -> Tensor:  # [B, N] bool
     numbers: dict[object, int] = {}
-    one, two = (torch.tensor([numbers.setdefault(name, len(numbers)) for name in names]) for names in (ours, theirs))
-    return one[:, None] != two
+    one, two = ([numbers.setdefault(name, len(numbers)) for name in names] for names in (ours, theirs))
+    return torch.tensor(one, device=device)[:, None] != torch.tensor(two, device=device)
 
 
 def _boxes(objects: Tensor) -> Tensor:  # [B, H, W] bool -> [B, 4]

@@ -211,7 +211,7 @@ class EmbeddingScore:
     def _directions(self, inputs: Tensor) -> Tensor:  # [B, D] of length 1
         found = self.embeddings(inputs)
         if self._center is not None:
-            center = torch.as_tensor(self._center).to(found)
+            center = torch.as_tensor(self._center, device=found.device, dtype=found.dtype)
             if center.shape != found.shape[1:]:
                 raise ValueError(f"center must be [{found.shape[1]}], as the embeddings, got {tuple(center.shape)}")
             found = found - center

@@ -20,12 +20,25 @@ N_ITER_MAX = 100  # TensorLy's defaults, also those of HOOI inside `saliency`
 TOL = 1e-4
 
 
+class HooiOptions(NamedTuple):
+    """How HOOI departs from its plain form: with a factor for every mode, from the HOSVD, at a feasible rank.
+
+    `start` and `padding` are float64, contiguous for an item, and there where the rank of a mode is not feasible: its
+    factor then holds as many singular vectors as there are, and beside them what is left of the columns of `padding`,
+    orthonormal and each signed by its entry of largest magnitude.
+    """
+
+    modes: Sequence[int]  # rising; the others are left as they are, at the rank of their size
+    start: Sequence[Tensor] | None = None  # for each of `modes` [B, I_n, R_n], any numbers but NaN and Inf
+    padding: Tensor | None = None  # [B, I_n, R_n less the product of the other ranks]
+
+
 class HooiResult(NamedTuple):
     """What `Backend.hooi` returns; an item with NaN or Inf has NaN results, `n_sweeps` 0 and `finite` False."""
 
     core: Tensor  # [B, R_1, ..., R_N]
-    factors: list[Tensor]  # N times [B, I_n, R_n]
-    singular_values: list[Tensor]  # N times [B, R_n], in the order of the factor columns
+    factors: list[Tensor]  # for each mode, or those of the options, [B, I_n, R_n]
+    singular_values: list[Tensor]  # for the same modes [B, R_n], in the order of the factor columns
     errors: Tensor  # [B, n_iter_max] float64; NaN after an item's last sweep
     n_sweeps: Tensor  # [B] int64
     converged: Tensor  # [B] bool
@@ -52,9 +65,20 @@ class Backend(Protocol):
         ...
 
     def hooi(
-        self, x: Tensor, rank: Sequence[int], *, n_iter_max: int, tol: float, sign: str, precision: Precision = "auto"
+        self,
+        x: Tensor,
+        rank: Sequence[int],
+        *,
+        n_iter_max: int,
+        tol: float,
+        sign: str,
+        precision: Precision = "auto",
+        options: HooiOptions | None = None,
     ) -> HooiResult:
-        """The Tucker decomposition of every item at a feasible rank; makes room for all `n_iter_max` errors at once."""
+        """The Tucker decomposition of every item; makes room for all `n_iter_max` errors at once.
+
+        `rank` holds one number for every mode, feasible but for the mode that is padded.
+        """
         ...
 
     def saliency(

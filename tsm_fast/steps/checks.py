@@ -126,14 +126,32 @@ def modes(values: Iterable[Any] | None, count: int, order: int) -> list[int]:
     return numbers
 
 
-def rank(value: Rank, sizes: Sequence[int], name: str = "") -> tuple[int, ...]:
-    """The effective (feasible) rank: one number per mode, TensorLy's rank where that is feasible.
+def decomposed(values: Iterable[Any] | None, order: int) -> tuple[int, ...]:
+    """The modes to decompose, rising; None for all."""
+    if values is None:
+        return tuple(range(order))
+    numbers = tuple(mode(value, order) for value in _several("modes", values))
+    if not numbers:
+        raise ValueError("modes must name one mode at least, got none")
+    if sorted({*numbers}) != list(numbers):
+        raise ValueError(f"modes must rise, got {numbers}")
+    return numbers
+
+
+def rank(
+    value: Rank, sizes: Sequence[int], name: str = "", *, modes: Sequence[int] | None = None, pad: bool = False
+) -> tuple[int, ...]:
+    """The effective rank: one number for each mode of an item, or of `modes`, TensorLy's rank where that is feasible.
 
     `name` is that of tensors that may have come without their batch dimension.
 
-    `r_n` must lie in `1..I_n`; where it is more than the product of the other ranks the unfolding has no such many
-    singular vectors, and the effective rank is `min(r_n, prod of the other effective ranks)`.
+    `r_n` must lie in `1..I_n`; where it is more than the product of the other ranks, and of the sizes of modes that
+    have none, the unfolding has no such many singular vectors, and the effective rank is `min(r_n, that product)`, or
+    with `pad` still `r_n`.
     """
+    numbers = tuple(range(len(sizes)) if modes is None else modes)
+    rest = prod([size for number, size in enumerate(sizes) if number not in numbers])
+    sizes = [sizes[number] for number in numbers]
     if value is None:
         requested = tuple(sizes)
     elif isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1):
@@ -142,26 +160,38 @@ def rank(value: Rank, sizes: Sequence[int], name: str = "") -> tuple[int, ...]:
         requested = (integer("rank", value),) * len(sizes)
     if len(requested) != len(sizes):
         single = f"; the first dimension of {name} is the batch: a single tensor goes in as {name}[None]"
-        hint = single if name and len(requested) == len(sizes) + 1 else ""
-        need = f"one number for each of the {len(sizes)} modes of an item"
+        hint = single if name and modes is None and len(requested) == len(sizes) + 1 else ""
+        need = f"one number for each of the {len(sizes)} modes" + (" of an item" if modes is None else "")
         raise ValueError(f"rank must have {need}, got {len(requested)}{hint}")
     symbolic = torch.compiler.is_compiling() or not all(isinstance(size, int) for size in sizes)
-    return (_feasible if symbolic else _remembered)(requested, tuple(sizes))
+    return (_feasible if symbolic else _remembered)(requested, tuple(sizes), numbers, rest, pad)
 
 
-def _feasible(requested: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    for number, (r, size) in enumerate(zip(requested, sizes, strict=True)):
+def _feasible(
+    requested: tuple[int, ...], sizes: tuple[int, ...], numbers: tuple[int, ...], rest: int, pad: bool
+) -> tuple[int, ...]:
+    for number, r, size in zip(numbers, requested, sizes, strict=True):
         if not 1 <= r <= size:
             raise ValueError(f"rank must lie in 1..{size} for mode {number}, got {r}")
     effective, previous = list(requested), None
-    while effective != previous:
+    while effective != previous and not pad:
         previous = list(effective)
         for n in range(len(effective)):
-            effective[n] = min(effective[n], prod(effective[:n] + effective[n + 1 :]))
+            effective[n] = min(effective[n], rest * prod(effective[:n] + effective[n + 1 :]))
     return tuple(effective)
 
 
 _remembered = lru_cache(maxsize=1024)(_feasible)
+
+
+def random_state(value: Any) -> Any:
+    """None, an int, or a `numpy.random.RandomState`."""
+    if value is None or type(value).__name__ == "RandomState":
+        return value
+    seed = integer("random_state", value)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"random_state must lie in 0..{2**32 - 1}, got {seed}")
+    return seed
 
 
 def matrix_rank(value: Any, rows: int, columns: int) -> int:

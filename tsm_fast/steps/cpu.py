@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _cpu
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
 
 name = "cpu"
 
@@ -106,23 +106,31 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
+    options: HooiOptions | None = None,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
-    return _decomposed(x, rank, n_iter_max, tol, sign, precision)
+    """TensorLy's `tucker` or `partial_tucker`, for every item on its own (see `reference.hooi`)."""
+    return _decomposed(x, rank, n_iter_max, tol, sign, precision, options or HooiOptions(range(x.ndim - 1)))
 
 
 def hosvd(x: Tensor, rank: Sequence[int], *, sign: str, precision: Precision = "auto") -> HooiResult:
     """What `hooi` starts from, at a feasible rank: `errors` [B, 1] are its own, and `n_sweeps` counts it as a sweep."""
-    return _decomposed(x, rank, 0, 0.0, sign, precision)
+    return _decomposed(x, rank, 0, 0.0, sign, precision, HooiOptions(range(x.ndim - 1)))
 
 
 def _decomposed(
-    x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, precision: Precision
+    x: Tensor,
+    rank: Sequence[int],
+    n_iter_max: int,
+    tol: float,
+    sign: str,
+    precision: Precision,
+    options: HooiOptions,
 ) -> HooiResult:
+    modes, start, padding = options
     dtype = result_dtype(x.dtype, precision)
     core = _empty(len(x), *rank, dtype=dtype)
-    factors = [_empty(len(x), size, r, dtype=dtype) for size, r in zip(x.shape[1:], rank, strict=True)]
-    values = [torch.empty(len(x), r, dtype=dtype, device=_CPU) for r in rank]
+    factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
+    values = [torch.empty(len(x), rank[n], dtype=dtype, device=_CPU) for n in modes]
     errors = torch.full((len(x), n_iter_max or 1), torch.nan, dtype=torch.float64, device=_CPU)
     n_sweeps = torch.zeros(len(x), dtype=torch.int64, device=_CPU)
     converged = torch.zeros(len(x), dtype=torch.bool, device=_CPU)
@@ -131,6 +139,9 @@ def _decomposed(
         _cpu.hooi(
             _array(x),
             list(rank),
+            modes=list(modes),
+            start=[_shared(factor) for factor in start or ()],
+            padding=(0, 0) if padding is None else _shared(padding),
             n_iter_max=n_iter_max,
             tol=tol,
             sign_v=sign == "v",
@@ -244,6 +255,10 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     if out.nbytes >= _LARGE:
         _cpu.prefer_large_pages(out.data_ptr(), out.nbytes)
     return out
+
+
+def _shared(x: Tensor) -> tuple[int, int]:
+    return x.data_ptr(), x.stride(0)
 
 
 def _array(x: Tensor) -> _Array:

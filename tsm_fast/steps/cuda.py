@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
 from .cusolver import library_eigenpairs
 from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 
@@ -104,9 +104,10 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
+    options: HooiOptions | None = None,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank (see `reference.hooi`)."""
-    return _hooi(x, rank, n_iter_max, tol, sign == "v", result_dtype(x.dtype, precision))[0]
+    """TensorLy's `tucker` or `partial_tucker`, for every item on its own (see `reference.hooi`)."""
+    return _hooi(x, rank, n_iter_max, tol, sign == "v", result_dtype(x.dtype, precision), options)[0]
 
 
 def saliency(
@@ -323,18 +324,26 @@ def _at_rank(
 
 
 def _hooi(
-    x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign_v: bool, dtype: torch.dtype
+    x: Tensor,
+    rank: Sequence[int],
+    n_iter_max: int,
+    tol: float,
+    sign_v: bool,
+    dtype: torch.dtype,
+    options: HooiOptions | None = None,
 ) -> tuple[HooiResult, Tensor | None]:
     """HOOI, and X_(1)^T A_1 [B, S, R_1] in float64 where that came up on the way."""
+    modes, start, padding = options or HooiOptions(range(x.ndim - 1))
     shape, rank, size = tuple(x.shape[1:]), list(rank), len(x)
     new = x.new_empty
     core = new(size, *rank, dtype=dtype)
-    factors = [new(size, n, r, dtype=dtype) for n, r in zip(shape, rank, strict=True)]
-    values = [new(size, r, dtype=dtype) for r in rank]
+    factors = [new(size, shape[n], rank[n], dtype=dtype) for n in modes]
+    values = [new(size, rank[n], dtype=dtype) for n in modes]
     errors = new(size, n_iter_max, dtype=torch.float64)
     n_sweeps = new(size, dtype=torch.int64)
     converged, finite = new(size, dtype=torch.bool), new(size, dtype=torch.bool)
-    big = _cuda.hooi_big_mode(shape)
+    how = {"given": start is not None, "pads": padding is not None}
+    big, item_bytes = _cuda.hooi_needs(shape, rank, modes=list(modes), **how)
     others = prod(shape) // shape[big] if big >= 0 else 0
     responses = new(size, others, rank[0], dtype=torch.float64) if big == 0 else None
     result = HooiResult(core, factors, values, errors, n_sweeps, converged, finite)
@@ -342,17 +351,20 @@ def _hooi(
         return result, responses
     unit, exponent = unit_range(x)
     matrix = unfold(unit, big) if big >= 0 else unit  # [B, I_big, S]
-    per_item_bytes = _cuda.hooi_workspace(shape, rank) + 8 * others * others
+    per_item_bytes = item_bytes + 8 * others * others
     with _on(x):
         for part in _parts(size, per_item_bytes):
             items = unit[part]
             gram = new(len(items), others, others, dtype=torch.float64)
             if others:
                 _mode_gram(matrix[part], 1, gram, False)
-            workspace = _workspace(x, len(items) * _cuda.hooi_workspace(shape, rank))
+            workspace = _workspace(x, len(items) * item_bytes)
             _cuda.hooi(
                 _array(items),
                 rank,
+                modes=list(modes),
+                start=[_shared(factor[part]) for factor in start or ()],
+                padding=(0, 0) if padding is None else _shared(padding[part]),
                 n_iter_max=n_iter_max,
                 tol=tol,
                 sign_v=sign_v,
@@ -432,6 +444,10 @@ def _address(x: Tensor | None) -> int:
 
 def _array(x: Tensor) -> _Array:
     return x.data_ptr(), _DTYPES[x.dtype], tuple(x.shape), x.stride()
+
+
+def _shared(x: Tensor) -> tuple[int, int]:
+    return x.data_ptr(), x.stride(0)
 
 
 def _stream(x: Tensor) -> int:

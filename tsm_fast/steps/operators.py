@@ -35,6 +35,8 @@ def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Call
     gradients are those of `compute` itself under autograd, computed anew.
     """
 
+    where = "where it is compiled or mapped by vmap: calls outside of torch.compile and torch.func.vmap have them"
+
     def made(compute: Compute) -> Callable[..., list[Tensor]]:
         def run(tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
             with torch.no_grad():
@@ -44,7 +46,7 @@ def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Call
             leaves = [tensor.detach().requires_grad_() for tensor in tensors]
             with _differentiating():
                 outputs = [out for out in compute(*leaves, *options) if out.is_floating_point()]
-            found = torch.autograd.grad(outputs, leaves, grads)
+            found = torch.autograd.grad(outputs, leaves, grads, materialize_grads=True)
             return [grad.contiguous() for grad in found]
 
         forward = _defined(name, f"Tensor[] tensors, {options}", run)
@@ -75,7 +77,11 @@ def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Call
 
             @staticmethod
             def backward(ctx: Any, *grads: Any) -> Any:
-                raise RuntimeError(f"{name} has no second derivatives where it is compiled or mapped by vmap")
+                raise RuntimeError(f"{name} has no second derivatives {where}")
+
+            @staticmethod
+            def jvp(ctx: Any, *tangents: Any) -> Any:
+                raise NotImplementedError(f"{name} has no second derivatives {where}")
 
         class Forward(Function):
             generate_vmap_rule = True
@@ -96,6 +102,10 @@ def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Call
             def backward(ctx: Any, *grads: Any) -> Any:
                 wide = [grad for grad, has in zip(grads, ctx.differentiable, strict=True) if has]
                 return None, *backward(ctx.saved_tensors, wide, *ctx.options)
+
+            @staticmethod
+            def jvp(ctx: Any, *tangents: Any) -> Any:
+                raise NotImplementedError(f"{name} has no forward derivatives (jvp) {where}")
 
         def differentiable(tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
             with _transforms():

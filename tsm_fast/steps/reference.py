@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import N_ITER_MAX, TOL, HooiResult, Method, Precision, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
 from .gradients import TIE, bounded, cast, eigh, norm, root, row_norms, svd
 from .scaling import by_parts, centered, column_signs, per_item, scaled, unfold, unit_exponents
 
@@ -75,8 +75,9 @@ def hooi(
     tol: float,
     sign: str,
     precision: Precision = "auto",
+    options: HooiOptions | None = None,
 ) -> HooiResult:
-    """TensorLy's `tucker`, for every item on its own, at a feasible rank.
+    """TensorLy's `tucker`, or with options its `partial_tucker`, for every item on its own.
 
     HOSVD start, then Gauss-Seidel sweeps over the modes. An item is frozen after the sweep, the third or a later one,
     at which its error moved by less than `tol`. A column of a factor is signed by the entry of largest magnitude of
@@ -85,15 +86,15 @@ def hooi(
     identity as factors and error 0, and has converged after 1 sweep.
     """
     unit, exponent, finite = _unit_items(x)
-    order = unit.ndim - 1
+    modes, given, padding = options or HooiOptions(range(unit.ndim - 1))
     total = norm(unit)  # [B]
     zero = finite & (total == 0)
     active = (total > 0).nonzero().flatten()
 
     factors = []
-    for n in range(order):
+    for i, n in enumerate(modes):
         identity = torch.eye(unit.shape[n + 1], rank[n], dtype=unit.dtype, device=unit.device)
-        start = _left_vectors(unfold(unit[active], n), rank[n], sign)
+        start = _left_vectors(unfold(unit[active], n), rank[n], sign) if given is None else given[i][active]
         factors.append(identity.expand(len(unit), -1, -1).index_copy(0, active, start))
 
     errors = [torch.full_like(total, torch.nan)] * n_iter_max  # each [B]
@@ -103,13 +104,16 @@ def hooi(
         if not len(active):
             break
         item, current = unit[active], [factor[active] for factor in factors]
-        for n in range(order):
-            others = [m for m in range(order) if m != n]
-            projected = _contract(item, [current[m] for m in others], others)
-            current[n] = _left_vectors(unfold(projected, n), rank[n], sign)
+        for i, n in enumerate(modes):
+            projected = _contract(item, current[:i] + current[i + 1 :], [m for m in modes if m != n])
+            found = _left_vectors(unfold(projected, n), rank[n], sign)
+            if found.shape[2] < rank[n]:
+                assert padding is not None, "only with options may a rank be infeasible"
+                found = _padded(found, padding[active])
+            current[i] = found
         factors = [factor.index_copy(0, active, new) for factor, new in zip(factors, current, strict=True)]
 
-        core_norm = norm(_contract(item, current, range(order)))
+        core_norm = norm(_contract(item, current, modes))
         error = root((total[active] ** 2 - core_norm**2).abs()) / total[active]
         errors[sweep] = errors[sweep].index_copy(0, active, error)
         n_sweeps[active] = sweep + 1
@@ -118,8 +122,8 @@ def hooi(
             converged[active] = stopped
             active = active[~stopped]
 
-    core = _contract(unit, factors, range(order))
-    values = [row_norms(unfold(core, n)) for n in range(order)]
+    core = _contract(unit, factors, modes)
+    values = [row_norms(unfold(core, n)) for n in modes]
     dtype = result_dtype(x.dtype, precision)
     return HooiResult(
         core=_or_nan(scaled(bounded(core), exponent), finite).to(dtype),
@@ -199,6 +203,15 @@ def _left_vectors(unfolded: Tensor, rank: int, sign: str) -> Tensor:
     """Leading left singular vectors [B, M, R] of [B, M, K]."""
     u, _, vh = svd(unfolded)
     return (u * column_signs(u if sign == "u" else vh.mT))[:, :, :rank]
+
+
+def _padded(
+    u: Tensor,  # [B, M, K], orthonormal
+    more: Tensor,  # [B, M, L]
+) -> Tensor:  # [B, M, K + L]
+    """What is left of the further columns, one after the other, beside those before them, at unit length."""
+    left = torch.linalg.qr(more - u @ (u.mT @ more))[0]
+    return torch.cat([u, left * column_signs(left)], 2)
 
 
 def _contract(x: Tensor, factors: Sequence[Tensor], modes: Sequence[int]) -> Tensor:

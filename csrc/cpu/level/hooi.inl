@@ -36,6 +36,8 @@ static void hooi_items(bool wide, const CpuHooiPlan& plan, HooiItem* items, int 
             again[n].x = items[k].x;
             again[n].target = items[k].target;
             again[n].target_wide = items[k].target_wide;
+            again[n].padding = items[k].padding;
+            for (int m = 0; m < plan.order; ++m) again[n].start[m] = items[k].start[m];
             where[n++] = k;
         }
     const int most = hooi_group_size<double>(plan);

@@ -18,7 +18,7 @@ __device__ inline Fibres device_fibres(const Tensor& x, int mode) {
 }
 
 struct HooiMemory {
-    double* factor[kMaxOrder];  // [I_n, R_n]
+    double* factor[kMaxOrder];  // [I_n, R_n], but for the modes that are kept
     double* core;               // [R_1, ..., R_N]
     double* responses;          // T = X_(big)^T A_big, [S, R_big]
     double* weights;            // A_big = X_(big) weights, [S, R_big]
@@ -36,9 +36,9 @@ struct HooiMemory {
     __host__ __device__ static int64_t largest_problem(const HooiPlan& p) {
         int64_t n = 1;
         for (int m = 0; m < p.order; ++m) {
+            if (p.kept[m]) continue;
             n = larger(n, p.matrix_size(m));
-            if (m != p.big) n = larger(n, p.shape[m]);
-            if (m == p.big && m != 0) n = larger(n, p.others_size(m));
+            if (p.starts(m)) n = larger(n, m == p.big ? p.others_size(m) : p.shape[m]);
         }
         return n;
     }
@@ -63,7 +63,7 @@ struct HooiMemory {
         const int64_t n = largest_problem(p), r = largest_rank(p);
         int64_t numbers = 2 * r + n + p.core_size() + n * r + n * n + EigenMemory<double>::matrix(static_cast<int>(n));
         for (int m = 0; m < p.order; ++m)
-            if (m != p.big) numbers += p.shape[m] * p.rank[m];
+            if (m != p.big && !p.kept[m]) numbers += p.shape[m] * p.rank[m];
         if (p.big >= 0) {
             const int64_t s = p.others_size(p.big);
             numbers += 2 * s * p.rank[p.big] + p.rank[p.big] + s * p.others_rank(p.big) + spare_numbers(p);
@@ -90,7 +90,7 @@ struct HooiMemory {
         matrix = take(EigenMemory<double>::matrix(static_cast<int>(n)));
         core = take(p.core_size());
         for (int m = 0; m < p.order; ++m)
-            if (m != p.big) factor[m] = take(p.shape[m] * p.rank[m]);
+            if (m != p.big && !p.kept[m]) factor[m] = take(p.shape[m] * p.rank[m]);
         if (p.big >= 0) {
             const int64_t s = p.others_size(p.big);
             responses = take(s * p.rank[p.big]);

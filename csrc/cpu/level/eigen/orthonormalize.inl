@@ -228,5 +228,54 @@ static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, A
     orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first);
 }
 
+// out [rows, rank]: the orthonormal columns a [rows, found], and beside them what is left of `more` [rows, rank -
+// found] column after column, signed by its largest entry. Columns in rows of whole vectors: they are many.
+static void pad_columns(const double* a, int64_t rows, int64_t found, const double* more, int64_t rank, double* out,
+                        Arena scratch) {
+    using V = Vec<double>;
+    const int64_t ld = padded<double>(rows);
+    double* q = scratch.take<double>(rank * ld);
+    const auto dot = [&](const double* x, const double* y) {
+        V sum{};
+        for (int64_t i = 0; i < ld; i += kLanes<double>) sum += load(x + i) * load(y + i);
+        return sum_lanes<double>(sum);
+    };
+    // What is left of x beside the k columns before it, at unit length; false where that is its rounding.
+    const auto add = [&](double* x, int64_t k) {
+        double before = __builtin_sqrt(dot(x, x));
+        for (int pass = 0; pass < 3; ++pass) {
+            for (int64_t j = 0; j < k; ++j) {
+                const V share = splat(dot(x, q + j * ld));
+                for (int64_t i = 0; i < ld; i += kLanes<double>)
+                    store(x + i, load(x + i) - share * load(q + j * ld + i));
+            }
+            const double length = __builtin_sqrt(dot(x, x));
+            if (pass == 0 && !(length > 1e-10 * before)) return false;
+            for (int64_t i = 0; i < ld; i += kLanes<double>) store(x + i, load(x + i) / length);
+            if (length > 0.7 * before) break;  // hardly anything was taken out
+            before = 1;
+        }
+        return true;
+    };
+    for (int64_t k = 0; k < rank; ++k) {
+        double* x = q + k * ld;
+        const int64_t width = k < found ? found : rank - found;
+        const double* from = k < found ? a + k : more + k - found;
+        for (int64_t i = 0; i < ld; ++i) x[i] = i < rows ? from[i * width] : 0;
+        if (k < found) continue;
+        bool added = add(x, k);
+        for (int64_t unit = 0; !added && unit < rows; ++unit) {
+            for (int64_t i = 0; i < ld; ++i) x[i] = i == unit;
+            added = add(x, k);
+        }
+        double entry = 0;
+        for (int64_t i = 0; i < rows; ++i)
+            if (__builtin_fabs(x[i]) > __builtin_fabs(entry)) entry = x[i];
+        for (int64_t i = 0; entry < 0 && i < rows; ++i) x[i] = -x[i];
+    }
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) out[i * rank + k] = q[k * ld + i];
+}
+
 }  // namespace
 }  // namespace tsm::TSM_LEVEL

@@ -8,6 +8,10 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
+// Whether the sweeps hold factor m as it is.
+static bool has_factor(const HooiPlan& p, int m) {
+    return m != p.big && !p.kept[m];
+}
 // Sizes, ranks and factors of all modes but the big one; returns their number.
 template <class V>
 static int other_modes(const HooiPlan& plan, const V* const* factor, int64_t* shape, int64_t* rank, const V** factors) {
@@ -16,7 +20,7 @@ static int other_modes(const HooiPlan& plan, const V* const* factor, int64_t* sh
         if (i == plan.big) continue;
         shape[n] = plan.shape[i];
         rank[n] = plan.rank[i];
-        factors[n++] = factor[i];
+        factors[n++] = plan.kept[i] ? nullptr : factor[i];
     }
     return n;
 }
@@ -86,7 +90,7 @@ struct GramSweeps {
           n_parts((n + L - 1) / L) {
         const int64_t largest = largest_problem(p);
         int64_t sizes = 0;
-        for (int m = 0; m < p.order; ++m) sizes += m == p.big ? 0 : p.shape[m] * p.rank[m];
+        for (int m = 0; m < p.order; ++m) sizes += has_factor(p, m) ? p.shape[m] * p.rank[m] : 0;
         for (int i = 0; i < n_parts; ++i) {
             GramItems<V>& own = parts[i];
             own.gram = arena.take<V>(s * s);
@@ -95,7 +99,7 @@ struct GramSweeps {
             own.responses = arena.take<V>(s * r);
             own.core = arena.take<V>(p.core_size());
             for (int m = 0; m < p.order; ++m)
-                own.factor[m] = m == p.big ? nullptr : arena.take<V>(p.shape[m] * p.rank[m]);
+                own.factor[m] = has_factor(p, m) ? arena.take<V>(p.shape[m] * p.rank[m]) : nullptr;
             own.unfolded = arena.take<V>(unfolded_size(p));
             own.matrix = arena.take<V>(largest * largest);
             own.values = arena.take<V>(largest);
@@ -145,7 +149,7 @@ struct GramSweeps {
     void keep(HooiItem& item, const GramItems<V>& own, int lane) const {
         get(own.core, plan.core_size(), lane, item.core);
         for (int m = 0; m < plan.order; ++m)
-            if (m != plan.big) get(own.factor[m], plan.shape[m] * plan.rank[m], lane, item.factor[m]);
+            if (has_factor(plan, m)) get(own.factor[m], plan.shape[m] * plan.rank[m], lane, item.factor[m]);
         get(own.responses, s * r, lane, item.responses);
         get(own.weights, s * r, lane, item.weights);
     }
@@ -220,6 +224,12 @@ struct GramSweeps {
             }
     }
 
+    // Given factors, in lanes that no item is in too.
+    void take_start(int m) {
+        for (int k = 0; k < n_parts * L; ++k)
+            put(items[k < count ? k : 0].start[m], plan.shape[m] * plan.rank[m], k % L, parts[k / L].factor[m]);
+    }
+
     // ---- updates ----
     void update(int m) {
         for (int i = 0; i < n_parts; ++i) m == plan.big ? big_matrix(parts[i]) : small_matrix(parts[i], m);
@@ -248,6 +258,7 @@ struct GramSweeps {
         const int n = other_modes(plan, own.factor, shape, rank, factors);
         V* t = turned;
         for (int i = 0; i < n; ++i) {  // A_m^T takes R_m back to I_m
+            if (!factors[i]) continue;
             for (int64_t a = 0; a < shape[i]; ++a)
                 for (int64_t b = 0; b < rank[i]; ++b) t[b * shape[i] + a] = factors[i][a * rank[i] + b];
             factors[i] = t;
@@ -315,7 +326,7 @@ struct GramSweeps {
     void run(int active) {
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)
-                if (!plan.starts && (sweep == 0 || plan.sign_v || !plan.others_full(m))) update(m);
+                if (plan.moves(sweep, m)) update(m);
             V norm2[kMost];
             for (int i = 0; i < n_parts; ++i) {
                 const GramItems<V>& own = parts[i];
@@ -388,7 +399,8 @@ struct ByGram {
         if (active == 0) return;
         sweeps.take(grams, any);
         for (int m = 0; m < plan.order; ++m) {
-            if (m == plan.big && m == 0 && !plan.starts) continue;
+            if (plan.given && has_factor(plan, m)) sweeps.take_start(m);
+            if (!plan.starts(m)) continue;
             sweeps.start(m);
             if (m == plan.big || !plan.sign_v) continue;
             const int64_t size = plan.shape[m] * plan.rank[m];

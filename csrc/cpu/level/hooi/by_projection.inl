@@ -38,7 +38,7 @@ struct ByProjection {
             parts[k].unfolded = arena.take<double>(unfolded_size(p));
         }
         int64_t sizes = 0;
-        for (int m = 0; m < p.order; ++m) sizes += p.shape[m] * p.rank[m];
+        for (int m = 0; m < p.order; ++m) sizes += p.kept[m] ? 0 : p.shape[m] * p.rank[m];
         narrow = arena.take<P>(sizes);
         projection = arena.take<double>(p.elements());
         for (auto& buffer : spare) buffer = arena.take<P>(p.elements());
@@ -57,10 +57,14 @@ struct ByProjection {
             read(k);
             active += items[k].active;
         }
-        for (int m = 0; m < plan.order; ++m) start(m);
+        for (int m = 0; m < plan.order; ++m)
+            if (plan.given && !plan.kept[m])
+                take_start(m);
+            else if (plan.starts(m))
+                start(m);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int m = 0; m < plan.order; ++m)
-                if (!plan.starts && (sweep == 0 || plan.sign_v || !plan.others_full(m))) update(m);
+                if (plan.moves(sweep, m)) update(m);
             for (int k = 0; k < count; ++k) {
                 HooiItem& item = items[k];
                 if (!item.active) continue;
@@ -164,14 +168,21 @@ struct ByProjection {
         const Tensor x = dense_tensor(parts[k].dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
         gram_item<A>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, parts[k].matrix, arena);
     }
+    void take_start(int m) {
+        const size_t bytes = static_cast<size_t>(plan.shape[m] * plan.rank[m]) * 8;
+        for (int k = 0; k < count; ++k)
+            if (items[k].active) __builtin_memcpy(items[k].factor[m], items[k].start[m], bytes);
+    }
 
     // ---- one update ----
     void update(int m) {
         for (int k = 0; k < count; ++k)
             if (items[k].active) unfold_projection(k, m);
-        solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.rank[m]));
-        for (int k = 0; k < count; ++k)
-            if (items[k].active) take_factor(k, m);
+        solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.found(m)));
+        for (int k = 0; k < count; ++k) {
+            if (!items[k].active) continue;
+            m == plan.padded ? take_padded(k, m) : take_factor(k, m);
+        }
     }
     // The mode-m unfolding of the projection on every other factor.
     void unfold_projection(int k, int m) {
@@ -196,7 +207,7 @@ struct ByProjection {
             shape[i] = plan.shape[i];
             rank[i] = i == m ? plan.shape[i] : plan.rank[i];
             factors[i] = nullptr;
-            if (i == m) continue;
+            if (i == m || plan.kept[i]) continue;
             for (int64_t j = 0; j < plan.shape[i] * plan.rank[i]; ++j) to[j] = static_cast<P>(items[k].factor[i][j]);
             factors[i] = to;
             to += plan.shape[i] * plan.rank[i];
@@ -217,12 +228,23 @@ struct ByProjection {
             point_right_vectors_up(a, size, r, parts[k].unfolded, columns, scratch.take<double>(columns * r));
             return;
         }
+        left_vectors(k, size, r, n, a, arena);
+    }
+    // From the right ones.
+    void left_vectors(int k, int64_t size, int64_t r, int64_t n, double* a, Arena scratch) const {
         product<double, true>(size, r, n, parts[k].unfolded, n, parts[k].vectors, r, a, r);
-        Arena scratch = arena;
         orthonormalize(a, size, r, plan.loss, scratch);
         if (!plan.sign_v)
             point_up_one(a, static_cast<int>(size), static_cast<int>(r), scratch.take<double>(r),
                          scratch.take<double>(r));
+    }
+    // The left vectors that there are, and beside them the columns that are given.
+    void take_padded(int k, int m) const {
+        const int64_t size = plan.shape[m], found = plan.found(m);
+        Arena scratch = arena;
+        double* vectors = scratch.take<double>(size * found);
+        left_vectors(k, size, found, found, vectors, scratch);
+        pad_columns(vectors, size, found, items[k].padding, plan.rank[m], items[k].factor[m], scratch);
     }
 };
 

@@ -16,10 +16,10 @@ constexpr double kWeak = 0.05;
 static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > 0.02)) return false;
-    if (plan.starts) return plan.big < 0 || item.weakest > kWeak * kWeak;
+    if (plan.hosvd) return plan.big < 0 || item.weakest > kWeak * kWeak;
     const double least = plan.big < 0 ? kWeak / 10 : kWeak;
     for (int m = 0; m < plan.order; ++m)
-        for (int64_t k = 0; k < plan.rank[m]; ++k)
+        for (int64_t k = 0; !plan.kept[m] && k < plan.found(m); ++k)
             if (!(item.sigma[m][k] > least * item.sigma[m][0])) return false;
     return true;
 }
@@ -27,7 +27,8 @@ static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
 static int64_t largest_problem(const CpuHooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m) {
-        const int64_t start = m == p.big ? (m == 0 && !p.starts ? 1 : p.others_size(m)) : p.shape[m];
+        if (p.kept[m]) continue;
+        const int64_t start = !p.starts(m) ? 1 : m == p.big ? p.others_size(m) : p.shape[m];
         n = start > n ? start : n;
         n = p.matrix_size(m) > n ? p.matrix_size(m) : n;
     }
@@ -36,7 +37,7 @@ static int64_t largest_problem(const CpuHooiPlan& p) {
 static int64_t unfolded_size(const HooiPlan& p) {
     int64_t n = 1;
     for (int m = 0; m < p.order; ++m)
-        if (m != p.big && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
+        if (m != p.big && !p.kept[m] && p.shape[m] * p.others_rank(m) > n) n = p.shape[m] * p.others_rank(m);
     return n;
 }
 
@@ -84,7 +85,9 @@ static Arena take_results(const HooiPlan& p, HooiItem* items, int count, Arena& 
         item.errors = arena.take<double>(p.n_iter_max + 1);
         item.big_wide = sizeof(P) == 8;
         for (int m = 0; m < p.order; ++m) {
-            if (m != p.big)
+            if (p.kept[m])
+                item.factor[m] = nullptr;
+            else if (m != p.big)
                 item.factor[m] = arena.take<double>(p.shape[m] * p.rank[m]);
             else if (item.target && item.target_wide == item.big_wide)
                 item.big_factor = item.target;
@@ -140,7 +143,7 @@ static void blank(const HooiPlan& plan, HooiItem& item) {
     for (int64_t i = 0; i < plan.core_size(); ++i) item.core[i] = value;
     for (int m = 0; m < plan.order; ++m) {
         for (int64_t k = 0; k < plan.rank[m]; ++k) item.sigma[m][k] = value;
-        for (int64_t i = 0; i < plan.shape[m]; ++i)
+        for (int64_t i = 0; !plan.kept[m] && i < plan.shape[m]; ++i)
             for (int64_t k = 0; k < plan.rank[m]; ++k) {
                 const double entry = item.finite ? i == k : value;
                 if (m == plan.big)
