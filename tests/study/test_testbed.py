@@ -18,7 +18,6 @@ from tsm_fast import models
 from tsm_fast.cli import app
 from tsm_fast.study import Comparison
 from tsm_fast.study.testbed import run, running
-from tsm_fast.study.testbed.composites import Pictures
 from tsm_fast.study.testbed.running import held_out
 from tsm_fast.study.testbed.training import RECIPES
 
@@ -80,11 +79,11 @@ def test_comparison(bed: Bed) -> None:
         assert np.isfinite(study.values("roc_auc", "mask")).all()
 
 
-def test_masks_and_groups(bed: Bed, pictures: Pictures) -> None:
+def test_masks_and_groups(bed: Bed) -> None:
     """Every composite has its mask, bit for bit, and the cut-out is its unit."""
     with (bed.out / "groups.csv").open() as file:
         groups = {row["key"]: row["group"] for row in csv.DictReader(file)}
-    made = held_out(pictures)
+    made = held_out(running.gathered(**bed.asked))
     assert groups.keys() == made.keys()
     for key, (image, mask, group) in made.items():
         assert groups[key] == group

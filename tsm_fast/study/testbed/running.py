@@ -245,11 +245,12 @@ def _factorial(models: Mapping[str, str], held: Sequence[Composite], folder: Pat
     verdicts = factorial.decide(rows)
     text = f"{factorial.sentence(verdicts)}\n\n{factorial.table(verdicts)}\n"
     (folder / "factorial.md").write_text(text)
-    columns: dict[str, list[Any]] = {name: [] for name in ("network", "key", "setting", *factorial.METRICS)}
+    columns: dict[str, list[Any]] = {name: [] for name in ("network", "key", "group", "setting", *factorial.METRICS)}
     for part in rows:
         for number, setting in enumerate(factorial.SETTINGS):
             columns["network"] += [part.network] * len(part.keys)
             columns["key"] += part.keys
+            columns["group"] += part.groups
             columns["setting"] += [setting.name] * len(part.keys)
             for metric in factorial.METRICS:
                 columns[metric] += part.values[metric][number].astype(np.float32).tolist()
