@@ -117,9 +117,9 @@ neon: $(VENV)/.torch  ## the tests of the steps at the NEON level, by NEON_CXX, 
 	cp build/neon/_cpu.so build/neon/light/tsm_fast/
 	cd build/neon/light && TSM_FAST_SIMD=neon TSM_FAST_REQUIRE_NATIVE=1 $(NEON_PYTHON) -m pytest -q $(STEPS)
 
-bench: build  ## every benchmark: $(RESULTS), and the tables and plots made from it
-	$(BIN)/python -m pytest -q -o python_files='bench_*.py' benchmarks --benchmark-json=build/bench.json
-	$(BIN)/python -m benchmarks.report build/bench.json
+bench: build build/integrations/.done  ## the standard set of `tsm-fast bench`: $(RESULTS)/cpu.*, and the tables made from it
+	PYTHONPATH=build/integrations $(BIN)/tsm-fast bench --out $(RESULTS)/cpu.json
+	$(BIN)/python -m benchmarks.report
 
 gpu-test:  ## the tests of the steps on this machine's GPU, and its own; then under compute-sanitizer, where there is one
 	$(PYTHON_GPU) -m benchmarks.cuda_build

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 import warnings
 from datetime import date
@@ -24,11 +23,12 @@ import torch
 from torch import Tensor, nn
 
 import tsm_fast
+from tsm_fast.bench.machine import processor
 from tsm_fast.models import lite0, lite0_inputs
 from tsm_fast.nn import SaliencyHead
 from tsm_fast.pictures import load_photos
 
-from .other_tools import RESULTS, processor, timed
+from .other_tools import RESULTS, timed
 
 BATCHES = (1, 8)
 
@@ -76,7 +76,7 @@ def main() -> None:
             times = timed({"network": partial(alone.run, None, given), "with map": partial(both.run, None, given)}, 5.0)
             rows.append({"method": method, "batch": batch, "difference": difference, "ms": times})
     run = {
-        "machine": processor() or platform.processor(),
+        "machine": processor(),
         "date": date.today().isoformat(),
         "load": "{:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg()),
         "versions": {name: version(name) for name in ("torch", "onnxruntime", "onnxscript")},

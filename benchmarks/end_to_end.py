@@ -57,7 +57,7 @@ class Pictures(Dataset[Tensor]):
 
 
 def gradcam(folder: Path) -> np.ndarray:
-    from .operators import declare_operators
+    from tsm_fast.bench.operators import declare_operators
 
     _library = declare_operators()
     from pytorch_grad_cam import EigenCAM  # pyright: ignore[reportMissingImports]

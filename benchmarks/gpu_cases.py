@@ -25,7 +25,7 @@ from torch import Tensor
 import tsm_fast
 from benchmarks.cuda_build import ROOT, use_in_place
 from benchmarks.gpu_rows import Case, Row
-from tsm_fast.bench import peers
+from tsm_fast.bench import peers, shapes
 from tsm_fast.steps import choice, cusolver, reference
 
 BACKENDS = ("cuda", "triton")
@@ -114,7 +114,7 @@ MAP_PEERS: dict[str, dict[str, Call]] = {
         "torch eigh": peers.PYTORCH[work],
         "cuSOLVER": partial(peers.PYTORCH[work], eigh=library_eigh),
         **({"torch power": partial(peers.PYTORCH[work], eigh=peers.leading_by_power)} if work != "mtsm" else {}),
-        **({"torch svd": peers.svd_tsm} if work == "tsm" else {}),
+        **({"torch svd": partial(peers.svd_maps, work)} if work == "tsm" else {}),
         **({"grad-cam": peers.gradcam_eigencam_on_device} if work == "eigencam" else {}),
     }
     for work in MAPS
@@ -167,18 +167,8 @@ def finished(x: Tensor) -> Tensor:
 # ---- what it is called on ----
 
 
-def features(shape: tuple[int, int, int], batch: int, seed: int = 0) -> Tensor:
-    """Made-up feature maps after a ReLU: five objects an item, each with its channels, and noise. [batch, C, H, W]"""
-    c, h, w = shape
-    g = torch.Generator(DEVICE).manual_seed(seed)
-    rows, columns = torch.linspace(-1, 1, h, device=DEVICE)[:, None], torch.linspace(-1, 1, w, device=DEVICE)
-    centers = 1.6 * torch.rand(batch, 5, 2, generator=g, device=DEVICE) - 0.8
-    distance = (rows - centers[..., :1, None]) ** 2 + (columns - centers[..., 1:, None]) ** 2
-    sizes = torch.tensor([3.0, 1.5, 1.0, 0.5, 0.25], device=DEVICE)[:, None, None]
-    weights = torch.randn(batch, c, 5, generator=g, device=DEVICE)
-    x = weights @ (torch.exp(-distance / 0.2) * sizes).flatten(2)
-    x += 0.1 * torch.randn(batch, c, h * w, generator=g, device=DEVICE)
-    return x.relu_().view(batch, c, h, w)
+def features(shape: tuple[int, int, int], batch: int, seed: int = 0) -> Tensor:  # [batch, C, H, W]
+    return shapes.made_up(shape, batch, seed, DEVICE)
 
 
 def made(case: Case, batch: int, seed: int) -> Tensor:

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .other_tools import RESULTS, processor
+from tsm_fast.bench.machine import processor
+
+from .other_tools import RESULTS
 
 PROGRAMS = {  # what is imported, and after what
     "import torch": ("", "import torch"),

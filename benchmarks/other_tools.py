@@ -16,15 +16,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # befo
 
 import argparse
 import json
-import platform
 import warnings
 from collections.abc import Callable
 from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import quantiles
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -34,9 +31,10 @@ from tensorly import datasets
 from tensorly import decomposition as theirs
 
 import tsm_fast
+from tsm_fast.bench import clock
+from tsm_fast.bench.machine import processor
+from tsm_fast.bench.operators import declare_operators
 from tsm_fast.integrations import tensorly as ours
-
-from .operators import declare_operators
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NETWORKS = (("resnet50", "layer4", 224, 2), ("convnext_tiny", "stages", 224, 2), ("resnet18", "layer4", 96, 2))
@@ -62,18 +60,9 @@ SIDES = (4, 8, 16, 32, 49, 64, 128, 196, 256)  # of symmetric matrices
 
 def timed(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
     """The median and the outer fifths of the times in ms of calls that take turns, five turns or more."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    begin = perf_counter()
-    while len(times[next(iter(runs))]) < 5 or perf_counter() - begin < seconds:
-        for name, run in runs.items():
-            start = perf_counter()
-            run()
-            times[name].append((perf_counter() - start) * 1e3)
-    found = {}
-    for name, row in times.items():
-        fifths = quantiles(row, n=10, method="inclusive")
-        found[name] = {"p20": fifths[1], "p50": fifths[4], "p80": fifths[7]}
-    return found
+    times = clock.take_turns([clock.Turn(run, pause=0, warm=False) for run in runs.values()], seconds, (5, 10**6))
+    found = zip(runs, times, strict=True)
+    return {name: clock.quantiles([1e3 * each for each in row]) for name, row in found}
 
 
 def grad_cam_rows(seconds: float) -> list[dict[str, Any]]:
@@ -260,13 +249,6 @@ PARTS = {
     "tensorly": (tensorly_rows, ("torch", "numpy", "tensorly")),
     "eigh": (eigh_rows, ("torch", "numpy")),
 }
-
-
-def processor() -> str:
-    """The name of the CPU, where Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in path.open() if "model name" in line] if path.exists() else []
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,343 +1,182 @@
-"""Tables and a plot from one run of the benchmarks: `python -m benchmarks.report build/bench.json`.
+"""What the pages show of the recorded run of `make bench`: `python -m benchmarks.report`.
 
-Writes `benchmarks/results/cpu.json` (machine and measurements), `cpu.md` (every table), `cpu.svg` (the plot), and the
-tables between the markers in the README and in docs/index.md and docs/accuracy.md. `--out FOLDER` writes elsewhere and
-leaves these alone.
+From `benchmarks/results/cpu.json` it writes `cpu.md` (every row), `cpu.html` (the charts), and the tables between the
+markers in the README, docs/index.md, docs/accuracy.md and docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tsm_fast.bench import page, tables
+from tsm_fast.bench.cases import case_of
+from tsm_fast.bench.compare import read
+from tsm_fast.bench.works import OURS
+from tsm_fast.readable import digits
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-HOME, PROMISE = ROOT / "docs" / "index.md", ROOT / "docs" / "accuracy.md"
-MARKERS = ("<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n")
+RECORDED = RESULTS / "cpu.json"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 COMMAND = "make bench"
-SPLIT = "torch, split"
 
-# What the contract on accuracy (docs/accuracy.md) allows, and where the benchmarks measure it.
-ACCURACY = [
-    ("`tsm`, `eigencam` maps", 2e-5, ("tsm", "eigencam"), ("maps",)),
-    ("`mtsm`, `multivec_eigencam` maps", 1e-4, ("mtsm", "multivec_eigencam"), ("maps",)),
-    ("`singular_values / sigma_1`", 1e-5, ("hooi", "truncated_svd"), ("singular_values",)),
-    ("errors of the sweeps", 1e-5, ("hooi",), ("sweep errors",)),
-    ("factors, as projectors", 1e-4, ("hooi",), ("projectors",)),
-    (
-        'all of these with `precision="float64"`',
-        1e-9,
-        ("tsm", "eigencam", "mtsm", "multivec_eigencam", "hooi"),
-        ("float64",),
-    ),
+# What the contract on accuracy (docs/accuracy.md) allows, and which errors of which works show it.
+MAPS, ALL_VECTORS = ("tsm", "eigencam"), ("mtsm", "multivec_eigencam")
+PROMISES = [
+    ("`tsm`, `eigencam` maps", 2e-5, MAPS, ("map",), "errors"),
+    ("`mtsm`, `multivec_eigencam` maps", 1e-4, ALL_VECTORS, ("map",), "errors"),
+    ("`singular_values / sigma_1`", 1e-5, ("tucker", "hosvd", "truncated_svd"), ("singular_values",), "errors"),
+    ("errors of decompositions, reported and true", 1e-5, ("tucker", "hosvd"), ("reported", "fit"), "errors"),
+    ("factors, as projectors", 1e-4, ("tucker", "hosvd"), ("projectors",), "errors"),
+    ("singular vectors and eigenvectors, orthonormal", 1e-5, ("truncated_svd", "eigh"), ("orthogonality",), "errors"),
+    ('maps and `tucker` with `precision="float64"`', 1e-9, (*MAPS, *ALL_VECTORS, "tucker"), (), "errors64"),
 ]
-COLORS = ("#9aa5b1", "#c0392b")  # the others, tsm_fast
-MAPS = ("tsm", "mtsm", "eigencam", "multivec_eigencam")
+# The rows of the README: those that people compare, by the beginning of their labels.
+SHOWN = [
+    "tsm 2048x7x7, batch 128",
+    "tsm 2048x7x7, batch 1",
+    "tsm 1024x14x14, batch 64",
+    "mtsm 2048x7x7, batch 128",
+    "mtsm 1024x14x14, batch 64",
+    "eigencam 2048x7x7, batch 128",
+    "eigencam call 1280x7x7, batch 8",
+    "tucker 2048x7x7, rank 32, 4, 4, batch 128",
+    "tensorly tucker 64x32x32, rank 8, 8, 8, batch 1, float64",
+    "truncated_svd 2048x49, rank 8, batch 32",
+    "eigh 49x49, batch 512",
+]
+HOME = [
+    ("tsm 2048x7x7, batch 128", "`tsm`", "tensorly"),
+    ("eigencam 2048x7x7, batch 128", "`eigencam`", "grad-cam"),
+    ("tucker 2048x7x7, rank 32, 4, 4, batch 128", "`tucker`, rank (32, 4, 4)", "tensorly"),
+]
 
-Record = dict[str, Any]
+Run = dict[str, Any]
+Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measurements", type=Path, help="the file that pytest --benchmark-json wrote")
-    parser.add_argument("--out", type=Path, help="write here instead, and leave the README alone")
-    arguments = parser.parse_args()
-    run = slim(json.loads(arguments.measurements.read_text()))
-    out = arguments.out or RESULTS
-    if run["machine"]["quick"] and out == RESULTS:
-        parser.error("these are quick measurements, which are not recorded: give --out")
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "cpu.json").write_text(json.dumps(run, indent=1) + "\n")
-    tables = full_report(run)
-    (out / "cpu.md").write_text(tables)
-    plot(run, out / "cpu.svg")
-    if out == RESULTS:
-        for page, made in pages(run).items():
-            page.write_text(made)
-    print(tables)
+    run = read(RECORDED)
+    if run["quick"] or not run["complete"]:
+        raise SystemExit(f"{RECORDED} is of a quick or interrupted run, which is not shown: {COMMAND}")
+    for path, made in files(run).items():
+        path.write_text(made)
+    print("\n".join(tables.summary(run)))
 
 
-def slim(run: dict) -> dict:
-    """Machine, versions and measurements, without what pytest-benchmark adds."""
-    return {
-        "machine": run["machine_info"],
-        "commit": run["commit_info"]["id"],
-        "date": run["datetime"][:10],
-        "records": [b["extra_info"] for b in run["benchmarks"] if "step" in b["extra_info"]],
+def files(run: Run) -> dict[Path, str]:
+    """Everything that is made from the run."""
+    texts = {
+        README: short_table(run),
+        DOCS / "index.md": home_table(run),
+        DOCS / "accuracy.md": promise_table(run),
+        DOCS / "benchmarks.md": behind_table(run),
     }
+    shown = {path: with_table(path.read_text(), text) for path, text in texts.items()}
+    return {RESULTS / "cpu.md": tables.markdown(run), RESULTS / "cpu.html": page.html(run), **shown}
 
 
-def pages(run: dict) -> dict[Path, str]:
-    """The pages that show some of the measurements, with their tables made anew."""
-    made = {ROOT / "README.md": short_table(run), HOME: home_table(run)}
-    texts = {page: with_table(page.read_text(), table) for page, table in made.items()}
-    accuracy_markers = ("<!-- accuracy: begin -->\n", "<!-- accuracy: end -->\n")
-    return {**texts, PROMISE: with_table(PROMISE.read_text(), promise_table(run), accuracy_markers)}
+def with_table(text: str, table: str) -> str:
+    """A page with the part between its markers replaced."""
+    begin, end = "<!-- benchmarks: begin -->\n", "<!-- benchmarks: end -->\n"
+    head, rest = text.split(begin)
+    return head + begin + "\n" + table + "\n" + end + rest.split(end)[1]
 
 
-def with_table(page: str, table: str, markers: tuple[str, str] = MARKERS) -> str:
-    """A page with the table between its markers replaced."""
-    begin, end = markers
-    head, rest = page.split(begin)
-    return head + begin + table + end + rest.split(end)[1]
+def rows_of(run: Run, works: Iterable[str]) -> list[Row]:
+    return [row for row in run["rows"] if row["work"] in works]
 
 
-def home_table(run: dict) -> str:
-    """Three rows: ours, plain PyTorch and what people call today, in milliseconds and as a ratio."""
-    rows = []
-    for step, shape, name, peer in (
-        ("tsm", "2048x7x7", "`tsm`", "TensorLy, rank (49, 7, 7)"),
-        ("eigencam", "2048x7x7", "`eigencam`", "pytorch-grad-cam"),
-        ("hooi", "2048x7x7, rank (32, 4, 4)", "`tucker`, rank (32, 4, 4)", "TensorLy"),
-    ):
-        record = next(record for record in records(run, step) if record["shape"] == shape)
-        cells = [
-            f"{milliseconds(record['ms'][each])} ms ({times(record['ratio'][each])})" if each in record["ms"] else ""
-            for each in (SPLIT, peer)
-        ]
-        rows.append([name, f"{milliseconds(record['ms']['tsm_fast'])} ms", cells[0], f"{peer}: {cells[1]}"])
-    header = ["", "tsm_fast", "plain PyTorch, on all cores", "what is called today"]
-    return "\n" + table(header, rows) + f"\n{machine(run)}\n\n"
+def named(run: Run, label: str) -> Row | None:
+    return next((row for row in run["rows"] if tables.label(row) == label), None)
 
 
-def short_table(run: dict) -> str:
-    """The table of the README: milliseconds per image, and how many times longer the others take."""
-    rows = []
-    for record in records(run, *MAPS, "hooi", "truncated_svd"):
-        if not record["targets"]:
+def short_table(run: Run) -> str:
+    """Of the README: milliseconds an item, and how many times as long the others take."""
+    cells = []
+    for label in SHOWN:
+        row = named(run, label)
+        ours = None if row is None else tables.ours_of(row)
+        if row is None or ours is None:
             continue
         others = [
-            f"{name}: {times(ratio)}"
-            for name, ratio in record["ratio"].items()
-            if not name.startswith("torch") or name == "torch.linalg.svd"
+            f"{name} {tables.times(one['ratio']['p50'])}{mark(one)}"
+            for name, one in row["contenders"].items()
+            if "ratio" in one and name not in ("torch", "torch-split")
         ]
-        rows.append(
-            [
-                f"`{record['step']}`, {record['shape']}",
-                milliseconds(record["ms"]["tsm_fast"]),
-                *(times(record["ratio"][p]) if p in record["ratio"] else "" for p in ("torch", SPLIT)),
-                "; ".join(others),
-            ]
-        )
-    header = ["one item of a batch", "tsm_fast, ms", "Gram + `eigh`", "the same, split", "others"]
-    return table(header, rows) + f"\n{machine(run)} Regenerate with `{COMMAND}`.\n"
+        plain = [ratio_of(row, name) for name in ("torch", "torch-split")]
+        what = case_of(row).label.removeprefix(row["work"]).strip()
+        cells.append([f"`{row['work']}`, {what}", digits(ours["ms"]["p50"]), *plain, "; ".join(others)])
+    head = ["", "tsm_fast, ms an item", "plain PyTorch", "on all cores", "others"]
+    return tables.table(head, cells) + f"\n{tables.machine(run)} Regenerate with `{COMMAND}`.\n"
 
 
-def full_report(run: dict) -> str:
-    parts = ["# Measurements on a CPU\n", machine(run) + "\n", targets(run), accuracy(run), gram(run)]
-    parts += [steps(run), by_batch(run), memory(run), data(run)]
-    return "\n".join(part for part in parts if part)
+def mark(one: Row) -> str:
+    return {"less": " (less accurate)", "wrong": " (wrong)"}.get(one.get("verdict", ""), "")
 
 
-def machine(run: dict) -> str:
-    m = run["machine"]
-    return (
-        f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {m['backend']}; Python {m['python']}, "
-        f"torch {m['torch']}, NumPy {m['numpy']}, TensorLy {m['tensorly']}; {run['date']}. "
-        f"Other processes used {m['others']:.1%} of the CPUs' time."
+def ratio_of(row: Row, name: str) -> str:
+    one = row["contenders"].get(name, {})
+    return tables.times(one["ratio"]["p50"]) + mark(one) if "ratio" in one else ""
+
+
+def home_table(run: Run) -> str:
+    """Of the first page: ours, plain PyTorch and what people call today, in milliseconds and as a ratio."""
+    cells = []
+    for label, name, peer in HOME:
+        row = named(run, label)
+        if row is None:
+            continue
+        peer = peer if peer in row["contenders"] else f"{peer}-steps"
+        shown = {each: cell(row, each) for each in (OURS, "torch", peer)}
+        cells.append([name, shown[OURS], shown["torch"], f"{peer}: {shown[peer]}"])
+    head = ["", "tsm_fast", "plain PyTorch", "what is called today"]
+    return tables.table(head, cells) + f"\n{tables.machine(run)}\n"
+
+
+def cell(row: Row, name: str) -> str:
+    one = row["contenders"].get(name, {})
+    if "ms" not in one:
+        return ""
+    ratio = f" ({tables.times(one['ratio']['p50'])})" if "ratio" in one else ""
+    return f"{digits(one['ms']['p50'])} ms{ratio}"
+
+
+def promise_table(run: Run) -> str:
+    """What was promised, and the worst that this run met."""
+    cells = []
+    for what, allowed, works, kinds, field in PROMISES:
+        found = [error for row in rows_of(run, works) for error in errors_of(row, kinds, field)]
+        if found:
+            cells.append([what, f"{allowed:.0e}", f"{max(found):.1e}", f"{len(found)}"])
+    plain = ", ".join(
+        f"`{work}` {max(row['contenders']['torch']['error'] for row in rows_of(run, [work]) if judged(row)):.1e}"
+        for work in (*MAPS, *ALL_VECTORS)
+        if any(map(judged, rows_of(run, [work])))
     )
+    head = ["result", "allowed", "worst", "inputs"]
+    return tables.table(head, cells) + f"\nFor comparison, maps of plain PyTorch in float32, worst: {plain}.\n"
 
 
-def targets(run: dict) -> str:
-    rows = []
-    for record in records(run, *MAPS, "hooi", "truncated_svd"):
-        for target in record["targets"]:
-            ratio = record["ratio"][target["peer"]]
-            stretch = f" (stretch {target['stretch']:g}x)" if target["stretch"] else ""
-            reached = "yes" if ratio["p50"] >= target["ratio"] else "**no**"
-            split = record["ratio"].get(SPLIT) if target["peer"] == "torch" else None
-            rows.append(
-                [
-                    f"{record['step']}, {record['shape']}",
-                    target["peer"],
-                    f"{target['ratio']:,g}x{stretch}",
-                    f"{times(ratio)} ({ratio['p20']:,.3g} to {ratio['p80']:,.3g})",
-                    times(split) if split else "",
-                    reached,
-                ]
-            )
-    header = ["", "against", "target", "measured (20 % to 80 %)", "against `torch, split`", "reached"]
-    return section("Targets", table(header, rows))
+def judged(row: Row) -> bool:
+    return "error" in row.get("contenders", {}).get("torch", {})
 
 
-def promise_table(run: dict) -> str:
-    plain = {f"`{s}`": max(r["errors"]["torch"] for r in records(run, s)) for s in MAPS}
-    text = ", ".join(f"{name} {error:.1e}" for name, error in plain.items())
-    return f"\n{accuracy_table(run)}\nFor comparison, maps of plain PyTorch in float32, worst: {text}.\n\n"
+def errors_of(row: Row, kinds: tuple[str, ...], field: str) -> list[float]:
+    """Ours, of some kinds or of all."""
+    holder = row if field == "errors64" else tables.ours_of(row) or {}
+    return [error for name, error in holder.get(field, {}).items() if name in kinds or not kinds]
 
 
-def accuracy_table(run: dict) -> str:
-    rows = []
-    for what, allowed, steps_, keys in ACCURACY:
-        errors = [r["errors"][k] for r in records(run, *steps_) for k in keys if k in r["errors"]]
-        if errors:
-            rows.append([what, f"{allowed:.0e}", f"{max(errors):.1e}", f"{len(errors)}"])
-    return table(["result", "allowed", "worst", "inputs"], rows)
-
-
-def accuracy(run: dict) -> str:
-    apart = sum(r["errors"].get("ties", 0) for r in records(run, *MAPS))
-    plain = {s: max(r["errors"]["torch"] for r in records(run, s)) for s in MAPS if list(records(run, s))}
-    text = (
-        "Largest difference from float64 (singular value decompositions of the unfoldings, TensorLy for HOOI) over all "
-        f"benchmarked inputs. Items with a tie in the sign of a vector, left out: {apart}. "
-        "For comparison, the maps of plain PyTorch in float32 (Gram + `eigh`): "
-        + ", ".join(f"{s} {error:.1e}" for s, error in plain.items())
-        + ".\n"
-    )
-    return section("Accuracy", text + "\n" + accuracy_table(run))
-
-
-def gram(run: dict) -> str:
-    rows = []
-    for record in records(run, "mode_gram"):
-        rates = record["flops"]
-        share = f"{rates['useful'] / rates['peak']:.0%}"
-        rows.append([record["shape"], *(f"{rates[key] / 1e9:.0f}" for key in ("useful", "peak", "sgemm")), share])
-    text = (
-        "Useful work is one triangle of the Gram matrix, `C S (S + 1)` operations; the peak is that of independent "
-        "float32 multiply-adds in registers on all threads, and `torch.mm` one product of 1024x1024 matrices, both "
-        "measured in between. GFLOP/s.\n\n"
-    )
-    header = ["shape", "useful", "peak", "`torch.mm`", "useful / peak"]
-    return section("Gram matrix and the machine's peak", text + table(header, rows)) if rows else ""
-
-
-def steps(run: dict) -> str:
-    rows = []
-    for record in records(run, "mode_gram", "truncated_svd", "core_contraction", "hooi", *MAPS, "finish"):
-        for name, quantiles in record["ms"].items():
-            ours = name == "tsm_fast"
-            rows.append(
-                [
-                    f"{record['step']}, {record['shape']}" if ours else "",
-                    name,
-                    *(f"{quantiles[q]:.4g}" for q in ("p20", "p50", "p80")),
-                    "" if ours else times(record["ratio"][name]),
-                ]
-            )
-    text = (
-        "Milliseconds per item, 20 %, 50 % and 80 % quantiles; contenders take turns round by round, and the ratio is "
-        "the median over rounds of theirs to ours.\n\n"
-    )
-    return section("Every step", text + table(["", "", "20 %", "median", "80 %", "ratio"], rows))
-
-
-def by_batch(run: dict) -> str:
-    rows = [
-        [f"{r['items']}", *(f"{r['ms'][n]['p50']:.4g}" for n in ("tsm_fast", "torch")), times(r["ratio"]["torch"])]
-        for r in records(run, "tsm, by batch size")
-    ]
-    header = ["batch", "tsm_fast, ms per image", "torch, ms per image", "ratio"]
-    return section("Time against the batch size: TSM, 2048x7x7", table(header, rows)) if rows else ""
-
-
-def memory(run: dict) -> str:
-    rows = [
-        [r["method"], f"{r['items']}", *(f"{r['megabytes'][who]:.1f}" for who in ("tsm_fast", "torch"))]
-        for r in records(run, "memory")
-    ]
-    header = ["method", "batch", "tsm_fast, MB", "torch, MB"]
-    text = "Peak beyond input and output, 2048x7x7, each in a process of its own.\n\n"
-    return section("Extra memory", text + table(header, rows)) if rows else ""
-
-
-def data(run: dict) -> str:
-    kept = {r["shape"]: r for r in records(run, *MAPS)}
-    rows = [
-        [
-            shape,
-            r["origin"],
-            f"{r['data']['zeros']:.0%}",
-            f"{r['data']['minimum']:.3g} to {r['data']['maximum']:.3g}",
-            f"{r['data']['sigma_2 / sigma_1']:.2f}",
-            f"{r['data']['sigma_2 / sigma_1 centred']:.2f}",
-            f"{r['data']['sigma_last / sigma_1']:.1e}",
-        ]
-        for shape, r in kept.items()
-    ]
-    header = ["shape", "origin", "zeros", "range", "s2/s1", "s2/s1 centred", "last s/s1"]
-    return section("Data", table(header, rows))
-
-
-def records(run: dict, *steps_: str) -> Iterable[Record]:
-    """The records of some steps, in that order."""
-    return (record for step in steps_ for record in run["records"] if record["step"] == step)
-
-
-def section(title: str, text: str) -> str:
-    return f"## {title}\n\n{text}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def times(ratio: dict[str, float]) -> str:
-    return f"{float(format(ratio['p50'], '.3g')):,.10g}x"
-
-
-def milliseconds(quantiles: dict[str, float]) -> str:
-    return f"{quantiles['p50']:.3g}"
-
-
-def plot(run: dict, path: Path) -> None:
-    """Time per item on a logarithmic scale; time and memory against the batch size."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "tsm_fast", "font.size": 9})
-    matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-    from matplotlib import pyplot
-
-    figure = pyplot.figure(figsize=(11, 9), layout="constrained")
-    panels = figure.subplot_mosaic([["bars", "time"], ["bars", "memory"]], width_ratios=(3, 2))
-    bars(panels["bars"], [r for r in records(run, "tsm", "mtsm", "eigencam", "hooi") if r["targets"]])
-    scaling = [(r["items"], r["ms"]) for r in records(run, "tsm, by batch size")]
-    panels["time"].loglog()
-    lines(panels["time"], [(b, {who: ms[who]["p50"] * b for who in ("torch", "tsm_fast")}) for b, ms in scaling])
-    panels["time"].set(title="TSM, 2048x7x7", ylabel="milliseconds per call (median)")
-    lines(panels["memory"], [(r["items"], r["megabytes"]) for r in records(run, "memory") if r["method"] == "mtsm"])
-    panels["memory"].set(title="MTSM, 2048x7x7", ylabel="extra memory, MB")
-    figure.savefig(path, metadata={"Date": None})
-    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.MULTILINE))
-
-
-def plain(value: float, _position: int) -> str:
-    """A tick label without an exponent."""
-    return f"{value:g}"
-
-
-def bars(panel: Any, shown: list[Record]) -> None:
-    y, ticks = 0, {}
-    for record in shown:
-        panel.text(0, y, f" {record['step']}, {record['shape']}", transform=panel.get_yaxis_transform(), weight="bold")
-        for who, quantiles in record["ms"].items():
-            y += 1
-            panel.barh(y, quantiles["p50"], color=COLORS[who == "tsm_fast"])
-            panel.text(quantiles["p50"] * 1.15, y, f"{quantiles['p50']:.3g}", va="center")
-            ticks[y] = who
-        y += 2
-    panel.set(xscale="log", xlabel="milliseconds per item (median)", yticks=list(ticks), yticklabels=ticks.values())
-    panel.set(ylim=(y - 0.5, -1), xlim=(None, panel.get_xlim()[1] * 4))
-    panel.xaxis.set_major_formatter(plain)
-
-
-def lines(panel: Any, points: list[tuple[int, dict[str, float]]]) -> None:
-    for who in points[0][1] if points else ():
-        panel.plot(
-            [b for b, _ in points], [v[who] for _, v in points], "o-", color=COLORS[who == "tsm_fast"], label=who
-        )
-        panel.legend(frameon=False)
-    panel.set(xlabel="batch size")
-    for axis in (panel.xaxis, panel.yaxis):
-        axis.set_major_formatter(plain)
+def behind_table(run: Run) -> str:
+    """Where a peer of our accuracy is quicker."""
+    slower = tables.behind(run["rows"])
+    if not slower:
+        return "In no row is a peer of the same accuracy quicker.\n"
+    cells = [[tables.label(row), name, tables.times(ratio), tables.share(row)] for row, name, ratio in slower]
+    return tables.table(["row", "quicker", "its time beside ours", "of the machine's limit"], cells)
 
 
 if __name__ == "__main__":

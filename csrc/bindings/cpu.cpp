@@ -23,6 +23,7 @@ CpuHooiPlan plan_of(const TensorBatch& x, const std::vector<int64_t>& rank, int 
     CpuHooiPlan plan{
         plan_hooi(x.first.order, x.first.shape, rank.data(), hosvd ? 1 : n_iter_max, tol, sign_v, options)};
     plan.hosvd = hosvd;
+    if (hosvd && plan.order == 2 && plan.big < 0) plan.big = 0;  // one eigenproblem for both factors of a matrix
     plan.refine = refine;
     plan.guard = guard;
     return plan;

@@ -57,7 +57,7 @@ def test_pages_load_nothing_from_elsewhere() -> None:
     for page in files(".html"):
         loads = Loads()
         loads.feed(page.read_text())
-        assert loads.found
+        assert loads.found or page.parent.name == "results"  # the page of the benchmarks needs nothing but itself
         assert not [address for address in loads.found if ELSEWHERE.match(address)], page
         # What they load is there.
         for address in loads.found:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.operators import declare_operators
+from tsm_fast.bench.operators import declare_operators
 
 _NEEDS = {  # torchcam is for Python 3.11
     "test_grad_cam.py": "pytorch_grad_cam",

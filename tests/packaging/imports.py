@@ -35,7 +35,8 @@ FLOORS = (
     ("pipeline.engines",),
     ("pipeline",),  # the names that it hands on
     ("study",),
-    ("bench", "integrations"),
+    ("integrations",),
+    ("bench",),
     ("demo",),
     ("cli",),
     ("__main__", ""),  # "" is the package itself, which hands names on

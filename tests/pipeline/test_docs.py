@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from benchmarks import fashion_mnist as benchmark
 from benchmarks import listing
 from tsm_fast.cli import app
-from tsm_fast.cli.commands import COMMANDS, command
+from tsm_fast.cli.commands import COMMANDS, VERBS, command
 from tsm_fast.pictures import load_photos
 from tsm_fast.pipeline.results.check import status, verify
 
@@ -35,7 +35,7 @@ __all__ = ["finished"]  # a fixture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = ("first-dataset", "interrupted", "several-machines", "format", "exports")
+PAGES = ("first-dataset", "interrupted", "several-machines", "format", "exports", "study")
 ALL = (*PAGES, "overnight")
 
 
@@ -106,7 +106,9 @@ def test_options_that_are_named_exist(page: str) -> None:
     """Every option of `tsm-fast` on the page is one of the commands."""
     known = {"--help"}
     for name in COMMANDS:
-        known |= {name for parameter in command(name).params for name in (*parameter.opts, *parameter.secondary_opts)}
+        for verb in ("", *VERBS.get(name, ())):
+            options = command(name, verb).params
+            known |= {name for parameter in options for name in (*parameter.opts, *parameter.secondary_opts)}
     text = (DOCS / f"{page}.md").read_text()
     slurm = "signal job-name array cpus-per-task gres time requeue ntasks nodes"
     foreign = {f"--{option}" for option in slurm.split()}

@@ -34,10 +34,10 @@ def discs(photos: dict[str, Image.Image], tmp_path_factory: pytest.TempPathFacto
     random = np.random.default_rng(0)
     for name, photo in photos.items():
         for number in range(EACH):
-            x, y = random.integers(0, photo.width - SIDE), random.integers(0, photo.height - SIDE)
+            x, y = (int(random.integers(0, side - SIDE)) for side in photo.size)
             image = photo.convert("RGB").crop((x, y, x + SIDE, y + SIDE))
             mask = Image.new("L", image.size)
-            cx, cy = random.integers(18, SIDE - 18, 2)
+            cx, cy = (int(value) for value in random.integers(18, SIDE - 18, 2))
             for picture, colour in ((image, (255, 40, 40)), (mask, 1)):
                 ImageDraw.Draw(picture).ellipse([cx - 15, cy - 15, cx + 15, cy + 15], fill=colour)
             key = f"{name.replace(' ', '-')}/{number}.png"

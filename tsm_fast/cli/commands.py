@@ -37,6 +37,10 @@ COMMANDS = {  # name -> (module, the first line of its help)
         ".demo",
         "Saliency maps of real photos through EfficientNet-lite0: a contact sheet, an HTML page and the raw maps.",
     ),
+    "bench": (
+        ".bench",
+        "Decompositions and maps beside what else is there, each checked against float64 before it is timed.",
+    ),
     "info": (".info", "Versions, SIMD level, threads, the backends built, and what `auto` would choose and why."),
 }
 

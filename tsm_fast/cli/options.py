@@ -27,7 +27,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _rank(text: str) -> int | tuple[int, ...]:
+def parse_rank(text: str) -> int | tuple[int, ...]:
     numbers = [part.strip() for part in text.replace("x", ",").split(",")]
     if not all(part.isdecimal() for part in numbers):
         raise typer.BadParameter(f"must be a number, or one for each mode as in 32x7x7, got {text!r}")
@@ -156,7 +156,8 @@ Methods = Annotated[
     ),
 ]
 Rank = Annotated[
-    Any, _maps(parser=_rank, metavar="R or RxRxR", help="Tucker rank of tsm and mtsm: of every map that names none.")
+    Any,
+    _maps(parser=parse_rank, metavar="R or RxRxR", help="Tucker rank of tsm and mtsm: of every map that names none."),
 ]
 Center = Annotated[bool | None, _maps("--center/--no-center", help="Centre channels (the EigenCAM methods).")]
 Combine = Annotated[str | None, _maps(help="signed or absolute (the multivector methods).")]

@@ -29,7 +29,8 @@ class Against:
     """The score of changed inputs, in the order of the untouched ones, whose own is `untouched` [B]."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], untouched: Tensor) -> None:
-        self._function, self.untouched = function, checked(untouched, len(untouched))
+        self._function = function
+        self.untouched: Tensor = checked(untouched, len(untouched))
 
     def __call__(self, inputs: Tensor) -> Tensor:  # [B, C, H, W] -> [B]
         with torch.no_grad():

@@ -40,7 +40,8 @@ class Forward:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             cast(Any, module).to(memory_format=torch.channels_last)
-        self.module, self._compile = module, compile
+        self.module: nn.Module = module
+        self._compile = compile
         self._compiled: Callable[[Tensor], dict[str, Tensor]] | None = None
 
     def __call__(self, inputs: Tensor, size: int = 0) -> Mapping[str, Tensor]:

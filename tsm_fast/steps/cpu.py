@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import _cpu
 from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
+from .scaling import column_signs, peaks, per_item
 
 name = "cpu"
 
 _DTYPES = {getattr(torch, name): code for name, code in _cpu.dtypes.items()}
 
 _CPU = torch.device("cpu")  # said to every new tensor, whatever torch takes for the default
+# Of the first singular value: what the last one must be for its triplet to come good from a pass in float, in float64.
+_FIRM, _FAINT = 0.05, 1e-3
 _LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -115,6 +119,40 @@ def hooi(
 def hosvd(x: Tensor, rank: Sequence[int], *, sign: str, precision: Precision = "auto") -> HooiResult:
     """What `hooi` starts from, at a feasible rank: `errors` [B, 1] are its own, and `n_sweeps` counts it as a sweep."""
     return _decomposed(x, rank, 0, 0.0, sign, precision, HooiOptions(range(x.ndim - 1)))
+
+
+def singular_triplets(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [B, M, N]
+    """U [B, M, R], S [B, R], V [B, N, R] in float32 and the finite items [B]: from Gram matrices in float, then in
+    float64, as far as the last singular value allows, and else by LAPACK.
+    """
+    if m.shape[1] < m.shape[2]:
+        v, s, u, finite = singular_triplets(m.mT, rank, "v" if sign == "u" else "u")
+        return u, s, v, finite
+    if rank > m.shape[2] / 2 and m.shape[1] < 2 * m.shape[2]:  # small singular values are to be expected
+        finite = peaks(m).isfinite()
+        return *_by_lapack(torch.where(per_item(finite, m), m, 0), rank, sign), finite
+    u, s, v, finite = _triplets(m, rank, sign, "float32")
+    for least, again in ((_FIRM, partial(_triplets, precision="float64")), (_FAINT, _by_lapack)):
+        weak = (finite & ~(s[:, -1] > least * s[:, 0])).nonzero().flatten()
+        if not len(weak):
+            break
+        parts = again(m[weak], rank, sign)
+        u, s, v = (whole.index_copy(0, weak, part.float()) for whole, part in zip((u, s, v), parts[:3], strict=True))
+    return u, s, v, finite
+
+
+def _triplets(m: Tensor, rank: int, sign: str, precision: Precision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    result = _decomposed(m, (rank, rank), 0, 0.0, "u", precision, HooiOptions(range(2)))  # both factors signed
+    u, v = result.factors
+    (v if sign == "u" else u).mul_(torch.where(result.core.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None])
+    return u, result.singular_values[1], v, result.finite
+
+
+def _by_lapack(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor]:
+    u, s, vh = torch.linalg.svd(m.float(), full_matrices=False)
+    u, v = u[:, :, :rank], vh.mT[:, :, :rank]
+    signs = column_signs(u if sign == "u" else v)
+    return u * signs, s[:, :rank], v * signs
 
 
 def _decomposed(

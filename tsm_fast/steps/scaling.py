@@ -58,7 +58,8 @@ def scaled(x: Tensor, exponent: Tensor | None, power: int = 1) -> Tensor:
 
 def peaks(x: Tensor) -> Tensor:
     """The largest magnitude [B] of each item, NaN where it holds NaN; no copy of x, whatever its strides."""
-    return torch.linalg.vector_norm(x.detach(), torch.inf, dim=tuple(range(1, x.ndim)))
+    x, modes = x.detach(), tuple(range(1, x.ndim))  # an infinity norm takes twenty times as long
+    return torch.maximum(x.amax(modes), -x.amin(modes))
 
 
 def unit_exponents(x: Tensor) -> Tensor:

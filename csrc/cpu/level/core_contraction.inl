@@ -227,22 +227,33 @@ static const T* multi_mode_product(const T* x, int order, const int64_t* shape, 
     }
 }
 
+template <class P, int MR, int NR>
+static inline void multiply_row_tile(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb, int64_t columns,
+                                     int64_t lda, P* a, Ahead ahead) {
+    constexpr int L = kLanes<P>;
+    Vec<P> acc[MR][NR] = {};
+    row_products<P, MR, NR>(rows, ld, depth, b, ldb, ahead, acc);
+    const int64_t last = columns - (NR - 1) * L;
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < NR; ++v) {
+            P* to = a + r * lda + v * L;
+            v < NR - 1 || last >= L ? store(to, acc[r][v]) : store_first(to, acc[r][v], last);
+        }
+}
+
 // a[m][n] = sum_k rows[m * ld + k] b[k * ldb + n] for MR rows and `columns` columns; b is padded to whole vectors.
 template <class P, int MR>
 static inline void multiply_row_block(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb,
                                       int64_t columns, P* a, Ahead ahead) {
     constexpr int L = kLanes<P>;
-    for (int64_t j = 0; j < columns; j += L) {
-        Vec<P> acc[MR][1] = {};
-        row_products<P, MR, 1>(rows, ld, depth, b + j, ldb, ahead, acc);
+    int64_t j = 0;
+    for (; columns - j > L; j += 2 * L) {
+        multiply_row_tile<P, MR, 2>(rows, ld, depth, b + j, ldb, columns - j, columns, a + j, ahead);
         ahead = {nullptr, nullptr};
-        const int64_t width = columns - j < L ? columns - j : L;
-#pragma GCC unroll 8
-        for (int r = 0; r < MR; ++r) {
-            P* to = a + r * columns + j;
-            width == L ? store(to, acc[r][0]) : store_first(to, acc[r][0], width);
-        }
     }
+    if (j < columns) multiply_row_tile<P, MR, 1>(rows, ld, depth, b + j, ldb, columns - j, columns, a + j, ahead);
 }
 
 // a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r]. seen(rows of a, count) is called as

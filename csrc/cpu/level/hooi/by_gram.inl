@@ -196,9 +196,13 @@ struct GramSweeps {
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
     void start(int m) {
         const int64_t size = m == plan.big ? s : plan.shape[m];
+        const bool of_matrix = plan.hosvd && plan.order == 2 && plan.big == 0;
+        if (of_matrix && m == 1) return;  // its vectors are those of mode 0
         for (int i = 0; i < n_parts; ++i)
             m == plan.big ? copy(parts[i].gram, s * s, parts[i].matrix) : partial_trace(parts[i], m);
         solve(size, plan.rank[m]);
+        if (of_matrix)
+            for (int i = 0; i < n_parts; ++i) copy(parts[i].vectors, s * r, parts[i].factor[1]);
         each_active([&](HooiItem& item, GramItems<V>& own, int lane) {
             const double weakest = at(own.values, plan.rank[m] - 1, lane) / at(own.values, 0, lane);
             item.weakest = weakest < item.weakest ? weakest : item.weakest;

@@ -1,0 +1,98 @@
+"""What changed between two runs, beyond their noise."""
+
+from __future__ import annotations
+
+import json
+from math import exp, log
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from .cases import Case, case_of
+from .rows import SCHEMA
+from .works import OURS
+
+FLOOR = 0.03  # relative: less than that is never a change
+
+
+class Change(NamedTuple):
+    """A contender in both runs."""
+
+    label: str
+    name: str
+    old: float  # milliseconds an item
+    new: float
+    factor: float  # new over old, without what all contenders have in common
+    noise: float  # the factor up to which that means nothing
+
+    @property
+    def changed(self) -> bool:
+        return abs(log(self.factor)) > log(self.noise)
+
+
+class Comparison(NamedTuple):
+    """Two runs."""
+
+    drift: float  # new over old of the peers, whose code is the same: what the machine did
+    changes: list[Change]  # of all contenders in both, the largest first
+    verdicts: list[str]  # results that became right or wrong
+    gone: list[str]
+    added: list[str]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file.
+
+    Raises:
+        ValueError: it is none, or one of another schema.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        schema = run["schema"]
+        rows = run["rows"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is no result file of `tsm-fast bench`") from None
+    if schema != SCHEMA or not isinstance(rows, list):
+        raise ValueError(f"{path} has schema {schema}, and this version reads {SCHEMA}: measure it again")
+    return run
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
+    """The noise of a contender is the spread of both its times, a third of the rounds on either side."""
+    before, after = _measured(old), _measured(new)
+    both = [key for key in before if key in after]
+    peers = [key for key in both if not key[1].startswith(OURS)]
+    steps = [log(after[key]["ms"]["p50"] / before[key]["ms"]["p50"]) for key in peers or both]
+    drift = exp(median(steps)) if steps else 1.0
+    changes, verdicts = [], []
+    for case, name in both:
+        a, b = before[case, name], after[case, name]
+        factor = b["ms"]["p50"] / a["ms"]["p50"] / drift
+        changes.append(Change(case.label, name, a["ms"]["p50"], b["ms"]["p50"], factor, _noise(a, b)))
+        if a.get("verdict") != b.get("verdict"):
+            verdicts.append(f"{case.label}, {name}: {a.get('verdict')} before, {b.get('verdict')} now")
+    changes.sort(key=lambda change: -abs(log(change.factor)))
+    gone, added = ([f"{case.label}, {name}" for case, name in a if (case, name) not in b] for a, b in _pairs(old, new))
+    return Comparison(drift, changes, verdicts, gone, added)
+
+
+def _pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[Any, Any]]:
+    before, after = _measured(old), _measured(new)
+    return [(before, after), (after, before)]
+
+
+def _measured(run: dict[str, Any]) -> dict[tuple[Case, str], dict[str, Any]]:
+    return {
+        (case_of(row), name): one
+        for row in run["rows"]
+        for name, one in row.get("contenders", {}).items()
+        if "ms" in one
+    }
+
+
+def _noise(*ones: dict[str, Any]) -> float:
+    """As a factor: both spreads, one after the other."""
+    spread = sum(
+        max(log(one["ms"]["p80"] / one["ms"]["p50"]), log(one["ms"]["p50"] / one["ms"]["p20"])) for one in ones
+    )
+    return exp(max(spread, log(1 + FLOOR)))
