@@ -621,6 +621,14 @@ def test_bad_layers(small: Residual, images: Tensor) -> None:
         SaliencyExtractor(listed, "parts")(images)
 
 
+@pytest.mark.parametrize("layer", ["0", None])
+def test_a_single_picture_is_told_to_be_a_batch(layer: str | None) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    told = r"^inputs must be a batch, .* got shape \(3, 9, 9\): a single picture goes in as inputs\[None\] \("
+    with pytest.raises(ValueError, match=told):
+        SaliencyExtractor(network, layer)(torch.rand(3, 9, 9))
+
+
 def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
         SaliencyExtractor(explode)  # type: ignore[arg-type]

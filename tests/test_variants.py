@@ -37,7 +37,8 @@ def test_there_and_back(made: Variant) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gradcam", "methods must be one of 'eigencam'.*got 'gradcam'"),
+        ("gradcam", "methods must be one of 'eigencam'.*got 'gradcam'$"),
+        ("mtsn", r"methods must be one of 'eigencam'.*got 'mtsn'; did you mean 'mtsm'\?$"),
         ("mtsm:", "mtsm takes rank=, combine=, sign= after its colon, got '' in 'mtsm:'"),
         ("mtsm:center=true", "mtsm takes rank=, combine=, sign= after its colon, got 'center=true'"),
         ("mtsm:rank=4,rank=5", "names rank twice"),

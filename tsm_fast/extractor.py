@@ -180,6 +180,20 @@ class SaliencyExtractor:
         if model is None:
             raise RuntimeError("this SaliencyExtractor is closed: make a new one")
         args, kwargs = _arguments(self._inputs(inputs))
+        try:
+            return self._passed(model, args, kwargs, whole)
+        except (RuntimeError, ValueError) as error:
+            shapes = [tuple(tensor.shape) for tensor in _tensors((args, kwargs))]
+            if len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][0] in (1, 3) and min(shapes[0][1:]) >= 8:
+                raise ValueError(
+                    f"inputs must be a batch, [B, C, H, W] for pictures, got shape {shapes[0]}: a single picture goes "
+                    f"in as inputs[None] ({error})"
+                ) from error
+            raise
+
+    def _passed(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool
+    ) -> tuple[dict[str, Tensor], Any]:
         with alone(model), torch.no_grad():
             if not self._modules:
                 declared = self._reshape != "auto"

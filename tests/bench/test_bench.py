@@ -358,6 +358,13 @@ def test_what_the_machine_did_to_all_is_taken_out() -> None:
     assert not any(change.changed for change in compared.changes)
 
 
+def test_a_busy_machine_is_told() -> None:
+    quiet, busy = {**run_of(), "others": 0.01}, {**run_of(), "others": 0.4}
+    assert not compare(quiet, quiet).busy
+    assert compare(quiet, busy).busy
+    assert not compare({**run_of(), "others": None}, quiet).busy
+
+
 def test_rows_that_come_and_go_and_results_that_turn() -> None:
     old = run_of(fake({"tsm_fast": (1, 1, 1), "jax": (1, 1, 1)}))
     new = run_of(fake({"tsm_fast": (1, 1, 1), "scipy": (1, 1, 1)}))

@@ -90,11 +90,12 @@ def test_a_network_that_does_not_tell_what_it_sees(here: Path) -> None:
         (["cat.png", "--layer", "*"], 1, "layer must name one layer, got '*', which is features, pool"),
         (["cat.png", "rocket.png", "--out", "one.png"], 2, "out must be a folder for 2 overlays, got 'one.png'"),
         (["cat.png", "--out", "./cat.png"], 2, "out must be another file than the picture"),
-        (["cat.png", "--opacity", "2"], 1, "opacity must lie in 0..1, got 2"),
-        (["cat.png", "--colormap", "infernoo"], 1, "colormap must be one of the package cmap, got 'infernoo'; close"),
+        (["cat.png", "--out", "maps.gif"], 2, "out must be a folder, or a file that ends with one of .png"),
+        (["cat.png", "--opacity", "2"], 2, "opacity must lie in 0..1, got 2"),
+        (["cat.png", "--colormap", "infernoo"], 2, "colormap must be one of the package cmap, got 'infernoo'; close"),
         (["cat.png", "--region", "left"], 2, "region must be center or whole, got 'left'"),
         (["cat.png", "--reshape", "token"], 2, "reshape must be auto, tokens, nhwc"),
-        (["cat.png", "--model", "resnet50"], 1, "model must be lite0, timm:NAME"),
+        (["cat.png", "--model", "resnet50"], 2, "model must be lite0, timm:NAME"),
     ],
 )
 def test_errors_are_a_line(here: Path, arguments: list[str], code: int, text: str) -> None:

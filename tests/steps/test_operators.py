@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,12 @@ CALLS = {
     "video": ("saliency", [X.unflatten(2, (2, 2))], maps("tsm", [3, 2, 1, 2], [3, 4, 5])),
     "an empty batch": ("saliency", [X[:0]], maps()),
     "tucker": ("tucker", [X], ([4, 2, 2], [0, 1, 2], 100, 1e-4, "svd", False, None, "u", "auto", None)),
+    "tucker of some modes, from factors": (
+        "tucker",
+        [X, randn(2, 4, 2).float(), randn(2, 3, 2).float()],
+        ([2, 2], [1, 2], 9, 1e-4, "given", False, None, "u", "auto", None),
+    ),
+    "tucker, padded": ("tucker", [X], ([9, 2, 2], [0, 1, 2], 9, 1e-4, "random", True, 3, "v", "auto", None)),
     "hosvd": ("hosvd", [X.double()], ([4, 2, 2], "v", "auto", None)),
     "truncated_svd": ("truncated_svd", [X.flatten(2)], (3, "u", "float64", None)),
     "multi_mode_dot": ("multi_mode_dot", [X, randn(2, 9, 5).float(), randn(2, 3, 2).float()], ([0, 2], "auto", None)),
@@ -189,6 +196,38 @@ def test_gradients_of_an_operator_are_finite_at_ties_and_zeros() -> None:
         (expected,) = torch.autograd.grad(function(x).sum(), x)
         assert gradient.isfinite().all()
         torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": (2, 2), "modes": (1, 2)}, {"rank": (9, 2, 2), "pad": True, "init": "random", "random_state": 0}],
+    ids=["modes", "padded"],
+)
+def test_partial_tucker_compiled_exported_and_mapped(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+
+    def core(x: Tensor) -> Tensor:
+        return tsm_fast.tucker(x, **options).core
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return core(x)
+
+    expected = core(X)
+    compiled = torch.compile(core, backend="aot_eager", fullgraph=True)
+    assert compiled(X).equal(expected)
+    assert torch.export.export(Module(), (X,)).module()(X).equal(expected)
+    assert torch.func.vmap(core)(X[None])[0].equal(expected)
+    gradients = []
+    for function in (compiled, core):
+        leaf = X.double().requires_grad_()
+        gradients += torch.autograd.grad(function(leaf).square().sum(), leaf)
+    torch.testing.assert_close(*gradients)
+    if "random_state" in options:
+        with pytest.raises(TypeError, match="random_state must be an int where a call is compiled or mapped"):
+            torch.func.vmap(lambda x: tsm_fast.tucker(x, 2, init="random", random_state=np.random.RandomState(0)).core)(
+                X[None]
+            )
 
 
 def test_second_and_forward_derivatives_are_refused_where_there_are_none() -> None:

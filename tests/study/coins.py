@@ -23,13 +23,13 @@ def stamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stamps")
     coins: Any = data.coins()
     above = morphology.closing(coins > filters.threshold_otsu(coins), np.ones((5, 5), bool))
-    labels = measure.label(segmentation.clear_border(above))
+    labels: Any = measure.label(segmentation.clear_border(above))
     random = np.random.default_rng(0)
     regions: Any = measure.regionprops(labels)
     for number, region in enumerate(one for one in regions if one.area > 600):
         part = region.slice
         tint = random.uniform(0.5, 1, 3)
-        pixels = np.empty((*coins[part].shape, 4), np.uint8)
+        pixels: Any = np.empty((*coins[part].shape, 4), np.uint8)
         pixels[..., :3] = coins[part][..., None] * tint
         pixels[..., 3] = 255 * np.asarray(region.image_filled)
         size = (2 * pixels.shape[1], 2 * pixels.shape[0])

@@ -12,6 +12,7 @@ from .cases import Case, case_of
 from .rows import SCHEMA
 from .works import OURS
 
+BUSY = 0.1  # share of the CPUs' time above which others move times more than their spread shows
 FLOOR = 0.03  # relative: less than that is never a change
 
 
@@ -38,6 +39,11 @@ class Comparison(NamedTuple):
     verdicts: list[str]  # results that became right or wrong
     gone: list[str]
     added: list[str]
+    others: tuple[float | None, float | None]  # of the CPUs' time, that other processes used in each
+
+    @property
+    def busy(self) -> bool:
+        return any(share is not None and share > BUSY for share in self.others)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
             verdicts.append(f"{case.label}, {name}: {a.get('verdict')} before, {b.get('verdict')} now")
     changes.sort(key=lambda change: -abs(log(change.factor)))
     gone, added = ([f"{case.label}, {name}" for case, name in a if (case, name) not in b] for a, b in _pairs(old, new))
-    return Comparison(drift, changes, verdicts, gone, added)
+    return Comparison(drift, changes, verdicts, gone, added, (old.get("others"), new.get("others")))
 
 
 def _pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[Any, Any]]:

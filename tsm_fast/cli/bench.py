@@ -357,6 +357,9 @@ def _compared(console: Console, found: Comparison, as_json: bool) -> None:
         f"{found.drift:.2f} of their old times, which is taken out",
         soft_wrap=True,
     )
+    if found.busy:
+        shares = " and ".join("?" if share is None else f"{share:.0%}" for share in found.others)
+        console.print(f"other processes used {shares} of the CPUs' time: measure on a quiet machine", soft_wrap=True)
 
 
 @contextmanager

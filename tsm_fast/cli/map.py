@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image
 from rich.console import Console
 
 from .. import models
 from ..extractor import SaliencyExtractor
 from ..layers import is_glob
-from ..pictures.drawing import COLORMAP, STRENGTH
+from ..models.load import check_name
+from ..pictures.drawing import COLORMAP, STRENGTH, check_opacity, palette
 from ..pictures.show import overlay
 from ..pipeline.results.pictures import REGIONS, part_of
 from ..pipeline.settings import Settings
@@ -65,6 +67,9 @@ def map_(
     with errors(2):
         asked = tuple(methods or (DEFAULT,))
         settings = Settings("pictures", model=model, methods=asked, reshape=reshape, size=size, fit=fit)
+        check_name(model)
+        check_opacity(opacity)
+        palette(colormap)
         if region is not None and region not in REGIONS:
             raise ValueError(f"region must be {' or '.join(REGIONS)}, got {region!r}")
         files = _files(pictures, asked, out)
@@ -110,6 +115,8 @@ def _files(pictures: Sequence[Path], methods: Sequence[str], out: Path | None) -
     wanted = [(picture, method) for picture in dict.fromkeys(pictures) for method in methods]
     if one and len(wanted) > 1:
         raise ValueError(f"out must be a folder for {len(wanted)} overlays, got {str(out)!r}")
+    if out is not None and not one and not out.is_dir() and out.suffix.lower() in Image.registered_extensions():
+        raise ValueError(f"out must be a folder, or a file that ends with one of {', '.join(FILES)}, got {str(out)!r}")
     files: dict[tuple[Path, str], Path] = {}
     for picture, method in wanted:
         name = f"{picture.stem}.{re.sub(r'[^a-z0-9_]+', '-', method)}"

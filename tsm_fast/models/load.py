@@ -79,15 +79,32 @@ def load(
     elif name.lower().endswith((".pt2", *PICKLES)):
         module, preprocess = _from_file(name, trust_model_code), Resize((224, 224))
     else:
-        raise ValueError(
-            f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, published:NAME, "
-            f"package.module:factory, file.py:factory or a .pt2 file, got {name!r}"
-        )
+        raise _no_model(name)
     if isinstance(preprocess, Resize):
         preprocess = _fitted(preprocess, size, fit)
     if weights is not None:
         weight_files.load_weights(module, weights)
     return Model(name, module.eval(), preprocess)
+
+
+def check_name(name: str) -> None:
+    """ValueError where a name has none of the forms of a model's."""
+    source, _, rest = name.partition(":")
+    known = name == "lite0" or (source in (*_SOURCES, "published") and rest) or is_factory(name)
+    if not known and not name.lower().endswith((".pt2", *PICKLES)):
+        raise _no_model(name)
+
+
+def _no_model(name: str) -> ValueError:
+    hint = ""
+    if difflib.get_close_matches(name, ["lite0"]):
+        hint = "; did you mean 'lite0'?"
+    elif name.replace("_", "").isalnum():
+        hint = f"; a network of timm is timm:{name}"
+    return ValueError(
+        f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, published:NAME, "
+        f"package.module:factory, file.py:factory or a .pt2 file, got {name!r}{hint}"
+    )
 
 
 def _size(preprocess: Preprocess, name: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -22,7 +23,13 @@ def choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     """ValueError unless `value` is one of `allowed`."""
     allowed = tuple(allowed)
     if not any(isinstance(value, type(one)) and value == one for one in allowed):  # arrays have no one truth
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        near = get_close_matches(value, [one for one in allowed if isinstance(one, str)], 1) if _is_text(value) else []
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{hint}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not torch.compiler.is_compiling()
 
 
 def precision(value: Any) -> None:
