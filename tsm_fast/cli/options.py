@@ -110,8 +110,8 @@ Model = Annotated[
     _input(
         "--model",
         "-m",
-        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, file.py:factory, or a "
-        ".pt2 file.",
+        help="lite0, timm:NAME, torchvision:NAME, transformers:NAME, published:NAME, package.module:factory, "
+        "file.py:factory, or a .pt2 file.",
     ),
 ]
 ModelOrNone = Annotated[

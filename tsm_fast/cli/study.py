@@ -29,9 +29,10 @@ from . import options
 from .common import complain, errors
 from .extract import command_line
 
-STUDY = "What is measured"
+STUDY, NETWORKS = "What is measured", "Several networks"
 
 _study = options.partial(typer.Option, rich_help_panel=STUDY)
+_networks = options.partial(typer.Option, rich_help_panel=NETWORKS)
 
 
 def study(
@@ -67,6 +68,28 @@ def study(
         int, _study(min=0, metavar="N", help="On how many images, chosen by hash, the costly families run.")
     ] = 500,
     title: Annotated[str | None, _study(help="Of the page. Default: the model.")] = None,
+    testbed: Annotated[
+        bool,
+        _networks(
+            "--testbed",
+            help="Build composites of known content, train small networks on them, study these and lite0 and compare "
+            "them; no SOURCE. Fetches 210 MB of Debian's pictures; half an hour on two cores.",
+        ),
+    ] = False,
+    seeds: Annotated[int, _networks(min=1, help="How often --testbed trains.")] = 1,
+    stamps: Annotated[
+        Path | None, _networks(metavar="FOLDER", help="Cut-outs with alpha (PNG), in place of Debian's stamps.")
+    ] = None,
+    grounds: Annotated[
+        Path | None, _networks(metavar="FOLDER", help="Pictures without objects, in place of Debian's backgrounds.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        _networks(metavar="NAME", help=f"Study and compare the networks of {', '.join(names.PRESETS)}."),
+    ] = None,
+    networks: Annotated[
+        list[str] | None, _networks("--network", metavar="NAME", help="Of a preset only these, repeatable.")
+    ] = None,
     model: options.ModelOrNone = None,
     weights: options.Weights = None,
     trust_model_code: options.TrustModelCode = False,
@@ -109,8 +132,19 @@ def study(
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 too many error rows, 130 and 143 stopped by a signal.
     """
-    if source is None or out is None:
-        raise typer.BadParameter("needs SOURCE and --out")
+    if out is None or (source is None) != testbed:
+        raise typer.BadParameter("needs SOURCE and --out, or --testbed and --out")
+    if testbed or preset is not None:
+        several = {"faithful_images": faithful_images, "seed": seed, "workers": workers, "maps": methods}
+        several |= {"metrics": metrics, "batch_size": batch_size, "limit": limit}
+        if testbed:
+            several |= {"seeds": seeds, "stamps": stamps, "grounds": grounds}
+        else:
+            several |= {"masks": masks, "groups": groups, "sample": sample, "filter": filter, "keys": keys}
+            several |= {"networks": networks}
+        _several(source, out, preset, {name: value for name, value in several.items() if value is not None})
+        return
+    assert source is not None
     if model is None and finished.is_run(source):
         with errors(), Signals() as signals, redirect_stdout(sys.stderr), reporter() as progress:
             found = finished.run(
@@ -205,6 +239,24 @@ def study(
     elif outcome.code in (0, 3):
         _tell(studies.Study.open(out), as_json)
     raise typer.Exit(outcome.code)
+
+
+def _several(source: str | None, out: str | Path, preset: str | None, asked: dict[str, Any]) -> None:
+    """The testbed, or a preset where one is named."""
+    with errors(), redirect_stdout(sys.stderr), reporter() as progress:
+        try:
+            if preset is None:
+                from ..study import testbed
+
+                testbed.run(out, say=progress.say, **asked)
+            else:
+                from ..study import presets
+
+                presets.study(preset, source, out, say=progress.say, **asked)
+        except KeyboardInterrupt:
+            complain(f"stopped: go on with the same command: {command_line()}")
+            raise typer.Exit(130) from None
+    Console(highlight=False).print(f"wrote {Path(out, 'index.html')}", markup=False, soft_wrap=True)
 
 
 def report(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from ..factory import call, is_factory
-from . import own
+from . import own, published
 from . import weights as weight_files
 from .lite0 import LITE0, lite0
 from .preprocessing import Preprocess, Resize, shapes
@@ -43,9 +43,10 @@ def load(
 
     Args:
         name: "lite0"; "timm:NAME", "torchvision:NAME" or "transformers:NAME" (a name of the hub or a folder), with
-            the preprocessing that belongs to the weights; "package.module:factory" or "file.py:factory", a function
-            without arguments that returns a module, or a module and a function from an RGB picture to [C, H, W]; or a
-            file: an exported program (.pt2) or a pickled module.
+            the preprocessing that belongs to the weights; "published:NAME", a supervised or self-supervised network of
+            `published.PUBLISHED` with the weights of its authors; "package.module:factory" or "file.py:factory", a
+            function without arguments that returns a module, or a module and a function from an RGB picture to
+            [C, H, W]; or a file: an exported program (.pt2) or a pickled module.
         weights: a file with other weights (`weights.load_weights`); then none are downloaded.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.
         size: (h, w) of the input, in place of the model's own.
@@ -57,6 +58,7 @@ def load(
             takes inputs of several sizes, so that `fit` needs a `size`.
         ModuleNotFoundError: it needs a package that is not installed.
         FileNotFoundError: there is no such file.
+        ConnectionError: published weights are neither here nor in reach.
 
     >>> from PIL import Image
     >>> model = load("torch.nn:Identity", size=(64, 64))
@@ -66,6 +68,8 @@ def load(
     source, _, rest = name.partition(":")
     if name == "lite0":
         module, preprocess = lite0(), LITE0
+    elif source == "published":
+        module, preprocess, weights = published.load(rest, weights), published.INPUT, None
     elif source in _SOURCES and rest:
         module, preprocess, picture = _SOURCES[source](rest, weights is None, trust_model_code)
         if size is not None or fit is not None:
@@ -86,7 +90,7 @@ def load(
 def check_name(name: str) -> None:
     """ValueError where a name has none of the forms of a model's."""
     source, _, rest = name.partition(":")
-    known = name == "lite0" or (source in _SOURCES and rest) or is_factory(name)
+    known = name == "lite0" or (source in (*_SOURCES, "published") and rest) or is_factory(name)
     if not known and not name.lower().endswith((".pt2", *PICKLES)):
         raise _no_model(name)
 
@@ -98,8 +102,8 @@ def _no_model(name: str) -> ValueError:
     elif name.replace("_", "").isalnum():
         hint = f"; a network of timm is timm:{name}"
     return ValueError(
-        f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, package.module:factory, "
-        f"file.py:factory or a .pt2 file, got {name!r}{hint}"
+        f"model must be lite0, timm:NAME, torchvision:NAME, transformers:NAME, published:NAME, "
+        f"package.module:factory, file.py:factory or a .pt2 file, got {name!r}{hint}"
     )
 
 

@@ -26,7 +26,11 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: the file holds something else than weights (nothing of it was run), or those of another model.
     """
-    state = read_weights(file)
+    put_weights(model, read_weights(file), file)
+
+
+def put_weights(model: nn.Module, state: Mapping[str, Tensor], file: str | Path) -> None:
+    """Put weights by name into a model; errors, which name the file, as in `load_weights`."""
     wanted = model.state_dict()
     prefix = "module."
     if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in wanted):

@@ -31,8 +31,9 @@ class Settings:
     Args:
         source: a folder, a list file, a CSV, TSV, JSON or Parquet manifest, tar files (also by URL), `hf:NAME`, or
             `package.module:factory` or `file.py:factory` of a map-style dataset (`sources.open.open_source`).
-        model: "lite0", "timm:NAME", "torchvision:NAME", "transformers:NAME", "package.module:factory",
-            "file.py:factory", or the path of an exported program (.pt2) or a pickled module (`models.load`).
+        model: "lite0", "timm:NAME", "torchvision:NAME", "transformers:NAME", "published:NAME",
+            "package.module:factory", "file.py:factory", or the path of an exported program (.pt2) or a pickled module
+            (`models.load`).
         weights: a file of weights for the model: safetensors, or a state dict that `torch.load` reads with
             `weights_only=True`.
         trust_model_code: allow what runs code from files: .pt2, pickled modules, remote code of transformers.

@@ -13,6 +13,8 @@ MAPS = (
     "mtsm:combine=absolute",
 )
 
+PRESETS = ("paper",)  # of `presets`
+
 FAMILIES = {
     "localisation": "against masks",
     "faithfulness": "what the model's score does when pixels are taken away",
