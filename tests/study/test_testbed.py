@@ -110,12 +110,16 @@ def test_again(bed: Bed) -> None:
     assert not any("training" in text for text in bed.said)
 
 
-def test_command(stamps: Path, tmp_path: Path) -> None:
+def test_command(stamps: Path, grounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is said in a line."""
+    monkeypatch.setenv("TSM_FAST_CACHE", str(tmp_path / "cache"))
     done = CliRunner().invoke(app, ["study", "pictures", "--testbed", "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
-    (tmp_path / "grounds").mkdir()
-    asked = ["study", "--testbed", "--out", str(tmp_path / "out"), "--stamps", str(stamps)]
-    done = CliRunner().invoke(app, [*asked, "--grounds", str(tmp_path / "empty")])
+    (tmp_path / "empty").mkdir()
+    asked = ["study", "--testbed", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*asked, "--stamps", str(tmp_path / "empty"), "--grounds", str(grounds)])
     assert done.exit_code == 1
     assert "needs 10 cut-outs and 5 grounds" in done.output
+    done = CliRunner().invoke(app, [*asked, "--stamps", str(stamps), "--grounds", str(tmp_path / "missing")])
+    assert done.exit_code == 1
+    assert "missing: " in done.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 from collections.abc import Iterable
@@ -132,8 +133,12 @@ def read(stamps: Path, grounds: Path, textures: Path | None) -> Pictures:
     """The pictures of a folder of cut-outs with alpha, of one of grounds, and the textures of scikit-image.
 
     Raises:
+        FileNotFoundError: there is no such folder.
         ValueError: fewer than ten cut-outs, or five grounds.
     """
+    for folder in (stamps, grounds):
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(folder))
     names, cutouts, seen = [], [], set()
     for path in sorted(stamps.rglob("*.png")):
         inside = path.relative_to(stamps)
