@@ -161,3 +161,14 @@ def test_the_help_names_works_sets_and_peers() -> None:
         "tsm-fast bench tsm --scaling S",
     ):
         assert word in text, word
+
+
+def test_pytest_benchmark_runs_the_same_rows(tmp_path: Path) -> None:
+    stored = tmp_path / "bench.json"
+    options = ["-p", "no:xdist", "-k", "8x2x2 or 512x7x7", f"--benchmark-json={stored}", "--benchmark-max-time=0.01"]
+    command = [sys.executable, "-m", "pytest", "-q", "benchmarks/bench_standard.py", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    timed = json.loads(stored.read_text())["benchmarks"]
+    assert sorted(one["name"] for one in timed) == ["test_ours[tsm 512x7x7, batch 1]", "test_ours[tsm 8x2x2, batch 1]"]
+    assert all(one["extra_info"] == {"items": 1} for one in timed)
