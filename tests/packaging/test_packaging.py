@@ -63,7 +63,7 @@ def package_files() -> set[str]:
     found = set()
     for name, folder in PACKAGES.items():
         for path in folder.rglob("*"):
-            if path.suffix in (".py", ".pyi", ".typed", ".html"):
+            if path.suffix in (".py", ".pyi", ".typed", ".html", ".c"):
                 found.add(f"{name}/{path.relative_to(folder).as_posix()}")
     return found
 

@@ -47,7 +47,8 @@ class Run:
     def __init__(
         self, device: str, command: str, on_row: Callable[[Run], None] = lambda _: None, *, quick: bool = False
     ) -> None:
-        self.device, self.on_row = device, on_row
+        self.device: str = device
+        self.on_row: Callable[[Run], None] = on_row
         self._load, self._begin = machine.Load(), perf_counter()
         self.value: dict[str, Any] = {
             "schema": SCHEMA,

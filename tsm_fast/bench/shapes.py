@@ -25,7 +25,7 @@ from ..models import lite0, lite0_inputs
 from ..pictures import load_photos
 from .cases import Case, sides_of
 
-SETS = {
+SETS: dict[str, tuple[str, ...]] = {
     "resnet50": ("2048x7x7", "1024x14x14", "512x28x28", "256x56x56"),
     "vgg16": ("512x14x14", "512x28x28", "256x56x56"),
     "convnext-t": ("768x7x7", "384x14x14", "192x28x28", "96x56x56"),
@@ -38,7 +38,7 @@ BATCHES = {"512x28x28": 16, "256x56x56": 8}  # where whole calls take long
 BYTES = 52_000_000  # of a batch in float32 that nobody named
 LARGEST = {"cpu": 128, "cuda": 4096}
 MATRICES = 400_000_000  # n**3 of square matrices in a batch
-RANKS = {
+RANKS: dict[str, tuple[int, ...]] = {
     "64x32x32": (8, 8, 8),
     "128x128x128": (16, 16, 16),
     "64x8x14x14": (16, 4, 7, 7),

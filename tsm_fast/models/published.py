@@ -33,7 +33,7 @@ class Published(NamedTuple):
     labels: bool = False  # whether it learned them, and names 1000 classes
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """1x1, 3x3 with the stride, 1x1, added to its input."""
 
     def __init__(self, before: int, inside: int, stride: int) -> None:
@@ -75,8 +75,8 @@ class ResNet50(nn.Module):
 
 
 def _blocks(before: int, inside: int, count: int, stride: int) -> nn.Sequential:
-    rest = (Bottleneck(4 * inside, inside, 1) for _ in range(count - 1))
-    return nn.Sequential(Bottleneck(before, inside, stride), *rest)
+    rest = (_Bottleneck(4 * inside, inside, 1) for _ in range(count - 1))
+    return nn.Sequential(_Bottleneck(before, inside, stride), *rest)
 
 
 class ConvNeXtSmall(nn.Module):

@@ -14,7 +14,7 @@ CHANNELS = 192  # of the last map, [B, 192, 8, 8]
 INPUT = Resize((SIZE, SIZE), (0.5,) * 3, (0.25,) * 3, 1.0)
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """1x1, 3x3, 1x1, added to its input, as in ResNet-50."""
 
     def __init__(self, inside: int, stride: int, before: int) -> None:
@@ -39,13 +39,17 @@ class SmallResNet(nn.Module):
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_convolution(3, 24, 3, 2), nn.ReLU(inplace=True))  # 32 x 32
-        self.layer1 = nn.Sequential(Bottleneck(12, 2, 24), Bottleneck(12, 1, 48))  # 16 x 16
-        self.layer2 = nn.Sequential(Bottleneck(24, 2, 48), Bottleneck(24, 1, 96), Bottleneck(24, 1, 96))  # 8 x 8
-        self.layer3 = nn.Sequential(Bottleneck(48, 1, 96), Bottleneck(48, 1, 192), Bottleneck(48, 1, 192))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.head = nn.Linear(CHANNELS, outputs)
+        self.stem: nn.Sequential = nn.Sequential(*_convolution(3, 24, 3, 2), nn.ReLU(inplace=True))  # 32 x 32
+        self.layer1: nn.Sequential = nn.Sequential(_Bottleneck(12, 2, 24), _Bottleneck(12, 1, 48))  # 16 x 16
+        self.layer2: nn.Sequential = nn.Sequential(
+            _Bottleneck(24, 2, 48), _Bottleneck(24, 1, 96), _Bottleneck(24, 1, 96)
+        )  # 8 x 8
+        self.layer3: nn.Sequential = nn.Sequential(
+            _Bottleneck(48, 1, 96), _Bottleneck(48, 1, 192), _Bottleneck(48, 1, 192)
+        )
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
+        self.flatten: nn.Module = nn.Flatten()
+        self.head: nn.Module = nn.Linear(CHANNELS, outputs)
 
     def pooled(self, images: Tensor) -> Tensor:  # [B, 3, 64, 64] -> [B, 192]
         return self.flatten(self.pool(self.layer3(self.layer2(self.layer1(self.stem(images))))))
