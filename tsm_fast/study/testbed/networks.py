@@ -37,19 +37,27 @@ class _Bottleneck(nn.Module):
 class SmallResNet(nn.Module):
     """[B, 3, 64, 64] -> [B, outputs]; the last map, of `layer3`, is [B, 192, 8, 8] after a ReLU."""
 
+    stem: nn.Sequential
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    pool: nn.Module
+    flatten: nn.Module
+    head: nn.Module
+
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.stem: nn.Sequential = nn.Sequential(*_convolution(3, 24, 3, 2), nn.ReLU(inplace=True))  # 32 x 32
-        self.layer1: nn.Sequential = nn.Sequential(_Bottleneck(12, 2, 24), _Bottleneck(12, 1, 48))  # 16 x 16
-        self.layer2: nn.Sequential = nn.Sequential(
+        self.stem = nn.Sequential(*_convolution(3, 24, 3, 2), nn.ReLU(inplace=True))  # 32 x 32
+        self.layer1 = nn.Sequential(_Bottleneck(12, 2, 24), _Bottleneck(12, 1, 48))  # 16 x 16
+        self.layer2 = nn.Sequential(
             _Bottleneck(24, 2, 48), _Bottleneck(24, 1, 96), _Bottleneck(24, 1, 96)
         )  # 8 x 8
-        self.layer3: nn.Sequential = nn.Sequential(
+        self.layer3 = nn.Sequential(
             _Bottleneck(48, 1, 96), _Bottleneck(48, 1, 192), _Bottleneck(48, 1, 192)
         )
-        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
-        self.flatten: nn.Module = nn.Flatten()
-        self.head: nn.Module = nn.Linear(CHANNELS, outputs)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(CHANNELS, outputs)
 
     def pooled(self, images: Tensor) -> Tensor:  # [B, 3, 64, 64] -> [B, 192]
         return self.flatten(self.pool(self.layer3(self.layer2(self.layer1(self.stem(images))))))
