@@ -49,12 +49,8 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(*_convolution(3, 24, 3, 2), nn.ReLU(inplace=True))  # 32 x 32
         self.layer1 = nn.Sequential(_Bottleneck(12, 2, 24), _Bottleneck(12, 1, 48))  # 16 x 16
-        self.layer2 = nn.Sequential(
-            _Bottleneck(24, 2, 48), _Bottleneck(24, 1, 96), _Bottleneck(24, 1, 96)
-        )  # 8 x 8
-        self.layer3 = nn.Sequential(
-            _Bottleneck(48, 1, 96), _Bottleneck(48, 1, 192), _Bottleneck(48, 1, 192)
-        )
+        self.layer2 = nn.Sequential(_Bottleneck(24, 2, 48), _Bottleneck(24, 1, 96), _Bottleneck(24, 1, 96))  # 8 x 8
+        self.layer3 = nn.Sequential(_Bottleneck(48, 1, 96), _Bottleneck(48, 1, 192), _Bottleneck(48, 1, 192))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(CHANNELS, outputs)
