@@ -508,6 +508,8 @@ def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor,
     module = resolve(backend, a)
     readable("a", a, module.name)
     compute = partial(triplets.eigh, module, result_dtype(a.dtype, precision))
+    if hasattr(module, "eigenpairs") and not needs_grad(a):  # the compiled steps on the CPU hold nothing beside
+        return compute(_checked("a", a))
     return by_parts(compute, _checked("a", a), 32 * a.shape[1:].numel())
 
 

@@ -56,10 +56,12 @@ PYBIND11_MODULE(_cpu, m) {
         "x"_a, "mode"_a, named, "center"_a, "wide"_a, "out"_a, "wide_out"_a, "threads"_a, release);
     m.def(
         "truncated_svd",
-        [](const Array& gram, int rank, bool wide, uintptr_t values, uintptr_t vectors, bool wide_out, int threads) {
-            truncated_svd(batch_of(gram), rank, wide, output(values, wide_out), output(vectors, wide_out), threads);
+        [](const Array& gram, int rank, bool roots, bool wide, uintptr_t values, uintptr_t vectors, bool wide_out,
+           int threads) {
+            truncated_svd(batch_of(gram), rank, roots, wide, output(values, wide_out), output(vectors, wide_out),
+                          threads);
         },
-        "gram"_a, "rank"_a, named, "wide"_a, "values"_a, "vectors"_a, "wide_out"_a, "threads"_a, release);
+        "gram"_a, "rank"_a, named, "roots"_a, "wide"_a, "values"_a, "vectors"_a, "wide_out"_a, "threads"_a, release);
     m.def(
         "core_contraction",
         [](const Array& x, const std::vector<uintptr_t>& factors, const std::vector<int64_t>& rank, uintptr_t out,

@@ -8,8 +8,9 @@ namespace tsm {
 void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Output& out, int threads);
 
 // gram: [B, n, n]; values: [B, rank] singular values; vectors: [B, n, rank]
-void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors,
-                   int threads);
+// Of symmetric matrices, by their lower triangles: the leading eigenvalues, or with `roots` their roots, and vectors.
+void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
+                   const Output& vectors, int threads);
 
 // factors[i]: contiguous [B, I_n, rank[n]] in the type of out, or null; out: [B, ...]
 void core_contraction(const TensorBatch& x, const void* const* factors, const int64_t* rank, const Output& out,

@@ -7,8 +7,8 @@
 
 namespace tsm {
 
-void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& values, const Output& vectors,
-                   int threads) {
+void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
+                   const Output& vectors, int threads) {
     const int64_t n = gram.first.shape[0], size = n * n;
     const int group = level().truncated_svd_group(wide, n);
     parallel_chunks(gram.batch, balanced_chunk(gram.batch, group, threads), threads,
@@ -23,9 +23,9 @@ void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& v
                             value[k] = arena.take<double>(rank);
                             vector[k] = arena.take<double>(n * rank);
                             for (int64_t i = 0; i < n; ++i)
-                                for (int64_t j = 0; j < n; ++j) {
+                                for (int64_t j = 0; j <= i; ++j) {
                                     const int64_t at = i * x.stride[0] + j * x.stride[1];
-                                    matrix[i * n + j] =
+                                    matrix[i * n + j] = matrix[j * n + i] =
                                         x.dtype == DType::f64
                                             ? static_cast<const double*>(x.data)[at]
                                             : static_cast<double>(static_cast<const float*>(x.data)[at]);
@@ -35,7 +35,8 @@ void truncated_svd(const TensorBatch& gram, int rank, bool wide, const Output& v
                         level().truncated_svd(wide, g, count, static_cast<int>(n), rank, value, vector,
                                               most_loss(vectors.wide), arena);
                         for (int k = 0; k < count; ++k) {
-                            for (int j = 0; j < rank; ++j) value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
+                            for (int j = 0; roots && j < rank; ++j)
+                                value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
                             values.put((first + k) * rank, value[k], rank);
                             vectors.put((first + k) * n * rank, vector[k], n * rank);
                         }

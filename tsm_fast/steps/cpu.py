@@ -18,7 +18,8 @@ _DTYPES = {getattr(torch, name): code for name, code in _cpu.dtypes.items()}
 
 _CPU = torch.device("cpu")  # said to every new tensor, whatever torch takes for the default
 # Of the first singular value: what the last one must be for its triplet to come good from a pass in float, in float64.
-_FIRM, _FAINT = 0.05, 1e-3
+_FIRM, _FAINT = 0.03, 1e-3
+_NARROW = 64
 _LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -61,7 +62,15 @@ def truncated_svd(
     precision: Precision = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
-    dtype = result_dtype(gram.dtype, precision)
+    return _eigenpairs(gram, rank, result_dtype(gram.dtype, precision), roots=True, wide=precision != "float32")
+
+
+def eigenpairs(a: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # [B, n, n]
+    """All eigenvalues [B, n], descending, and vectors [B, n, n] of symmetric matrices, by their lower triangles."""
+    return _eigenpairs(a, a.shape[1], dtype, roots=False, wide=True)
+
+
+def _eigenpairs(gram: Tensor, rank: int, dtype: torch.dtype, *, roots: bool, wide: bool) -> tuple[Tensor, Tensor]:
     gram = gram if gram.dtype in (torch.float32, torch.float64) else gram.float()
     values = torch.empty(len(gram), rank, dtype=dtype, device=_CPU)
     vectors = _empty(len(gram), gram.shape[1], rank, dtype=dtype)
@@ -69,7 +78,8 @@ def truncated_svd(
         _cpu.truncated_svd(
             _array(gram),
             rank,
-            wide=precision != "float32",
+            roots=roots,
+            wide=wide,
             values=values.data_ptr(),
             vectors=vectors.data_ptr(),
             wide_out=dtype == torch.float64,
@@ -131,21 +141,24 @@ def singular_triplets(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, 
     if rank > m.shape[2] / 2 and m.shape[1] < 2 * m.shape[2]:  # small singular values are to be expected
         finite = peaks(m).isfinite()
         return *_by_lapack(torch.where(per_item(finite, m), m, 0), rank, sign), finite
-    u, s, v, finite = _triplets(m, rank, sign, "float32")
-    for least, again in ((_FIRM, partial(_triplets, precision="float64")), (_FAINT, _by_lapack)):
+    ways = [(_FIRM, partial(_triplets, precision="float64")), (_FAINT, _by_lapack)]
+    narrow = m.shape[2] <= _NARROW or rank <= m.shape[2] / 2  # else the last singular value is seldom firm
+    u, s, v, finite = _triplets(m, rank, sign, "float32" if narrow else "float64")
+    for least, again in ways if narrow else ways[1:]:
         weak = (finite & ~(s[:, -1] > least * s[:, 0])).nonzero().flatten()
         if not len(weak):
             break
         parts = again(m[weak], rank, sign)
-        u, s, v = (whole.index_copy(0, weak, part.float()) for whole, part in zip((u, s, v), parts[:3], strict=True))
+        u, s, v = (whole.index_copy(0, weak, part) for whole, part in zip((u, s, v), parts[:3], strict=True))
     return u, s, v, finite
 
 
 def _triplets(m: Tensor, rank: int, sign: str, precision: Precision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    result = _decomposed(m, (rank, rank), 0, 0.0, "u", precision, HooiOptions(range(2)))  # both factors signed
-    u, v = result.factors
+    """The factors of the HOSVD of a matrix, both signed by themselves, with one sign for both."""
+    result = _decomposed(m, (rank, rank), 0, 0.0, "u", precision, HooiOptions(range(2)), refine=False)
+    u, v = (factor.float() for factor in result.factors)
     (v if sign == "u" else u).mul_(torch.where(result.core.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None])
-    return u, result.singular_values[1], v, result.finite
+    return u, result.singular_values[1].float(), v, result.finite
 
 
 def _by_lapack(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,6 +176,8 @@ def _decomposed(
     sign: str,
     precision: Precision,
     options: HooiOptions,
+    *,
+    refine: bool = True,
 ) -> HooiResult:
     modes, start, padding = options
     dtype = result_dtype(x.dtype, precision)
@@ -183,7 +198,7 @@ def _decomposed(
             n_iter_max=n_iter_max,
             tol=tol,
             sign_v=sign == "v",
-            refine=dtype == torch.float64,
+            refine=refine and dtype == torch.float64,
             guard=precision == "auto",
             wide=_passes_wide(x, precision),
             core=core.data_ptr(),
