@@ -8,6 +8,7 @@ python -m benchmarks.study            # the page alone
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -55,8 +56,8 @@ def collect(testbed: Path) -> None:
     """Keep of a testbed what the page rests on."""
     told = json.loads((testbed / "compare.json").read_text())
     parts, studies = [], {}
-    for name, folder in told["studies"].items():
-        study = Study.open(folder)
+    for name in told["studies"]:
+        study = Study.open(testbed / "studies" / name)
         parts.append(_rows(name, study))
         studies[name] = {key: study.about[key] for key in ("package", "images", "faithful_images", "score")}
     write = {"compression": "zstd", "compression_level": 19, "use_byte_stream_split": [*KEPT, "gap"]}
@@ -71,6 +72,7 @@ def collect(testbed: Path) -> None:
             "use_dictionary": ["network", "key", "group", "setting"],
         },
     )
+    shutil.copy(testbed / "index.html", RESULTS / "study.html")
     training = json.loads((testbed / "training.json").read_text())
     composites = len((testbed / "groups.csv").read_text().splitlines()) - 1
     about = {"composites": composites, "studies": studies, "training": training}
@@ -268,7 +270,9 @@ and a test holds it to them. The command needs no model hub: it puts photographs
 (`mate-backgrounds`, textures of scikit-image), 64 x 64 pixels, with exact masks; trains a ResNet of 0.22 million weights three times, to name
 the object (supervised), to tell two views of one object on different grounds from others (self-supervised, SimCLR), and to name the ground
 (scene); and measures these, an untrained one, and EfficientNet-lite0 with its ImageNet weights, on {one["images"]} composites of grounds that
-none has seen; half of them show objects that none has seen.{part}
+none has seen; half of them show objects that none has seen. It took half an hour on two cores.{part}
+
+[All tables and figures of that run](../benchmarks/results/study.html), the networks side by side.
 
 {table(head, rows)}
 
@@ -422,7 +426,7 @@ def _untested(evidence: Evidence) -> str:
     lite0 = evidence.values("lite0", "drop", "tsm")
     few = np.count_nonzero(np.isfinite(lite0))
     measured = (
-        f"Drop, insertion, deletion and ROAD of lite0 are of {few} pictures"
+        f"Drop, insertion and deletion of lite0 are of {few} pictures, and ROAD of too few for intervals"
         if few
         else "Drop, insertion, deletion and ROAD of lite0 were not measured"
     )

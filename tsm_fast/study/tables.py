@@ -74,6 +74,15 @@ class Table:
         kinds = [_kind(map) for map in self.maps]
         return [map for map, kind, before in zip(self.maps[1:], kinds[1:], kinds, strict=False) if kind != before]
 
+    @property
+    def heading(self) -> str:
+        """For people: the metric that it is of, else its name."""
+        metric, _, form = self.name.partition("-")
+        if metric not in names.METRICS:
+            return self.name.replace("-", " ").capitalize()
+        text = names.METRICS[metric].title
+        return f"{text[0].upper()}{text[1:]}" + (f", {names.FORMS[form]}" if form else "")
+
     def cell(self, metric: str, map: str) -> Cell | None:
         """One of them."""
         return self.cells[self.maps.index(map)][self.metrics.index(metric)]
