@@ -371,35 +371,47 @@ def _boxes_iou(one: Tensor, two: Tensor) -> Tensor:  # [B, 4], [B, 4] -> [B]
 
 def _largest_part(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W] bool
     """The part with the most pixels, over edges and corners, the first of equal ones."""
-    batch, height, width = above.shape
-    pixels = height * width
-    names = torch.arange(pixels, 0, -1, device=above.device).view(1, height, width)
-    labels, rows, columns = torch.where(above, names, 0), _runs(above), _runs(above.mT)
+    starts = above.clone()
+    starts[..., 1:] &= ~above[..., :-1]
+    firsts = starts.flatten().nonzero()[:, 0]  # of the runs of pixels in a row, in reading order
+    if len(firsts) == 0:
+        return above
+    runs = (starts.flatten().cumsum(0) - 1).view(above.shape)  # which run a pixel above belongs to
+    parts = _joined(len(firsts), *_touching(above, runs))
+    batch, pixels = len(above), above[0].numel()
+    items = firsts // pixels
+    lengths = runs[above].bincount(minlength=len(firsts))
+    sizes = lengths.new_zeros(len(firsts)).scatter_add_(0, parts, lengths)
+    most = sizes.new_zeros(batch).scatter_reduce_(0, items, sizes, "amax")
+    among = torch.where(sizes == most[items], parts, len(firsts))
+    best = parts.new_full((batch,), len(firsts)).scatter_reduce_(0, items, among, "amin")
+    return above & (parts == best[items])[runs.clamp(min=0)]
+
+
+def _touching(above: Tensor, runs: Tensor) -> tuple[Tensor, Tensor]:  # [B, H, W] -> [E], [E]
+    """The pairs of runs in neighbouring rows with touching pixels, each where it begins and at its corners."""
+    upper, lower = above[:, :-1], above[:, 1:]
+    both = upper & lower
+    begins = both.clone()
+    begins[..., 1:] &= ~both[..., :-1]
+    falling = upper[..., :-1] & lower[..., 1:] & ~upper[..., 1:] & ~lower[..., :-1]
+    rising = upper[..., 1:] & lower[..., :-1] & ~upper[..., :-1] & ~lower[..., 1:]
+    top, bottom = runs[:, :-1], runs[:, 1:]
+    return (
+        torch.cat([top[begins], top[..., :-1][falling], top[..., 1:][rising]]),
+        torch.cat([bottom[begins], bottom[..., 1:][falling], bottom[..., :-1][rising]]),
+    )
+
+
+def _joined(count: int, one: Tensor, other: Tensor) -> Tensor:  # [E], [E] -> [count]
+    """The smallest number of each connected part of a graph, by hooking of roots and halving of paths (Shiloach and
+    Vishkin, 1982)."""
+    parents = torch.arange(count, device=one.device)
     while True:
-        # Each pixel takes the largest label of its runs, then around it, then that of the pixel which its label names.
-        spread = _largest_of_runs(_largest_of_runs(labels, rows).mT, columns).mT
-        spread = functional.max_pool2d(spread.double()[:, None], 3, 1, 1)[:, 0].long()
-        spread = torch.where(above, spread, 0).flatten(1)
-        named = spread.gather(1, torch.where(spread > 0, pixels - spread, 0))
-        spread = torch.where(spread > 0, named, 0).view_as(labels)
-        if torch.equal(spread, labels):
-            break
-        labels = spread
-    flat = labels.flatten(1)
-    sizes = torch.zeros(batch, pixels + 1, device=above.device, dtype=torch.long)
-    sizes.scatter_add_(1, flat, torch.ones_like(flat))
-    sizes[:, 0] = 0
-    best = pixels - sizes.flip(1).argmax(1, keepdim=True)  # the first of equal ones has the largest name
-    return (flat == best).view_as(above) & above
-
-
-def _runs(above: Tensor) -> Tensor:  # [B, H, W] bool -> [B, H, W]
-    """The number of the run of pixels in a row that each belongs to, from 1; 0 outside."""
-    first = above.clone()
-    first[..., 1:] &= ~above[..., :-1]
-    return torch.where(above, first.flatten().cumsum(0).view(above.shape), 0)
-
-
-def _largest_of_runs(labels: Tensor, runs: Tensor) -> Tensor:  # [B, H, W], [B, H, W]
-    largest = labels.new_zeros(labels.numel() + 1)
-    return largest.scatter_reduce_(0, runs.flatten(), labels.flatten(), "amax")[runs]
+        ends = torch.cat([parents[one], parents[other]])
+        least = torch.minimum(*ends.chunk(2)).repeat(2)
+        made = parents.scatter_reduce(0, ends, least, "amin")
+        made = made[made]
+        if torch.equal(made, parents):
+            return parents
+        parents = made
