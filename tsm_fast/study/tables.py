@@ -176,6 +176,8 @@ def made(name: str, caption: str, values: Values, groups: np.ndarray | None) -> 
         caption += f", which are too few for intervals ({measured.statistics.LEAST_UNITS})"
     elif any(values.best):
         caption += "; in bold the best map and all that cannot be told from it (paired, Holm over a column)"
+    if low := [head for head, best in zip(values.heads, values.best, strict=True) if best == "low"]:
+        caption += f"; lower is better for {', '.join(low)}"
     sentences = {
         metric: said(values, metric, best, groups) for metric, best in zip(values.metrics, values.best, strict=True)
     }
@@ -238,12 +240,20 @@ def sentence(head: str, best: str, titles: Sequence[str], found: Any, p: np.ndar
     head = head[0].upper() + head[1:]
     mean, low, high = (float(values[number]) for values in (found.mean, found.low, found.high))
     if not p[number] < LEVEL:
-        edges = f"{short(mean)} [{short(low)}, {short(high)}]"
-        return f"{head}: no difference seen between {titles[0]} and {titles[1]} ({edges})."
+        edges = f"{_fine(mean)} [{_fine(low)}, {_fine(high)}]"
+        among = f" among {np.count_nonzero(~np.isnan(p))} comparisons" if low > 0 or high < 0 else ""
+        alone = " alone" if among else ""
+        return f"{head}: no difference seen{among} between {titles[0]} and {titles[1]} ({edges}{alone})."
     if mean < 0:
         titles, (mean, low, high) = titles[::-1], (-mean, -high, -low)
     better = "" if best == "high" else "; lower is better"
-    return f"{head}: {titles[0]} above {titles[1]} by {short(mean)} [{short(low)}, {short(high)}]{better}."
+    return f"{head}: {titles[0]} above {titles[1]} by {_fine(mean)} [{_fine(low)}, {_fine(high)}]{better}."
+
+
+def _fine(value: float) -> str:
+    """As `short`, but no small number is 0."""
+    text = short(value)
+    return f"{value:.0e}" if text == ".000" and value else text
 
 
 def _pairs(values: Values) -> list[tuple[str, str]]:
