@@ -40,6 +40,9 @@ def test_the_best_and_what_cannot_be_told_from_it_are_bold() -> None:
     assert "| **" in markdown(far)
     assert r"\textbf{" in latex(far)
     assert far.starts == ["centre"]
+    assert low.caption.endswith("; lower is better for metric")
+    with pytest.raises(ValueError, match="metric must be one of 'm', got 'auc'"):
+        far.cell("auc", "tsm")
 
 
 def test_sentences_follow_the_intervals() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from .. import metrics as measured
 from .. import variants
 from ..readable import counted
+from ..steps import checks
 from . import names
 
 # Below, `study` is a `rows.Study`, which has these tables.
@@ -85,6 +86,8 @@ class Table:
 
     def cell(self, metric: str, map: str) -> Cell | None:
         """One of them."""
+        checks.choice("metric", metric, self.metrics)
+        checks.choice("map", map, self.maps)
         return self.cells[self.maps.index(map)][self.metrics.index(metric)]
 
 
