@@ -14,7 +14,7 @@ import pytest
 from tsm_fast import study
 from tsm_fast.metrics import Paired
 from tsm_fast.study import Study
-from tsm_fast.study.tables import Values, latex, made, markdown, sentence
+from tsm_fast.study.tables import Values, latex, lower, made, markdown, sentence
 
 from ..needs import PHOTOS, needs
 from . import nets
@@ -40,7 +40,8 @@ def test_the_best_and_what_cannot_be_told_from_it_are_bold() -> None:
     assert "| **" in markdown(far)
     assert r"\textbf{" in latex(far)
     assert far.starts == ["centre"]
-    assert low.caption.endswith("; lower is better for metric")
+    assert lower(values(0.5, "low")) == "; lower is better for metric"
+    assert lower(values(0.5)) == ""
     with pytest.raises(ValueError, match="metric must be one of 'm', got 'auc'"):
         far.cell("auc", "tsm")
 

@@ -139,7 +139,8 @@ def tables(study: Any) -> list[Table]:
         for name, family, form in _KINDS:
             if family in study.families:
                 values = _values(study, layer, family, form)
-                found.append(made(f"{name}{end}", _caption(study, family, form) + of, values, study.groups))
+                caption = _caption(study, family, form) + of + lower(values)
+                found.append(made(f"{name}{end}", caption, values, study.groups))
         if "randomisation" in study.families:
             found.append(made(f"randomisation{end}", _RANDOMISED + of, _randomised(study, layer), study.groups))
         if "spectra" in study.families:
@@ -167,6 +168,12 @@ _WHAT = {
 }
 
 
+def lower(values: Values) -> str:
+    """Of which columns less is better."""
+    low = [head for head, best in zip(values.heads, values.best, strict=True) if best == "low"]
+    return f"; lower is better for {', '.join(low)}" if low else ""
+
+
 def made(name: str, caption: str, values: Values, groups: np.ndarray | None) -> Table:
     """The table, with intervals, and with what cannot be told from the best."""
     columns = []
@@ -179,8 +186,6 @@ def made(name: str, caption: str, values: Values, groups: np.ndarray | None) -> 
         caption += f", which are too few for intervals ({measured.statistics.LEAST_UNITS})"
     elif any(values.best):
         caption += "; in bold the best map and all that cannot be told from it (paired, Holm over a column)"
-    if low := [head for head, best in zip(values.heads, values.best, strict=True) if best == "low"]:
-        caption += f"; lower is better for {', '.join(low)}"
     sentences = {
         metric: said(values, metric, best, groups) for metric, best in zip(values.metrics, values.best, strict=True)
     }
