@@ -426,6 +426,14 @@ def test_markdown_and_summary_hold_every_row(small: dict[str, Any]) -> None:
     assert "this run was interrupted: rows are missing" in said
 
 
+def test_times_that_are_not_to_be_quoted_say_so(small: dict[str, Any]) -> None:
+    assert tables.doubts({**small, "quick": False, "others": 0.01}) == []
+    assert tables.doubts({**small, "quick": False, "others": None}) == []
+    both = {**small, "quick": True, "others": 0.4}
+    assert all(doubt in tables.summary(both) and doubt in page.html(both) for doubt in tables.doubts(both))
+    assert len(tables.doubts(both)) == 2
+
+
 def test_every_size_of_a_dimension_has_a_chart() -> None:
     grown = [
         fake({"tsm_fast": (1, c / 64, 9), "torch": (1, c, 9)}, sets.of("tsm", f"{c}x5x5", 4), flop=1, bytes=1)

@@ -87,6 +87,9 @@ def test_as_json_and_growing() -> None:
         (["--out", "nowhere/a.json"], "the folder 'nowhere' does not exist"),
         (["tucker", "--shape", "8x4x4", "--rank", "9x4x4"], "rank of tucker must be 3 numbers, at most 8x4x4"),
         (["eigh", "--scaling", "rank"], "eigh does not grow with rank"),
+        (["--rank", "8"], "--rank needs WORK or --shape: the standard set has its own"),
+        (["tsm", "--scaling", "S", "--dtype", "float64"], "--dtype does not go with --scaling"),
+        (["--compare", "old.json", "new.json", "--out", "page.html"], "--out does not go with --compare"),
         (["--scaling", "H"], "must be one of C, S, batch, rank, threads, got 'H'"),
     ],
 )

@@ -140,7 +140,7 @@ def test_wrong_arguments() -> None:
         metrics.interval(np.zeros(3), [0, 1])
     with pytest.raises(ValueError, match="level must lie between 0 and 1, got 95"):
         metrics.interval(np.zeros(3), level=95)
-    with pytest.raises(ValueError, match=r"b must be of the shape of a, \(3, 1\), got \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"b must be of the shape of a, \(3,\), got \(4,\)"):
         metrics.paired(np.zeros(3), np.zeros(4))
     with pytest.raises(ValueError, match=r"p_values must be \[K\] in 0..1"):
         metrics.holm([1.5])

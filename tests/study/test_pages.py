@@ -14,7 +14,7 @@ import pytest
 from tsm_fast import study
 from tsm_fast.metrics import Paired
 from tsm_fast.study import Study
-from tsm_fast.study.tables import Values, latex, made, markdown, sentence
+from tsm_fast.study.tables import Values, latex, lower, made, markdown, sentence
 
 from ..needs import PHOTOS, needs
 from . import nets
@@ -40,6 +40,10 @@ def test_the_best_and_what_cannot_be_told_from_it_are_bold() -> None:
     assert "| **" in markdown(far)
     assert r"\textbf{" in latex(far)
     assert far.starts == ["centre"]
+    assert lower(values(0.5, "low")) == "; lower is better for metric"
+    assert lower(values(0.5)) == ""
+    with pytest.raises(ValueError, match="metric must be one of 'm', got 'auc'"):
+        far.cell("auc", "tsm")
 
 
 def test_sentences_follow_the_intervals() -> None:
@@ -49,6 +53,10 @@ def test_sentences_follow_the_intervals() -> None:
     found = Paired(*(np.array([value]) for value in (-0.2, -0.3, -0.1, 0.001, 20, 0)))
     text = sentence("drop", "low", ["A", "B"], found, np.array([0.001]), 0)
     assert text == "Drop: B above A by .200 [.100, .300]; lower is better."
+    text = sentence("drop", "low", ["A", "B"], found, np.array([0.1, 1.0]), 0)
+    assert text == "Drop: no difference seen among 2 comparisons between A and B (-.200 [-.300, -.100] alone)."
+    tiny = Paired(*(np.array([value]) for value in (2e-4, 1e-4, 3e-4, 0.001, 20, 0)))
+    assert sentence("drop", "high", ["A", "B"], tiny, np.array([0.001]), 0).endswith("by 2e-04 [1e-04, 3e-04].")
 
 
 class _Links(HTMLParser):

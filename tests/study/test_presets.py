@@ -78,5 +78,28 @@ def test_weights_are_looked_for_first(hub: Path, tmp_path: Path) -> None:
 def test_unknown(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preset must be one of paper, got 'papers'"):
         presets.study("papers", tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"networks must be of supervised, .*, got moco$"):
+    with pytest.raises(ValueError, match=r"network must be one of supervised, .*, got 'moco'$"):
         presets.study("paper", tmp_path, tmp_path / "out", networks=["moco", "dino"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["pictures"], "needs SOURCE and --out"),
+        (["pictures", "--testbed"], "SOURCE does not go with --testbed"),
+        (["--testbed", "--model", "lite0"], "--model does not go with --testbed"),
+        (["pictures", "--preset", "paper", "--weights", "w.pt"], "--weights does not go with --preset"),
+        (["pictures", "--preset", "papers"], "preset must be one of paper, got 'papers'"),
+        (["pictures", "--preset", "paper", "--network", "moco"], "network must be one of supervised, moco-v2,"),
+        (["pictures", "--network", "dino"], "--network goes with --preset only"),
+        (["pictures", "--seeds", "5"], "--seeds goes with --testbed only"),
+        (["pictures", "--metrics", "auc"], "metrics must be one of 'localisation', 'faithfulness'"),
+        (["pictures", "--score", "logit"], "score must be one of 'class', 'embedding', got 'logit'"),
+    ],
+)
+def test_usage_errors(arguments: list[str], text: str, tmp_path: Path) -> None:
+    out = [] if arguments == ["pictures"] else ["--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["study", *arguments, *out])
+    assert done.exit_code == 2
+    assert text in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()

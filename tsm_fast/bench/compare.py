@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from .cases import Case, case_of
+from .machine import BUSY
 from .rows import SCHEMA
 from .works import OURS
 
-BUSY = 0.1  # share of the CPUs' time above which others move times more than their spread shows
 FLOOR = 0.03  # relative: less than that is never a change
 
 

@@ -16,6 +16,7 @@ from .._version import versions
 from ..steps import choice
 
 PACKAGES = ("torch", "numpy", "scipy", "tensorly", "grad-cam", "scikit-learn", "jax", "cupy", "triton")
+BUSY = 0.1  # share of the CPUs' time above which others move times more than their spread shows
 
 
 def facts(device: str) -> dict[str, Any]:

@@ -49,8 +49,15 @@ def html(run: dict[str, Any]) -> str:
         ("machine", tables.machine(run)),
         ("took", duration(run["seconds"]) + ("" if run["complete"] else "; interrupted, rows are missing")),
         ("limits", "; ".join(line.removeprefix("limits: ") for line in tables.summary(run) if "GFLOP/s" in line)),
-        ("times", "milliseconds an item, medians; contenders take turns; a ratio is of the same round"),
-        ("errors", "largest difference from float64, in units of the largest value; checked before anything is timed"),
+        ("times", "milliseconds an item, medians; contenders take turns"),
+        ("of ours", "their time over ours, the median over the rounds: above 1, tsm_fast is faster"),
+        (
+            "error",
+            "largest difference from float64, in units of the largest value, checked before anything is timed; of "
+            "decompositions, by how much more the tensor is missed; less accurate: above what tsm_fast promises",
+        ),
+        ("extra MB", "peak memory of a call beyond its input and output"),
+        *(("note", doubt) for doubt in tables.doubts(run)),
     ]
     absent = {name: why for name, why in run["absent"].items() if not why.startswith("is for")}
     values = {

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..readable import counted, digits, duration
 from .cases import Case, case_of, cost
+from .machine import BUSY
 from .works import OURS
 
 Row = dict[str, Any]
@@ -142,7 +143,18 @@ def summary(run: dict[str, Any]) -> list[str]:
     said += [f"  {label(row)}: {name} takes {times(ratio)} our time" for row, name, ratio in slower]
     if not run["complete"]:
         said.append("this run was interrupted: rows are missing")
-    return said
+    return said + doubts(run)
+
+
+def doubts(run: dict[str, Any]) -> list[str]:
+    """Why the times of a run are not to be quoted."""
+    found = ["few and short rounds (--quick): to look, not to quote"] if run["quick"] else []
+    if (run["others"] or 0) > BUSY:
+        found.append(
+            "other processes kept this machine busy, which slows peers with threads more than us: measure again on a "
+            "quiet one before you quote"
+        )
+    return found
 
 
 def machine(run: dict[str, Any]) -> str:

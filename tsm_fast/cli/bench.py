@@ -25,11 +25,12 @@ from ..pipeline.engines.signals import Interrupted, Signals
 from ..pipeline.files.publish import publish_bytes
 from ..readable import counted, digits
 from ..steps import choice
-from .common import complain, errors, table
+from .common import complain, errors, refuse, table
 from .options import AsJson, parse_rank
 
 FORMATS = (".json", ".md", ".html")
 WHAT, HOW, SHOWN = "What is measured", "How", "What becomes of it"
+CASES = {"rank", "batch", "dtype", "layout", "threads"}  # of what rows are made of
 QUICK_SECONDS, QUICK_ROUNDS = 0.2, (2, 10)
 
 
@@ -83,6 +84,7 @@ def _flat(lists: list[Any] | None) -> list[Any]:
 
 
 def bench(
+    context: typer.Context,
     works: Annotated[
         list[str] | None,
         typer.Argument(
@@ -191,15 +193,21 @@ def bench(
     """
     console = Console(highlight=False)
     if compare is not None:
+        refuse(context, "does not go with --compare", but={"compare", "as_json"})
         with errors():
             _compared(console, comparison.compare(*map(read, compare)), as_json)
         return
     if show is not None:
+        refuse(context, "does not go with --show", but={"show", "out", "as_json"})
         with errors():
             value = read(show)
             _written(value, out or ())
         _shown(console, value, as_json, whole=True)
         return
+    if scaling is not None:
+        refuse(context, "does not go with --scaling, which chooses it", only=CASES)
+    elif not works and not shape:
+        refuse(context, "needs WORK or --shape: the standard set has its own", only=CASES)
     cases = _cases(works, _flat(shape), rank, batch, dtype, layout, scaling, quick, device, threads)
     options = rows.Options(
         backends=tuple(None if name == "auto" else name for name in backend or ("auto",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -48,6 +48,15 @@ def errors(code: int = 1) -> Iterator[None]:
     except (ValueError, RuntimeError, ModuleNotFoundError, Unfinished) as error:
         complain(str(error))
         raise typer.Exit(code) from error
+
+
+def refuse(context: typer.Context, why: str, *, but: Collection[str] | None = None, only: Collection[str] = ()) -> None:
+    """A named option that would change nothing is an error: each that is not in `but`, or each in `only`."""
+    for parameter in context.command.params:
+        name, shown = parameter.name or "", parameter.opts[0]
+        named = str(context.get_parameter_source(name)).rpartition(".")[2] in ("COMMANDLINE", "DEFAULT_MAP")
+        if named and (name in only if but is None else name not in but):
+            raise typer.BadParameter(f"{shown if shown[0] == '-' else shown.upper()} {why}")
 
 
 def complain(text: str) -> None:

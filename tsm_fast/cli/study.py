@@ -22,20 +22,26 @@ from ..pipeline.files.run import given
 from ..pipeline.settings import BATCH_SIZE, MAX_PIXELS
 from ..pipeline.sources.open import open_source, reopen
 from ..pipeline.worker.network import keep_memory
+from ..steps import checks
 from ..study import finished, names, running
 from ..study.asking import ask, told
 from ..study.groups import groups_of
 from . import options
-from .common import complain, errors
+from .common import complain, errors, refuse
 from .extract import command_line
 
 STUDY, NETWORKS = "What is measured", "Several networks"
+BOTH = {"out", "faithful_images", "seed", "workers", "methods", "metrics", "batch_size", "limit", "config"}
+TESTBED = {"testbed", "seeds", "stamps", "grounds"}
+PRESET = {"source", "preset", "networks", "masks", "groups", "sample", "filter", "keys"}
+FINISHED = {"source", "out", "masks", "groups", "metrics", "seed", "title", "resume", "as_json", "config"}
 
 _study = options.partial(typer.Option, rich_help_panel=STUDY)
 _networks = options.partial(typer.Option, rich_help_panel=NETWORKS)
 
 
 def study(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -132,8 +138,16 @@ def study(
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 too many error rows, 130 and 143 stopped by a signal.
     """
-    if out is None or (source is None) != testbed:
+    if out is None or (source is None and not testbed):
         raise typer.BadParameter("needs SOURCE and --out, or --testbed and --out")
+    if testbed:
+        refuse(context, "does not go with --testbed, which makes its own pictures and networks", but=BOTH | TESTBED)
+    elif preset is not None:
+        refuse(context, "does not go with --preset, which has its own networks", but=BOTH | PRESET)
+    else:
+        refuse(context, "goes with --testbed only", only=TESTBED)
+        refuse(context, "goes with --preset only", only={"networks"})
+    _check(metrics, score, preset, networks)
     if testbed or preset is not None:
         several = {"faithful_images": faithful_images, "seed": seed, "workers": workers, "maps": methods}
         several |= {"metrics": metrics, "batch_size": batch_size, "limit": limit}
@@ -146,6 +160,7 @@ def study(
         return
     assert source is not None
     if model is None and finished.is_run(source):
+        refuse(context, "needs --model: SOURCE is a finished run, whose maps are read as they are", but=FINISHED)
         with errors(), Signals() as signals, redirect_stdout(sys.stderr), reporter() as progress:
             found = finished.run(
                 source,
@@ -239,6 +254,19 @@ def study(
     elif outcome.code in (0, 3):
         _tell(studies.Study.open(out), as_json)
     raise typer.Exit(outcome.code)
+
+
+def _check(metrics: list[str] | None, score: str | None, preset: str | None, networks: list[str] | None) -> None:
+    """What is wrong whatever the pictures and the model."""
+    with errors(2):
+        for family in metrics or ():
+            checks.choice("metrics", family, names.FAMILIES)
+        if score is not None:
+            checks.choice("score", score, ("class", "embedding"))
+        if preset is not None:
+            from ..study import presets
+
+            presets.chosen(preset, networks)
 
 
 def _several(source: str | None, out: str | Path, preset: str | None, asked: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def paired(
     """
     (one, single), (two, _) = _table("a", a), _table("b", b)
     if one.shape != two.shape:
-        raise ValueError(f"b must be of the shape of a, {one.shape}, got {two.shape}")
+        raise ValueError(f"b must be of the shape of a, {np.shape(a)}, got {np.shape(b)}")
     return Paired(*(_one(column, single) for column in _bootstrap(one - two, groups, level, seed)[:-1]))
 
 

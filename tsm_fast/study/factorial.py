@@ -254,6 +254,15 @@ def sentence(verdicts: Sequence[Verdict]) -> str:
     return f"The rule recommends, against EigenCAM: {'; '.join(named)}."
 
 
+def note(rows: Sequence[Rows]) -> str:
+    """What a reader of the table has to know of its columns."""
+    counts = ", ".join(f"{part.network} {np.isfinite(part.values['kept'][0]).sum()}" for part in rows)
+    return (
+        "`kept` is 1 less the average drop at one histogram. It and insertion less deletion are of fewer pictures than "
+        f"the other columns ({counts} of {len(rows[0].keys)}), chosen by hash."
+    )
+
+
 def table(verdicts: Sequence[Verdict]) -> str:
     """All differences as a table in Markdown; bold where they hold after Holm."""
     cells = [(cell.network, cell.metric) for cell in verdicts[0].cells]

@@ -34,10 +34,10 @@ def figures(studies: dict[str, Study]) -> Iterator[tuple[str, str, Any]]:
     if all("spectra" in study.families for study in studies.values()):
         yield (
             "first-share",
-            "The first singular value over their sum, SVD and Tucker (kind of figure 2).",
+            "The first singular value over their sum, SVD and Tucker (as figure 2 of the paper).",
             _boxes(studies),
         )
-        yield "shares", "The first five singular values over their sum (kind of figure 3).", _shares(studies)
+        yield "shares", "The first five singular values over their sum (as figure 3 of the paper).", _shares(studies)
     if len(studies) > 1:
         return
     if "faithfulness" in first.families:

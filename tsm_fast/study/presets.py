@@ -28,6 +28,16 @@ PRESETS: Mapping[str, Mapping[str, Entry]] = {
 }
 
 
+def chosen(preset: str, networks: Sequence[str] | None = None) -> dict[str, Entry]:
+    """Some networks of a preset, or all, by name."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    entries = PRESETS[preset]
+    if unknown := [name for name in networks or () if name not in entries]:
+        raise ValueError(f"network must be one of {', '.join(entries)}, got {unknown[0]!r}")
+    return {name: entries[name] for name in networks or entries}
+
+
 def study(
     preset: str,
     pictures: Any,
@@ -51,12 +61,8 @@ def study(
         ValueError: there is no such preset or network.
         ConnectionError: weights are neither here nor in reach; the message says where to put which file.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    entries = PRESETS[preset]
-    names = list(networks or entries)
-    if unknown := [name for name in names if name not in entries]:
-        raise ValueError(f"networks must be of {', '.join(entries)}, got {', '.join(unknown)}")
+    entries = chosen(preset, networks)
+    names = list(entries)
     for name in names:
         published.fetched(entries[name].model.partition(":")[2])  # all of them before the first is studied
     folder, studies = Path(out), {}

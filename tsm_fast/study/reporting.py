@@ -46,7 +46,7 @@ def report(out: str | Path, *, source: Source | None = None) -> Study:
     sheet = _sheet(study, source)
     if sheet is not None:
         publish.publish_bytes(study.out / "figures" / "maps.png", sheet)
-        there["maps"] = ("Maps of a few pictures, chosen by hash (kind of figures 4 and 5).", sheet, "png")
+        there["maps"] = ("Maps of a few pictures, chosen by hash (as figures 4 and 5 of the paper).", sheet, "png")
     tables = list(study.tables.values())
     write_tables(study.out, tables)
     subtitle = (
@@ -148,7 +148,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
 
 
 def _counts(counts: Counter[Any]) -> str:
-    return ", ".join(f"{kind} {number:,}" for kind, number in sorted(counts.items(), key=str)) or "none"
+    return ", ".join(f"{number:,} {kind}" for kind, number in sorted(counts.items(), key=str)) or "none"
 
 
 def _sheet(study: Study, source: Source | None) -> bytes | None:

@@ -14,6 +14,7 @@ import numpy as np
 from .. import metrics as measured
 from .. import variants
 from ..readable import counted
+from ..steps import checks
 from . import names
 
 # Below, `study` is a `rows.Study`, which has these tables.
@@ -85,6 +86,8 @@ class Table:
 
     def cell(self, metric: str, map: str) -> Cell | None:
         """One of them."""
+        checks.choice("metric", metric, self.metrics)
+        checks.choice("map", map, self.maps)
         return self.cells[self.maps.index(map)][self.metrics.index(metric)]
 
 
@@ -136,7 +139,8 @@ def tables(study: Any) -> list[Table]:
         for name, family, form in _KINDS:
             if family in study.families:
                 values = _values(study, layer, family, form)
-                found.append(made(f"{name}{end}", _caption(study, family, form) + of, values, study.groups))
+                caption = _caption(study, family, form) + of + lower(values)
+                found.append(made(f"{name}{end}", caption, values, study.groups))
         if "randomisation" in study.families:
             found.append(made(f"randomisation{end}", _RANDOMISED + of, _randomised(study, layer), study.groups))
         if "spectra" in study.families:
@@ -162,6 +166,12 @@ _WHAT = {
     "road": "What the score does when pixels are interpolated (ROAD)",
     "stability": "Correlation with the map of the picture after a small change",
 }
+
+
+def lower(values: Values) -> str:
+    """Of which columns less is better."""
+    low = [head for head, best in zip(values.heads, values.best, strict=True) if best == "low"]
+    return f"; lower is better for {', '.join(low)}" if low else ""
 
 
 def made(name: str, caption: str, values: Values, groups: np.ndarray | None) -> Table:
@@ -238,12 +248,20 @@ def sentence(head: str, best: str, titles: Sequence[str], found: Any, p: np.ndar
     head = head[0].upper() + head[1:]
     mean, low, high = (float(values[number]) for values in (found.mean, found.low, found.high))
     if not p[number] < LEVEL:
-        edges = f"{short(mean)} [{short(low)}, {short(high)}]"
-        return f"{head}: no difference seen between {titles[0]} and {titles[1]} ({edges})."
+        edges = f"{_fine(mean)} [{_fine(low)}, {_fine(high)}]"
+        among = f" among {np.count_nonzero(~np.isnan(p))} comparisons" if low > 0 or high < 0 else ""
+        alone = " alone" if among else ""
+        return f"{head}: no difference seen{among} between {titles[0]} and {titles[1]} ({edges}{alone})."
     if mean < 0:
         titles, (mean, low, high) = titles[::-1], (-mean, -high, -low)
     better = "" if best == "high" else "; lower is better"
-    return f"{head}: {titles[0]} above {titles[1]} by {short(mean)} [{short(low)}, {short(high)}]{better}."
+    return f"{head}: {titles[0]} above {titles[1]} by {_fine(mean)} [{_fine(low)}, {_fine(high)}]{better}."
+
+
+def _fine(value: float) -> str:
+    """As `short`, but no small number is 0."""
+    text = short(value)
+    return f"{value:.0e}" if text == ".000" and value else text
 
 
 def _pairs(values: Values) -> list[tuple[str, str]]:

@@ -236,6 +236,10 @@ def test_bad_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(RuntimeError, match="device 'cuda' needs a GPU"):
         run(run_, resources=Resources(device="cuda"))
+    with pytest.raises(RuntimeError, match="device 'cuda:1' needs a GPU that PyTorch can use, found none"):
+        run(run_, resources=Resources(device="cuda:1"))
+    with pytest.raises(ValueError, match="device must be auto, or one of PyTorch's such as cpu or cuda:1, got 'gpu'"):
+        run(run_, resources=Resources(device="gpu"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"engine 'ray' needs Ray: pip install 'tsm_fast\[ray\]'"):
         run(run_, "ray")

@@ -202,14 +202,24 @@ def devices(device: str, workers: int | None, most: int, where: Place | None = N
 
     A rank has one GPU, that of its number on the machine, unless it is told how many workers it has.
     """
+    if device != "auto":
+        _check_device(device)
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if device == "cuda" and not gpus:
-        raise RuntimeError("device 'cuda' needs a GPU that PyTorch can use, found none")
     names = [f"cuda:{number}" for number in range(gpus)] or ["cpu" if device == "auto" else device]
     if gpus and where is not None and workers is None:
         names = [names[where.local % gpus]]
     count = (_cores() if names == ["cpu"] else len(names)) if workers is None else max(workers, 1)
     return [names[number % len(names)] for number in range(max(1, min(count, most)))]
+
+
+def _check_device(device: str) -> None:
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, or one of PyTorch's such as cpu or cuda:1, got {device!r}") from None
+    gpus = torch.cuda.device_count()
+    if named.type == "cuda" and (named.index or 0) >= gpus:
+        raise RuntimeError(f"device {device!r} needs a GPU that PyTorch can use, found {gpus or 'none'}")
 
 
 def all_devices(resources: Resources, workers: int | None, where: Place | None) -> list[str]:

@@ -243,7 +243,7 @@ def _factorial(models: Mapping[str, str], held: Sequence[Composite], folder: Pat
             score, costly = SCORES.get(kind, "class"), FAITHFUL.get(kind, COSTLY)
             rows.append(factorial.measure(name, load(model), layer, score, pictures, masks, groups, costly))
     verdicts = factorial.decide(rows)
-    text = f"{factorial.sentence(verdicts)}\n\n{factorial.table(verdicts)}\n"
+    text = f"{factorial.sentence(verdicts)}\n\n{factorial.table(verdicts)}\n\n{factorial.note(rows)}\n"
     (folder / "factorial.md").write_text(text)
     columns: dict[str, list[Any]] = {name: [] for name in ("network", "key", "group", "setting", *factorial.METRICS)}
     for part in rows:
