@@ -64,6 +64,8 @@ def test_bad_arguments(model: nn.Sequential, images: Tensor) -> None:
         LayerTSM(model, model[3], normalize=False)
     with pytest.raises(ValueError, match="combine must be one of 'signed', 'absolute', got 'sum'"):
         LayerMTSM(model, model[3], combine="sum")
+    with pytest.raises(TypeError, match="layer must be a module, or a list of modules, got '0'"):
+        LayerTSM(model, "0")
     with pytest.raises(ValueError, match=r"layer must give activations \[N, C, \*positions\], got \(2, 4\)"):
         LayerTSM(model, model[4]).attribute(images)
     with pytest.raises(ValueError, match="features must be finite"):

@@ -239,6 +239,8 @@ def test_batches() -> None:
         assert np.array_equal(result.core, one.core)
         assert np.array_equal(same.core, one.core)
         assert len(said) == len(expected)
+    with pytest.raises(TypeError, match="tol must be a number, got 'a'"):
+        ours.batched_tucker(items, [3, 3, 3], tol="a")  # pyright: ignore[reportArgumentType]
     assert ours.batched_tucker(items.astype(np.float32), [3, 3, 3])[0].core.dtype == np.float32
     with tensorly.backend_context(  # pyright: ignore[reportAttributeAccessIssue]
         "pytorch"

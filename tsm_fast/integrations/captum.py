@@ -37,6 +37,9 @@ class _LayerMap(LayerAttribution):
         device_ids: list[int] | None = None,
         **options: Any,
     ) -> None:
+        for module in layer if isinstance(layer, list) else [layer]:
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"layer must be a module, or a list of modules, got {module!r}")
         super().__init__(forward_func, layer, device_ids)
         self._activation = LayerActivation(forward_func, layer, device_ids)
         self._options = own_options(self.method, options)

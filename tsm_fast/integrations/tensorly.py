@@ -188,7 +188,8 @@ def batched_tucker(
     if isinstance(tensors, list | tuple):
         tensors = torch.stack(list(tensors)) if isinstance(tensors[0], Tensor) else np.stack(tensors)
     ranks: Any = validate_tucker_rank(tuple(tensors.shape[1:]), rank=rank)
-    result = engine.tucker(tensors, ranks, n_iter_max=n_iter_max, tol=max(float(tol or 0), 0.0))
+    limit: Any = 0.0 if tol is None or (isinstance(tol, int | float) and tol < 0) else tol  # both never stop it
+    result = engine.tucker(tensors, ranks, n_iter_max=n_iter_max, tol=limit)
     found = [TuckerTensor(result[i]) for i in range(len(result))]
     _count(None)
     if not return_errors:
