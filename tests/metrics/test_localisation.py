@@ -182,6 +182,22 @@ def test_a_fixed_map_has_shuffled_auc_one_half(map: Callable[..., Tensor]) -> No
     assert float(metrics.roc_auc(metrics.center_gaussian(masks.shape), masks).mean()) > 0.6
 
 
+def test_all_at_once_are_bitwise_those_one_by_one(maps: Tensor, masks: Tensor) -> None:
+    made = {"one": maps.clone(), "two": maps.flip(2).square()}
+    made["one"][1, 0, 0] = torch.nan
+    masks = masks.clone()
+    masks[2:4] = torch.tensor([0, 1])[:, None, None]
+    groups = list(range(len(maps)))
+    for others, more in ((None, {}), (masks[:3], {"groups": groups, "other_groups": groups[:3]})):
+        found = metrics.localise(made, masks, others, **more)
+        for name, values in made.items():
+            assert {*found[name]} == {*ALL}
+            for metric, got in found[name].items():
+                asked = {"others": others, **more} if metric == "shuffled_auc" else {}
+                expected = getattr(metrics, metric)(values, masks, **asked)
+                assert torch.equal(got.nan_to_num(-1), expected.nan_to_num(-1)), (name, metric)
+
+
 def test_a_constant_map_is_chance(masks: Tensor) -> None:
     ones, share = metrics.uniform(masks.shape), masks.flatten(1).float().mean(1)
     for name, expected in {

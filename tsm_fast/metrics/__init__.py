@@ -6,7 +6,7 @@
     tsm_fast.metrics.interval(auc, groups=patients)  # mean, low, high
 
 Of maps and masks: energy_in_mask, pointing_game, roc_auc, shuffled_auc, average_precision, iou_at_mask_area, box_iou;
-status says why an item has none.
+localise takes all of these of several maps at once; status says why an item has none.
 Of a score, inputs and maps: average_drop, average_increase (kept_score, drop, increase), insertion_deletion, road.
 Of two maps: coherency, stability, sanity_similarity; of one: complexity; of three metrics: adcc.
 Scores: class_score, embedding_score, against, check_score, ScoreError; changed inputs: blurred, imputed.
@@ -52,6 +52,7 @@ from .localisation import (
     box_iou,
     energy_in_mask,
     iou_at_mask_area,
+    localise,
     pointing_game,
     roc_auc,
     shuffled_auc,
@@ -94,6 +95,7 @@ __all__ = [
     "interval",
     "iou_at_mask_area",
     "kept_score",
+    "localise",
     "mean_activation",
     "one_histogram",
     "paired",

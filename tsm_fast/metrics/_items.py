@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -53,25 +55,32 @@ def named_items(numbers: Sequence[int]) -> str:
     return f"item{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
 
 
-class Pair(NamedTuple):
-    """Maps with the masks of their objects; items that are not `valid` have no metric."""
+@dataclass(frozen=True)
+class Pair:
+    """Maps with the masks of their objects, flat; items without what a metric needs have no value of it."""
 
     maps: Tensor  # [B, P]
     masks: Tensor  # [B, P] bool
-    valid: Tensor  # [B] bool
+    finite: Tensor  # [B] bool: the map is, and there is an object
 
-    def nan_where_none(self, values: Tensor) -> Tensor:  # [B] -> [B], in the dtype of the maps
-        return torch.where(self.valid, values, torch.nan).to(self.maps.dtype)
+    @cached_property
+    def ranks(self) -> Ranked:
+        return ranked(self.maps)
+
+    def of_objects(self, values: Tensor) -> Tensor:  # [B] -> [B], in the dtype of the maps
+        return torch.where(self.finite, values, torch.nan).to(self.maps.dtype)
+
+    def of_both(self, values: Tensor) -> Tensor:  # [B] -> [B], in the dtype of the maps
+        """Where there is a background beside the object."""
+        return self.of_objects(torch.where(self.masks.all(1), torch.nan, values))
 
 
-def pair(maps: Tensor, masks: Tensor, *, both: bool = True) -> Pair:
-    """Both flat. Items are valid whose map is finite and whose mask is there and not empty, nor, for `both`, full."""
+def pair(maps: Tensor, masks: Tensor) -> Pair:
     flat, (objects, present) = maps_of("maps", maps), masks_of("masks", masks)
     if masks.shape != maps.shape:
         raise ValueError(f"masks must be as large as the maps, {tuple(maps.shape)}, got {tuple(masks.shape)}")
     objects = objects.to(flat.device)
-    valid = flat.isfinite().all(1) & present.to(flat.device) & objects.any(1)
-    return Pair(flat, objects, valid & ~objects.all(1) if both else valid)
+    return Pair(flat, objects, flat.isfinite().all(1) & present.to(flat.device) & objects.any(1))
 
 
 def two_maps(maps: Tensor, others: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
@@ -122,8 +131,8 @@ class Levels(NamedTuple):
         return ((counts - self.above) / self.equal).clamp_(0, 1)
 
 
-def levels(flat: Tensor) -> Levels:  # [B, P]
-    found = ranked(flat)
+def levels(flat: Tensor, found: Ranked | None = None) -> Levels:  # [B, P]
+    found = found or ranked(flat)
     above, equal = flat.shape[1] - found.upto, found.upto - found.below
     return Levels(*(found.by_pixel(counts.to(flat.dtype)) for counts in (above, equal)))
 

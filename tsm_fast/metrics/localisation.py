@@ -6,14 +6,14 @@ NaN; `status` says which. Constant maps have the value of chance, ties being exa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from ..steps import checks
-from ._items import levels, maps_of, masks_of, nonnegative, pair, ranked
+from ._items import Pair, levels, maps_of, masks_of, nonnegative, pair
 
 OK = "ok"
 
@@ -82,10 +82,7 @@ def energy_in_mask(
     >>> metrics.energy_in_mask(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
     tensor([0.7500])
     """
-    found = pair(maps, masks, both=False)
-    nonnegative("maps", found.maps)
-    wide = found.maps.double()
-    return found.nan_where_none((wide * found.masks).sum(1) / wide.sum(1))
+    return _energy(pair(maps, masks))
 
 
 def pointing_game(
@@ -115,15 +112,14 @@ def pointing_game(
     reach = checks.integer("tolerance", tolerance)
     if reach < 0 or (reach and maps.ndim != 3):
         raise ValueError(f"tolerance must be 0, or more for maps [B, H, W], got {tolerance} for {tuple(maps.shape)}")
-    found = pair(maps, masks, both=False)
+    found = pair(maps, masks)
     target = found.masks
     if reach:
         steps = torch.arange(-reach, reach + 1, device=maps.device)
         disc = (steps[:, None] ** 2 + steps**2 <= reach**2).float()[None, None]
         target = functional.conv2d(target.view(len(maps), 1, *maps.shape[1:]).float(), disc, padding=reach) > 0.5
         target = target.flatten(1)
-    largest = found.maps == found.maps.amax(1, keepdim=True)
-    return found.nan_where_none((largest & target).sum(1) / largest.sum(1))
+    return _pointing(found, target)
 
 
 def roc_auc(
@@ -149,8 +145,7 @@ def roc_auc(
     >>> metrics.roc_auc(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
     tensor([0.5000])
     """
-    found = pair(maps, masks)
-    return found.nan_where_none(_auc(found.maps, found.masks, (~found.masks).double()))
+    return _roc_auc(pair(maps, masks))
 
 
 def shuffled_auc(
@@ -190,28 +185,7 @@ def shuffled_auc(
     >>> metrics.shuffled_auc(torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]), masks)
     tensor([0.8750, 0.1250])
     """
-    found = pair(maps, masks, both=False)
-    if others is None:
-        if other_groups is not None:
-            raise ValueError("other_groups need others")
-        pool, usable = masks_of("masks", masks)
-        pool_groups = groups = list(range(len(maps))) if groups is None else groups
-    else:
-        pool, usable = masks_of("others", others)
-        if others.shape[1:] != maps.shape[1:]:
-            raise ValueError(f"others must be [N, *{tuple(maps.shape[1:])}], got {tuple(others.shape)}")
-        pool_groups = other_groups
-        if (groups is None) != (other_groups is None):
-            raise ValueError("groups and other_groups must come together")
-    pool, usable = pool.to(found.maps.device), (usable & pool.any(1)).to(found.maps.device)
-    taken = usable.expand(len(maps), len(pool))
-    if groups is not None and pool_groups is not None:
-        names = _named("groups", groups, len(maps)), _named("other_groups", pool_groups, len(pool))
-        taken = taken & _different(*names, pool.device)
-    weights = pool.double() / pool.sum(1, keepdim=True).clamp(min=1)
-    negatives = taken.double() @ weights
-    values = _auc(found.maps, found.masks, negatives)
-    return found._replace(valid=found.valid & taken.any(1)).nan_where_none(values)
+    return _shuffled_auc(pair(maps, masks), *_negatives(maps, masks, others, groups, other_groups))
 
 
 def average_precision(
@@ -237,13 +211,7 @@ def average_precision(
     >>> metrics.average_precision(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
     tensor([0.8333])
     """
-    found = pair(maps, masks)
-    ranks = ranked(found.maps)
-    objects = found.masks.gather(1, ranks.order)
-    hits = _cumulated(objects.double())
-    at_least = hits[:, -1:] - hits.gather(1, ranks.below)
-    precision = at_least / (found.maps.shape[1] - ranks.below)
-    return found.nan_where_none((precision * objects).sum(1) / objects.sum(1))
+    return _average_precision(pair(maps, masks))
 
 
 def iou_at_mask_area(
@@ -270,10 +238,7 @@ def iou_at_mask_area(
     >>> metrics.iou_at_mask_area(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[0, 1, 1]]))
     tensor([0.3333])
     """
-    found = pair(maps, masks)
-    area = found.masks.sum(1)
-    common = (levels(found.maps).largest(area[:, None]).double() * found.masks).sum(1)
-    return found.nan_where_none(common / (2 * area - common))
+    return _iou(pair(maps, masks))
 
 
 def box_iou(
@@ -309,27 +274,141 @@ def box_iou(
     """
     if maps.ndim != 3:
         raise ValueError(f"maps must be [B, H, W], got {tuple(maps.shape)}")
-    found = pair(maps, masks, both=False)
-    nonnegative("maps", found.maps)
     levels = [threshold] if isinstance(threshold, int | float) else list(threshold)
     if not levels or not all(0 <= level < 1 for level in levels):
         raise ValueError(f"threshold must lie in 0..1, 1 excluded, got {threshold}")
-    peak = found.maps.amax(1)
-    shape = maps.shape[1:]
+    found, shape = pair(maps, masks), maps.shape[1:]
     box = _boxes(_largest_part(found.masks.view(-1, *shape)))
-    columns = []
-    for level in levels:
-        above = (found.maps > level * peak[:, None]).view(-1, *shape)
-        columns.append(_boxes_iou(_boxes(_largest_part(above)), box))
-    ious = torch.stack(columns, 1)
-    ious = torch.where((found.valid & (peak > 0))[:, None], ious, torch.nan).to(found.maps.dtype)
+    ious = torch.stack([_box_iou(found, box, level, shape) for level in levels], 1)
     return ious[:, 0] if isinstance(threshold, int | float) else ious
 
 
-def _auc(flat: Tensor, positives: Tensor, weights: Tensor) -> Tensor:
-    """How often a pixel of `positives` [B, P] is above one drawn by `weights` [B, P], half for ties; [B] float64."""
-    ranks = ranked(flat)
-    positives, total = positives.gather(1, ranks.order), _cumulated(weights.gather(1, ranks.order))
+def localise(
+    maps: Mapping[str, Tensor],  # [B, H, W] each
+    masks: Tensor,  # [B, H, W]
+    others: Tensor | None = None,  # [N, H, W]
+    *,
+    groups: Sequence[object] | Tensor | None = None,
+    other_groups: Sequence[object] | Tensor | None = None,
+) -> dict[str, dict[str, Tensor]]:  # [B] each
+    """Every metric of maps and masks, of several methods: bitwise what the functions give one by one, with what they
+    share done once.
+
+    Args:
+        maps: `[B, H, W]`, not negative, by name.
+        masks, others, groups, other_groups: as in `shuffled_auc`.
+
+    Returns:
+        By the names of the maps and of the functions, `[B]` each.
+
+    Raises:
+        TypeError, ValueError: as the functions.
+
+    >>> import torch
+    >>> from tsm_fast import metrics
+    >>> masks = torch.tensor([[[0, 1]], [[1, 0]]])
+    >>> found = metrics.localise({"right": torch.tensor([[[0.0, 1.0]]] * 2)}, masks)
+    >>> found["right"]["roc_auc"], found["right"]["shuffled_auc"]
+    (tensor([1., 0.]), tensor([1., 0.]))
+    """
+    made: dict[str, dict[str, Tensor]] = {}
+    box = shared = None
+    for name, values in maps.items():
+        found, shape = pair(values, masks), values.shape[1:]
+        if len(shape) != 2:
+            raise ValueError(f"maps must be [B, H, W], got {tuple(values.shape)} for {name!r}")
+        if shared is None:
+            shared = _negatives(values, masks, others, groups, other_groups)
+            box = _boxes(_largest_part(found.masks.view(-1, *shape)))
+        assert box is not None
+        made[name] = {
+            "energy_in_mask": _energy(found),
+            "pointing_game": _pointing(found, found.masks),
+            "roc_auc": _roc_auc(found),
+            "shuffled_auc": _shuffled_auc(found, *shared),
+            "average_precision": _average_precision(found),
+            "iou_at_mask_area": _iou(found),
+            "box_iou": _box_iou(found, box, 0.5, shape),
+        }
+    return made
+
+
+def _energy(found: Pair) -> Tensor:
+    nonnegative("maps", found.maps)
+    wide = found.maps.double()
+    return found.of_objects((wide * found.masks).sum(1) / wide.sum(1))
+
+
+def _pointing(found: Pair, target: Tensor) -> Tensor:
+    largest = found.maps == found.maps.amax(1, keepdim=True)
+    return found.of_objects((largest & target).sum(1) / largest.sum(1))
+
+
+def _roc_auc(found: Pair) -> Tensor:
+    return found.of_both(_auc(found, (~found.masks).double()))
+
+
+def _shuffled_auc(found: Pair, negatives: Tensor, taken: Tensor) -> Tensor:
+    return found.of_objects(torch.where(taken, _auc(found, negatives), torch.nan))
+
+
+def _negatives(
+    maps: Tensor,
+    masks: Tensor,
+    others: Tensor | None,
+    groups: Sequence[object] | Tensor | None,
+    other_groups: Sequence[object] | Tensor | None,
+) -> tuple[Tensor, Tensor]:  # [B, P], [B]
+    """How much each pixel counts as one of other images' objects, and whether any other is left."""
+    if others is None:
+        if other_groups is not None:
+            raise ValueError("other_groups need others")
+        pool, usable = masks_of("masks", masks)
+        pool_groups = groups = list(range(len(maps))) if groups is None else groups
+    else:
+        pool, usable = masks_of("others", others)
+        if others.shape[1:] != maps.shape[1:]:
+            raise ValueError(f"others must be [N, *{tuple(maps.shape[1:])}], got {tuple(others.shape)}")
+        pool_groups = other_groups
+        if (groups is None) != (other_groups is None):
+            raise ValueError("groups and other_groups must come together")
+    pool, usable = pool.to(maps.device), (usable & pool.any(1)).to(maps.device)
+    taken = usable.expand(len(maps), len(pool))
+    if groups is not None and pool_groups is not None:
+        names = _named("groups", groups, len(maps)), _named("other_groups", pool_groups, len(pool))
+        taken = taken & _different(*names, pool.device)
+    weights = pool.double() / pool.sum(1, keepdim=True).clamp(min=1)
+    negatives = taken.double() @ weights
+    return negatives, taken.any(1)
+
+
+def _average_precision(found: Pair) -> Tensor:
+    ranks = found.ranks
+    objects = found.masks.gather(1, ranks.order)
+    hits = _cumulated(objects.double())
+    at_least = hits[:, -1:] - hits.gather(1, ranks.below)
+    precision = at_least / (found.maps.shape[1] - ranks.below)
+    return found.of_both((precision * objects).sum(1) / objects.sum(1))
+
+
+def _iou(found: Pair) -> Tensor:
+    area = found.masks.sum(1)
+    common = (levels(found.maps, found.ranks).largest(area[:, None]).double() * found.masks).sum(1)
+    return found.of_both(common / (2 * area - common))
+
+
+def _box_iou(found: Pair, box: Tensor, level: float, shape: Sequence[int]) -> Tensor:
+    nonnegative("maps", found.maps)
+    peak = found.maps.amax(1)
+    above = (found.maps > level * peak[:, None]).view(-1, *shape)
+    ious = _boxes_iou(_boxes(_largest_part(above)), box)
+    return found.of_objects(torch.where(peak > 0, ious, torch.nan))
+
+
+def _auc(found: Pair, weights: Tensor) -> Tensor:
+    """How often a pixel of the object is above one drawn by `weights` [B, P], half for ties; [B] float64."""
+    ranks = found.ranks
+    positives, total = found.masks.gather(1, ranks.order), _cumulated(weights.gather(1, ranks.order))
     beaten = (total.gather(1, ranks.below) + total.gather(1, ranks.upto)) / 2
     return (beaten * positives).sum(1) / (positives.sum(1) * total[:, -1])
 

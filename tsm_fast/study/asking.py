@@ -234,7 +234,7 @@ def _picture_size(network: _Network, source: Source, item: Item) -> tuple[int, i
 
 
 def _estimate(network: _Network, made: Measures, settings: Settings, images: int, costly: int) -> float:
-    """Seconds of one worker, from the time of a forward pass and how many there are."""
+    """Seconds of one worker, from the times of a forward pass and of a map against its mask, and how many there are."""
     inputs = answers.fixed_inputs(network.inputs.shape).repeat(BATCH // 2, 1, 1, 1)
     each = float("inf")
     threads = torch.get_num_threads()
@@ -243,6 +243,10 @@ def _estimate(network: _Network, made: Measures, settings: Settings, images: int
         started = time.perf_counter()
         network.extractor.features_and_output(inputs) if made.score == "class" else network.features(inputs)
         each = min(each, (time.perf_counter() - started) / len(inputs))
+    maps = measured.smooth_noise((LARGEST, *grid(network.inputs.shape)), range(LARGEST))
+    started = time.perf_counter()
+    measured.localise({"": maps}, maps > 0.5)
+    located = (time.perf_counter() - started) / len(maps)
     torch.set_num_threads(threads)
     layers = len(network.extractor.layers)
     methods = len(settings.methods)
@@ -254,7 +258,8 @@ def _estimate(network: _Network, made: Measures, settings: Settings, images: int
     if "road" in made.families:
         passes += layers * plain * 2 * len(SHARES) / ROAD_PART
     passes += 4 * ("stability" in made.families) + STAGES * ("randomisation" in made.families)
-    return OVERHEAD * each * (images + costly * passes)
+    against = layers * len(arms) * ("localisation" in made.families)
+    return OVERHEAD * (each * (images + costly * passes) + located * images * against)
 
 
 def told(asked: Asked, workers: int) -> str:

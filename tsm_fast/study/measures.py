@@ -518,15 +518,20 @@ def localised(
     pool_keys: Sequence[str],
 ) -> dict[tuple[str, str], Tensor]:
     """Every metric of localisation [B] of every map."""
-    found: dict[tuple[str, str], Tensor] = {}
-    for arm, values in maps.items():
-        made = {name: getattr(metrics, name)(values, masks) for name in _LOCAL if name != "shuffled_auc"}
-        if pool is not None and len(pool) > 1:
-            made["shuffled_auc"] = metrics.shuffled_auc(
-                values, masks, pool, groups=list(keys), other_groups=list(pool_keys)
-            )
-        found |= {(arm, name): value for name, value in made.items()}
-    return found
+    several = pool is not None and len(pool) > 1
+    made = metrics.localise(
+        maps,
+        masks,
+        pool if several else None,
+        groups=list(keys) if several else None,
+        other_groups=list(pool_keys) if several else None,
+    )
+    return {
+        (arm, name): value
+        for arm, values in made.items()
+        for name, value in values.items()
+        if several or name != "shuffled_auc"
+    }
 
 
 def randomised(forward: Forward, seed: int) -> list[Forward]:
