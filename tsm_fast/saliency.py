@@ -446,8 +446,12 @@ def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[
     if exponent is not None:
         items = scaled(items, -exponent[faint])
     wide = raw(items, precision="float64")[0]
+    noise = per_item(map_noise(wide) * peaks(wide), wide)
     wide = wide - wide.amin((1, 2), keepdim=True)
-    return maps.index_copy(0, faint, cast(wide / wide.amax((1, 2), keepdim=True), maps.dtype))
+    spread = wide.amax((1, 2), keepdim=True)
+    constant = spread <= noise
+    wide = torch.where(constant, 0.0, wide) / torch.where(constant, 1.0, spread)
+    return maps.index_copy(0, faint, cast(wide, maps.dtype))
 
 
 def _like_maps(x: Tensor, *options: Any) -> tuple[Tensor]:

@@ -264,8 +264,8 @@ struct Item {
     __device__ __noinline__ void respond(const double* g, int64_t depth, double* v) const {
         const int64_t s = plan.others_size(plan.big), r = plan.rank[plan.big];
         each(depth * r, [&](int64_t i) {
-            const double lambda = at.lambda[i % r];
-            v[i] /= sqrt(fmax(fabs(lambda), 1e-15 * static_cast<double>(s) * at.lambda[0]));
+            const double counted = fmax(fabs(at.lambda[i % r]), 1e-15 * static_cast<double>(s) * at.lambda[0]);
+            v[i] = counted > 0 ? v[i] / sqrt(counted) : 0;  // a start may miss X altogether
         });
         product<false>(g, s, depth, 1, v, r, at.responses);
         each(r, [&](int64_t k) { at.lambda_big[k] = at.lambda[k]; });

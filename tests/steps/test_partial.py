@@ -170,6 +170,24 @@ def test_one_sweep_of_one_item(backend: Backend) -> None:
     assert result.converged.tolist() == [False]
 
 
+@pytest.mark.parametrize("case", ["all modes, the largest first", "the largest last", "all modes"])
+def test_a_start_that_misses_x(backend: Backend, dtype: torch.dtype, case: str) -> None:
+    """Sweeps go on from the columns of the identity, which stand in for vectors that there are not."""
+    shape, rank, modes = CASES[case]
+    x = torch.cat([items(shape, dtype), torch.zeros(1, *shape, dtype=dtype)])
+    x[3].flatten()[-1] = 1
+    given = [torch.zeros(len(x), shape[mode], r) for mode, r in zip(modes, rank, strict=True)]
+    for factor in given:
+        factor[3, 0, 0] = 1
+    result = run(backend, x, rank, modes, given=[factor.double() for factor in given])
+    exact = run(backend, x, rank, modes)
+    assert result.converged.all()
+    for factor in result.factors:
+        assert orthonormality(factor) <= 1e-5
+    last = [r.errors.nan_to_num(nan=2.0).amin(1) for r in (result, exact)]
+    assert (last[0][:3] - last[1][:3]).max() <= 0.1
+
+
 # ---- the public function ----
 
 

@@ -335,3 +335,13 @@ def test_mean_activation_is_the_mean_of_the_channels(backend, name, dtype):
     tsm_fast.mean_activation(at, normalize=False).sum().backward()
     assert at.grad is not None
     torch.testing.assert_close(at.grad, torch.full_like(x, 1 / x.shape[1]))
+
+
+def test_the_mean_of_channels_that_nearly_cancel_is_constant_where_they_are(backend):
+    channels = randn(1, 96, 1, 1)
+    channels = (channels - 0.9998 * channels.mean()).float()
+    x = torch.cat([channels.expand(1, 96, 12, 7), randn(1, 96, 12, 7).float()])
+    maps = tsm_fast.mean_activation(x, backend=backend.name)
+    assert torch.equal(maps[0], torch.zeros(12, 7))
+    assert maps[1].min() == 0
+    assert maps[1].max() == 1

@@ -19,6 +19,7 @@ from tsm_fast.metrics import ScoreError
 from tsm_fast.pipeline import FingerprintError
 from tsm_fast.pipeline.results.check import verify
 from tsm_fast.study import Study, names
+from tsm_fast.study import masks as mask_files
 
 from ..needs import NETWORK, PHOTOS, needs
 from . import nets
@@ -227,6 +228,31 @@ def test_another_model_or_other_masks_are_refused(made: Study, discs: Discs, tmp
         study.run(discs.images, out, model=nets.other(), masks=discs.masks, **OPTIONS)
     with pytest.raises(FingerprintError, match=r"computation\.options"):
         study.run(discs.images, out, model=nets.classes(), **OPTIONS)
+
+
+def test_masks_of_the_same_number_of_bytes_are_other_masks(tmp_path: Path) -> None:
+    folder = mask_files.FolderMasks(str(tmp_path))
+    (tmp_path / "a.png").write_bytes(b"one")
+    before = folder.digest(["a.jpg"])
+    (tmp_path / "a.png").write_bytes(b"two")
+    assert folder.digest(["a.jpg"]) != before
+
+
+def test_edges_of_boxes_that_are_no_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("\ufeffkey,left,top,right,bottom\na.jpg,inf,1e30,inf,2e30\nb.jpg,-1e30,2,inf,4\n", encoding="utf-8")
+    boxes = mask_files.find(str(path), None, "", [])
+    assert boxes is not None
+    assert boxes.read("a.jpg", (8, 8)).status == "empty"
+    assert np.asarray(boxes.read("b.jpg", (8, 8)).mask)[:, 0].tolist() == [0, 0, 255, 255, 0, 0, 0, 0]
+    path.write_text("key,left,top,right,bottom\na.jpg,0,0,nan,5\n")
+    with pytest.raises(ValueError, match=r"boxes\.csv, line 2: edges must be numbers, got"):
+        mask_files.find(str(path), None, "", [])
+
+
+def test_names_of_studies_are_names_of_files(made: Study, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="studies must have names without '/', got 'b/c'"):
+        study.compare({"a": made, "b/c": made}, tmp_path)
 
 
 def test_few_units_have_no_interval(discs: Discs, tmp_path: Path, made: Study) -> None:

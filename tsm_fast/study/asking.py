@@ -76,6 +76,8 @@ def ask(
         checks.choice("metrics", family, names.FAMILIES)
     if checks.integer("faithful_images", faithful_images) < 0:
         raise ValueError(f"faithful_images must be at least 0, got {faithful_images}")
+    if abs(checks.integer("seed", seed)) >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {seed}")
     source = source or open_source(settings.source, settings.root)
     say("listing the images")
     items = select(listing(source), settings)

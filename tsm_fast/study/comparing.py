@@ -47,11 +47,14 @@ def compare(
 
     Raises:
         FileNotFoundError: a folder holds no study.
-        ValueError: fewer than two studies, or they share no image.
+        ValueError: fewer than two studies, a name with a slash, or they share no image.
     """
     given = studies if isinstance(studies, Mapping) else {Path(path).name: path for path in studies}
     if len(given) < 2 or len(given) < len(studies):
         raise ValueError(f"studies must be at least two, of distinct names, got {', '.join(map(str, given)) or 'none'}")
+    for name in given:  # of files too
+        if not name or "/" in name or "\0" in name:
+            raise ValueError(f"studies must have names without '/', got {name!r}")
     opened = {name: study if isinstance(study, Study) else Study.open(study) for name, study in given.items()}
     rows = _shared(opened)
     first = next(iter(opened))

@@ -15,7 +15,7 @@ def groups_of(groups: str | Path | Mapping[str, str] | None) -> dict[str, str] |
         return None
     if isinstance(groups, Mapping):
         return {encode_key(str(key)): str(group) for key, group in groups.items()}
-    with open(groups, newline="", encoding="utf-8") as file:
+    with open(groups, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"key", "group"} <= set(rows[0]):
         there = ", ".join(rows[0]) if rows else "no row"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class FolderMasks:
         return _file(self.path(key), size)
 
     def digest(self, keys: Sequence[str]) -> str:
-        return _digest((key, _size(self.path(key))) for key in keys)
+        return _digest((key, _content(self.path(key))) for key in keys)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class PathMasks:
 
     def digest(self, keys: Sequence[str]) -> str:
         paths = ((key, self.paths.get(key)) for key in keys)
-        return _digest((key, path and _size(Path(path))) for key, path in paths)
+        return _digest((key, path and _content(Path(path))) for key, path in paths)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ class BoxMasks:
         mask = Image.new("L", size)
         draw = ImageDraw.Draw(mask)
         for left, top, right, bottom in boxes:
-            edges = [round(left), round(top), round(right) - 1, round(bottom) - 1]
-            if edges[0] <= edges[2] and edges[1] <= edges[3]:
-                draw.rectangle(edges, fill=255)
+            clipped = (min(max(edge, 0), most) for edge, most in zip((left, top, right, bottom), 2 * size, strict=True))
+            x, y, x_end, y_end = map(round, clipped)
+            if x < x_end and y < y_end:
+                draw.rectangle([x, y, x_end - 1, y_end - 1], fill=255)
         return _checked(np.asarray(mask) > 0, size)
 
     def digest(self, keys: Sequence[str]) -> str:
@@ -145,7 +147,7 @@ def find(masks: Any, columns: Any, root: str, items: Sequence[Item]) -> Masks | 
 
 
 def _boxes(path: str) -> dict[str, list[tuple[float, float, float, float]]]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     names = ("key", "left", "top", "right", "bottom")
     there = list(rows[0]) if rows else []
@@ -157,6 +159,8 @@ def _boxes(path: str) -> dict[str, list[tuple[float, float, float, float]]]:
             left, top, right, bottom = (float(row[name]) for name in names[1:])
         except (TypeError, ValueError):
             raise ValueError(f"{path}, line {number}: edges must be numbers, got {row}") from None
+        if any(map(math.isnan, (left, top, right, bottom))):
+            raise ValueError(f"{path}, line {number}: edges must be numbers, got {row}")
         boxes.setdefault(encode_key(row["key"]), []).append((left, top, right, bottom))
     return boxes
 
@@ -228,9 +232,9 @@ class Cropped:
         return black, white
 
 
-def _size(path: Path | None) -> int | None:
+def _content(path: Path | None) -> str | None:
     try:
-        return None if path is None else path.stat().st_size
+        return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None
 

@@ -68,8 +68,8 @@ def run(
             `key,left,top,right,bottom` in pixels of the picture; or a mapping from keys to `[h, w]` arrays or PIL
             pictures.
         score: what the faithfulness metrics watch: "class" (the probability of the class that the model names),
-            "embedding" (the centred cosine of pooled features), or a picklable function from inputs [B, C, H, W] to a
-            function from inputs to [B]. None is "class" where the model gives [B, K], else "embedding".
+            "embedding" (the centred cosine of pooled features), or a picklable function from inputs [B, C, H, W] to
+            floats [B], as in `metrics`. None is "class" where the model gives [B, K], else "embedding".
         groups: a CSV `key,group`, or a mapping: pictures of one group are one independent unit (a patient, a video).
         metrics: families of `study.names.FAMILIES`; None for all that the inputs permit.
         faithful_images: on how many pictures, chosen by hash, the costly families run.

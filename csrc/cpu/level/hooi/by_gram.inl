@@ -280,8 +280,8 @@ struct GramSweeps {
             const double least = 1e-15 * static_cast<double>(s) * at(own.values, 0, lane);
             for (int64_t j = 0; j < r; ++j) {
                 double& lambda = at(own.values, j, lane);
-                const double size = __builtin_fabs(lambda);
-                lambda = 1 / __builtin_sqrt(size > least ? size : least);
+                const double size = __builtin_fabs(lambda), counted = size > least ? size : least;
+                lambda = counted > 0 ? 1 / __builtin_sqrt(counted) : 0;  // a start may miss X altogether
             }
         }
         for (int64_t i = 0; i < depth; ++i)
