@@ -90,6 +90,7 @@ def test_as_json_and_growing() -> None:
         (["--rank", "8"], "--rank needs WORK or --shape: the standard set has its own"),
         (["tsm", "--scaling", "S", "--dtype", "float64"], "--dtype does not go with --scaling"),
         (["--compare", "old.json", "new.json", "--out", "page.html"], "--out does not go with --compare"),
+        (["tsm", "--shape", "8x2x2", "--threads", "1000000"], "must lie in 1..1024, got '1000000'"),
         (["--scaling", "H"], "must be one of C, S, batch, rank, threads, got 'H'"),
     ],
 )
@@ -102,10 +103,11 @@ def test_usage_errors(arguments: list[str], text: str, tmp_path: Path, monkeypat
 
 
 def test_files_that_are_no_results_are_told(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("{}")
-    done = bench("bench", "--compare", tmp_path / "a.json", tmp_path / "a.json")
-    assert done.exit_code == 1
-    assert "is no result file of `tsm-fast bench`" in done.stderr
+    for text in ("{}", '{"schema": 1, "machine": {}, "rows": [{}]}', '{"schema": 1, "machine": null, "rows": []}'):
+        (tmp_path / "a.json").write_text(text)
+        done = bench("bench", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+        assert done.exit_code == 1
+        assert "is no result file of `tsm-fast bench`" in done.stderr
     assert bench("bench", "--compare", tmp_path / "a.json", tmp_path / "none.json").exit_code == 1
 
 

@@ -100,6 +100,9 @@ def test_a_report_is_the_same_again(made: Study, tmp_path: Path) -> None:
             assert (out / path.relative_to(made.out)).read_bytes() == path.read_bytes(), path
     with pytest.raises(FileNotFoundError, match="holds no study"):
         study.report(tmp_path)
+    (out / "study.json").write_text("{")
+    with pytest.raises(ValueError, match=r"study\.json is damaged"):
+        study.report(out)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from tsm_fast.pipeline import FingerprintError
 from tsm_fast.pipeline.results.check import verify
 from tsm_fast.study import Study, names
 from tsm_fast.study import masks as mask_files
+from tsm_fast.study.groups import groups_of
 
 from ..needs import NETWORK, PHOTOS, needs
 from . import nets
@@ -248,6 +249,18 @@ def test_edges_of_boxes_that_are_no_pixels(tmp_path: Path) -> None:
     path.write_text("key,left,top,right,bottom\na.jpg,0,0,nan,5\n")
     with pytest.raises(ValueError, match=r"boxes\.csv, line 2: edges must be numbers, got"):
         mask_files.find(str(path), None, "", [])
+
+
+def test_groups_that_are_two_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_text("key,group\na.jpg,1\na.jpg,1\nb.jpg,2\n")
+    assert groups_of(path) == {"a.jpg": "1", "b.jpg": "2"}
+    path.write_text("key,group\na.jpg,1\na.jpg,2\n")
+    with pytest.raises(ValueError, match=r"got both '1' and '2' for 'a\.jpg' in .*groups\.csv, line 3"):
+        groups_of(path)
+    path.write_text("key,group\na.jpg\n")
+    with pytest.raises(ValueError, match=r"got none for 'a\.jpg'"):
+        groups_of(path)
 
 
 def test_names_of_studies_are_names_of_files(made: Study, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from .options import AsJson, parse_rank
 
 FORMATS = (".json", ".md", ".html")
 WHAT, HOW, SHOWN = "What is measured", "How", "What becomes of it"
+THREADS = 1024  # PyTorch dies of many more
 CASES = {"rank", "batch", "dtype", "layout", "threads"}  # of what rows are made of
 QUICK_SECONDS, QUICK_ROUNDS = 0.2, (2, 10)
 
@@ -52,6 +53,13 @@ def _counts(text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise typer.BadParameter(f"must be numbers above 0, joined by commas, got {text!r}")
     return list(map(int, parts))
+
+
+def _threads(text: str) -> list[int]:
+    found = _counts(text)
+    if max(found) > THREADS:
+        raise typer.BadParameter(f"must lie in 1..{THREADS}, got {text!r}")
+    return found
 
 
 def _shapes(text: str) -> list[str]:
@@ -131,7 +139,7 @@ def bench(
     ] = False,
     device: Annotated[str, typer.Option(rich_help_panel=HOW, help="cpu, cuda or cuda:1.")] = "cpu",
     threads: Annotated[
-        Any, typer.Option(parser=_counts, metavar="N,...", rich_help_panel=HOW, help="Default: PyTorch's.")
+        Any, typer.Option(parser=_threads, metavar="N,...", rich_help_panel=HOW, help="Default: PyTorch's.")
     ] = None,
     backend: Annotated[
         Any,

@@ -52,7 +52,12 @@ class Study:
     @cached_property
     def about(self) -> Mapping[str, Any]:
         """What study.json says."""
-        return json.loads((self.out / NAME).read_text())
+        path = self.out / NAME
+        try:
+            about = json.loads(path.read_text())
+            return {**about, "title": about["title"]}
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{path} is damaged: run `tsm-fast study` again, which writes it anew") from None
 
     @cached_property
     def run(self) -> Run:
