@@ -29,12 +29,12 @@ WANTED = (
 # Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3, sweeps of
 # QL those of a copy of its loop in NumPy (2530 to 2620 rotations at n = 49, 36 300 at 196).
 SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
-# Cycles, estimated from the machine code of sm_90: eleven dependent float64 operations and branches make a rotation; an
-# update is a load that waits for the store before it, for all that the compiler knows.
-A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_BARRIER = 265, 10, 57, 50
+# Cycles, estimated from the machine code of sm_90: eight dependent float64 operations, a reciprocal root and a select
+# make a rotation; four loads stand before the stores of an update of a column and of a turn of one or two.
+A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_TURN, A_BARRIER = 145, 10, 19, 27, 50
 A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
-SLOW = 6  # a dependent access to the L2 cache, in units of one to shared memory
+SLOW = 4  # an access to the L2 cache, four at a time, in units of one to shared memory
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
 
 
@@ -100,7 +100,17 @@ def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
     """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
     steps = 2 * n / 2 * (A_STEP_OF_A_SUM + AN_UPDATE) * slow * ceil(n / 2 / lanes)
     rotations = SWEEPS_A_VALUE * n * n / 2
-    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + AN_UPDATE * slow * ceil(n / lanes))
+    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + A_TURN * slow)
+
+
+def _eigen_accesses(n: int) -> float:
+    """The same in accesses of 128 bytes to shared memory: those of a column by 16 lanes, those of all lanes to the same
+    number by 32, and six of the lane that makes a rotation.
+    """
+    wide = sum(m * ceil(m / 16) for m in range(1, n))
+    same = sum(m * ceil(m / 32) for m in range(1, n))
+    turn = 2 * ceil(n / 16) + 2 * (1 if n <= 64 else ceil(n / 32))
+    return 6 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 6)
 
 
 def _svd(n: int) -> Cost:
@@ -110,13 +120,15 @@ def _svd(n: int) -> Cost:
     if n <= 64:
         registers, _ = _resources("svd_small_kernel<double>")
         seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + 68 * n + 32))
-        return Cost({"HBM": moved, "shared memory": 2.8 * worked, "chain": seconds})  # 80 000 accesses at n = 49
+        return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
     registers, _ = _resources("svd_large_kernel<double>")
     on_chip = matrix + 68 * n + 304 <= 98304
-    at_once = blocks(registers, 256, 68 * n + 304 + (matrix if on_chip else 0))
+    at_once = blocks(registers, 128 if n <= 128 else 256, 68 * n + 304 + (matrix if on_chip else 0))
     seconds = chain(_eigen_cycles(n, 256, 1 if on_chip else SLOW), at_once)
+    if on_chip:
+        return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
     # The matrices of all blocks together are more than the L2 cache holds.
-    return Cost({"HBM": moved + (0 if on_chip else worked), "chain": seconds})
+    return Cost({"HBM": moved + worked, "chain": seconds})
 
 
 def _extremes_small(c: int, s: int) -> Cost:

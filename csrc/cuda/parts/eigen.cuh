@@ -41,6 +41,22 @@ struct EigenMemory {
     __device__ int* order() const { return range + 4; }
 };
 
+// x[j * ld] = change(j, x[j * ld]) for j in [first, n): loads before stores, because to the compiler any store may be
+// to what the next load reads.
+template <class T, class Change>
+__device__ __forceinline__ void change_column(T* x, int ld, int first, int n, Change change) {
+    constexpr int kAhead = 4;
+    for (int j = first; j < n; j += kAhead) {
+        T changed[kAhead];
+#pragma unroll
+        for (int q = 0; q < kAhead; ++q)
+            if (j + q < n) changed[q] = change(j + q, x[(j + q) * ld]);
+#pragma unroll
+        for (int q = 0; q < kAhead; ++q)
+            if (j + q < n) x[(j + q) * ld] = changed[q];
+    }
+}
+
 // A = Q T Q^T: d, e of T; reflector k, from its 1 on, in row k right of the diagonal.
 template <class T, class Group>
 __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& group) {
@@ -77,7 +93,7 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
         if (!flat)
             for (int i = k + 1 + rank; i < n; i += size) {
                 const T v = row[i], w = m.p[i];
-                for (int j = k + 1; j < n; ++j) a[j * ld + i] -= row[j] * w + m.p[j] * v;
+                change_column(a + i, ld, k + 1, n, [&](int j, T x) { return x - (row[j] * w + m.p[j] * v); });
             }
         group.sync();
     }
@@ -102,7 +118,7 @@ __device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& g
             T sum = 0;
             for (int i = k + 1; i < n; ++i) sum += v[i] * a[i * ld + j];
             sum *= tau;
-            for (int i = k + 1; i < n; ++i) a[i * ld + j] -= v[i] * sum;
+            change_column(a + j, ld, k + 1, n, [&](int i, T x) { return x - v[i] * sum; });
         }
         group.sync();
         // Row and column k become those of the identity; the reflector in row k is done with.
@@ -118,67 +134,127 @@ __device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& g
     group.sync();
 }
 
-// The next sweep of rotations on d, e from row `first` on, by one thread. Returns the first row that is not settled, n
-// where all are; *last: the end of its block.
+// Rows of a tridiagonal matrix that hang together, from first to last; first = n where all are settled.
+struct Unreduced {
+    int first, last;
+};
+
 template <class T>
-__device__ int make_rotations(T* d, T* e, int n, int first, T small, T* cosines, T* sines, int* last) {
-    int l = first;
-    while (l < n - 1 && !(fabs(static_cast<double>(e[l])) > static_cast<double>(small))) ++l;
-    if (l >= n - 1) return n;
-    int m = l + 1;
-    while (m < n - 1 && fabs(static_cast<double>(e[m])) > static_cast<double>(small)) ++m;
+__device__ Unreduced unsettled_rows(const T* e, int n, int first, T small) {
+    while (first < n - 1 && !(fabs(e[first]) > small)) ++first;
+    if (first >= n - 1) return {n, n};
+    int last = first + 1;
+    while (last < n - 1 && fabs(e[last]) > small) ++last;
+    return {first, last};
+}
+
+// A sweep of rotations on these rows of d, e, by one thread. Returns the first rows that are not settled then. What an
+// entry needs is read a step ahead, and the next rotation waits for nothing but g.
+template <class T>
+__device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, T* cosines, T* sines) {
+    const int l = rows.first, m = rows.last;
+    Unreduced left{n, n};
+    int settled = m;
+    const auto look_at = [&](int i, T x) {
+        if (fabs(x) > small)
+            left = {i, settled};
+        else
+            settled = i;
+    };
     const T theta = (d[l + 1] - d[l]) / (T(2) * e[l]), root = sqrt(theta * theta + T(1));
     T g = d[m] - d[l] + e[l] / (theta + (theta < 0 ? -root : root)), s = 1, c = 1, p = 0;
+    T after = d[m], own = d[m - 1], beside = e[m - 1];
     for (int i = m - 1; i >= l; --i) {
-        const T f = s * e[i], b = c * e[i], squares = f * f + g * g;
+        const int before = i > l ? i - 1 : l;
+        const T own_before = d[before], beside_before = e[before];
+        const T f = s * beside, b = c * beside, squares = f * f + g * g, moved = after - p;
         const bool none = squares < kNoSquare<T>;
-        const T inverse = none ? T(0) : rsqrt(squares);
-        if (i + 1 < m) e[i + 1] = squares * inverse;
+        const T inverse = inverse_root(squares), turned = (own - moved) * f + T(2) * b * g;
+        if (i + 1 < m) {
+            const T length = none ? T(0) : squares * inverse;
+            e[i + 1] = length;
+            look_at(i + 1, length);
+        }
         s = none ? T(0) : f * inverse;
         c = none ? T(1) : g * inverse;
-        g = d[i + 1] - p;
-        const T t = (d[i] - g) * s + T(2) * c * b;
+        const T t = none ? T(2) * b : turned * inverse;
         p = s * t;
-        d[i + 1] = g + p;
+        d[i + 1] = moved + p;
         g = c * t - b;
         cosines[i] = c;
         sines[i] = s;
+        after = own;
+        own = own_before;
+        beside = beside_before;
     }
-    d[l] -= p;
+    d[l] = after - p;
     e[l] = g;
-    *last = m;
-    return l;
+    look_at(l, g);
+    return left.first < n ? left : unsettled_rows(e, n, m, small);
 }
 
-// Eigenvalues of the tridiagonal d, e into d, unsorted; the rows of z [n, ld], `columns` of them long, turn with them.
+// COLUMNS columns of z, `apart` from each other, turn by a sweep of rotations; loads before stores, as above.
+template <int COLUMNS, class T>
+__device__ __forceinline__ void turn(T* z, int ld, int apart, Unreduced rows, const T* cosines, const T* sines) {
+    constexpr int kAhead = 4;
+    T carried[COLUMNS];
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) carried[j] = z[rows.last * ld + j * apart];
+    for (int i = rows.last - 1; i >= rows.first; i -= kAhead) {
+        T x[kAhead][COLUMNS], c[kAhead], s[kAhead];
+#pragma unroll
+        for (int q = 0; q < kAhead; ++q) {
+            if (i - q < rows.first) continue;
+            c[q] = cosines[i - q];
+            s[q] = sines[i - q];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) x[q][j] = z[(i - q) * ld + j * apart];
+        }
+#pragma unroll
+        for (int q = 0; q < kAhead; ++q) {
+            if (i - q < rows.first) continue;
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) {
+                z[(i - q + 1) * ld + j * apart] = s[q] * x[q][j] + c[q] * carried[j];
+                carried[j] = fma(-s[q], carried[j], c[q] * x[q][j]);
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) z[rows.first * ld + j * apart] = carried[j];
+}
+
+// Eigenvalues of the tridiagonal d, e into d, unsorted; the rows of m.a turn with them.
 template <class T, class Group>
-__device__ void tridiagonal_ql(T* d, T* e, int n, T* z, int ld, int columns, T* turns, int* range, const Group& group) {
+__device__ void tridiagonal_ql(const EigenMemory<T>& m, int n, const Group& group) {
+    const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
+    T *d = m.d, *e = m.e, *z = m.a;
     double largest = 0;
-    for (int i = group.rank(); i < n; i += group.size()) {
-        const double size = fabs(static_cast<double>(d[i])) + (i < n - 1 ? fabs(static_cast<double>(e[i])) : 0.0);
-        largest = size > largest ? size : largest;
+    for (int i = rank; i < n; i += size) {
+        const double sum = fabs(static_cast<double>(d[i])) + (i < n - 1 ? fabs(static_cast<double>(e[i])) : 0.0);
+        largest = sum > largest ? sum : largest;
     }
     const T small = static_cast<T>(group.max(largest)) * kEpsilon<T>;
     if constexpr (Group::kOneWarp) group.sync();  // all have read d and e; a block's max is a barrier
-    int first = 0;
+    Unreduced rows{n, n};
+    if (rank == 0) rows = unsettled_rows(e, n, 0, small);
     for (int sweep = 0; sweep < 40 * n + 40; ++sweep) {
-        T* cosines = turns + sweep % 2 * 2 * n;
+        T* cosines = m.turns + sweep % 2 * 2 * n;
         T* sines = cosines + n;
-        int* at = range + sweep % 2 * 2;
-        if (group.rank() == 0) at[0] = make_rotations(d, e, n, first, small, cosines, sines, at + 1);
-        group.sync();
-        first = at[0];
-        if (first >= n) break;
-        const int last = at[1];
-        for (int r = group.rank(); r < columns; r += group.size()) {
-            T carried = z[last * ld + r];
-            for (int i = last - 1; i >= first; --i) {
-                const T x = z[i * ld + r], c = cosines[i], s = sines[i];
-                z[(i + 1) * ld + r] = s * x + c * carried;
-                carried = c * x - s * carried;
-            }
-            z[first * ld + r] = carried;
+        int* range = m.range + sweep % 2 * 2;
+        if (rank == 0) {
+            range[0] = rows.first;
+            range[1] = rows.last;
+            if (rows.first < n) rows = make_rotations(d, e, n, rows, small, cosines, sines);
         }
+        group.sync();
+        const Unreduced turning{range[0], range[1]};
+        if (turning.first >= n) break;
+        if (Group::kOneWarp && n > size)  // two columns a lane, or one twice
+            for (int r = rank; r < n; r += 2 * size)
+                turn<2>(z + r, ld, r + size < n ? size : 0, turning, cosines, sines);
+        else
+            for (int r = rank; r < n; r += size) turn<1>(z + r, ld, 0, turning, cosines, sines);
     }
     group.sync();
 }
@@ -188,7 +264,7 @@ template <class T, class Group>
 __device__ void eigenpairs(const EigenMemory<T>& m, int n, const Group& group) {
     tridiagonalize(m, n, group);
     form_transposed_q(m, n, group);
-    tridiagonal_ql(m.d, m.e, n, m.a, EigenMemory<T>::ld(n), n, m.turns, m.range, group);
+    tridiagonal_ql(m, n, group);
     for (int i = group.rank(); i < n; i += group.size()) {
         int before = 0;
         for (int j = 0; j < n; ++j) before += m.d[j] > m.d[i] || (m.d[j] == m.d[i] && j < i);
