@@ -30,8 +30,9 @@ WANTED = (
 # QL those of a copy of its loop in NumPy (2530 to 2620 rotations at n = 49, 36 300 at 196).
 SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
 # Cycles, estimated from the machine code of sm_90: eight dependent float64 operations, a reciprocal root and a select
-# make a rotation; four loads stand before the stores of an update of a column and of a turn of one or two.
-A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_TURN, A_BARRIER = 145, 10, 19, 27, 50
+# make a rotation; four loads stand before the stores of an update of a column. Sweeps turn columns four at a time.
+A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_TURN, A_BARRIER = 145, 10, 19, 20, 50
+SWEEPS_A_PASS = 4
 A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
 SLOW = 4  # an access to the L2 cache, four at a time, in units of one to shared memory
@@ -100,30 +101,37 @@ def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
     """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
     steps = 2 * n / 2 * (A_STEP_OF_A_SUM + AN_UPDATE) * slow * ceil(n / 2 / lanes)
     rotations = SWEEPS_A_VALUE * n * n / 2
-    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + A_TURN * slow)
+    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + A_TURN * slow * _padding(n))
+
+
+def _padding(n: int) -> float:
+    """What sweeps that pass together take for each entry of one: they begin and end a row after each other."""
+    return 1 + 2 * SWEEPS_A_PASS / n
 
 
 def _eigen_accesses(n: int) -> float:
     """The same in accesses of 128 bytes to shared memory: those of a column by 16 lanes, those of all lanes to the same
-    number by 32, and six of the lane that makes a rotation.
+    number by 32, and five of the lane that makes a rotation.
     """
     wide = sum(m * ceil(m / 16) for m in range(1, n))
     same = sum(m * ceil(m / 32) for m in range(1, n))
-    turn = 2 * ceil(n / 16) + 2 * (1 if n <= 64 else ceil(n / 32))
-    return 6 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 6)
+    turn = _padding(n) * (2 * ceil(n / 16) / SWEEPS_A_PASS + (1 if n <= 64 else ceil(n / 32)))
+    return 6 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 5)
 
 
 def _svd(n: int) -> Cost:
     matrix = 8 * n * (n | 1)
     moved = 16.0 * n * n
-    worked = 31.0 * n**3  # bytes: 8 n^3 to reduce, as many to form Q, 15 n^3 for QL
+    # Bytes: 8 n^3 to reduce, as many to form Q, 16 n^3 for QL but for sweeps that pass together.
+    worked = 16.0 * n**3 * (1 + _padding(n) / SWEEPS_A_PASS)
+    beside = 100 * n + 300
     if n <= 64:
         registers, _ = _resources("svd_small_kernel<double>")
-        seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + 68 * n + 32))
+        seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + beside))
         return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
     registers, _ = _resources("svd_large_kernel<double>")
-    on_chip = matrix + 68 * n + 304 <= 98304
-    at_once = blocks(registers, 128 if n <= 128 else 256, 68 * n + 304 + (matrix if on_chip else 0))
+    on_chip = matrix + beside + 272 <= 98304
+    at_once = blocks(registers, 128 if n <= 128 else 256, beside + 272 + (matrix if on_chip else 0))
     seconds = chain(_eigen_cycles(n, 256, 1 if on_chip else SLOW), at_once)
     if on_chip:
         return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})

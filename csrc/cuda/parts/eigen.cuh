@@ -12,33 +12,44 @@ namespace tsm::cuda {
 template <class T>
 constexpr T kNoSquare = (sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.1754944e-38)) / kEpsilon<T>;
 
+// A plane rotation: its cosine and sine.
+template <class T>
+struct alignas(2 * sizeof(T)) Givens {
+    T c, s;
+};
+
+constexpr int kSweeps = 4;  // of QL, that pass over the eigenvectors together
+
 // What one matrix needs beside its own [n, ld].
 template <class T>
 struct EigenMemory {
-    T* a;        // [n, ld]; in: the matrix, both triangles; out: eigenvectors as rows
-    T* d;        // [n] eigenvalues
-    T* e;        // [n]
-    T* tau;      // [n]
-    T* p;        // [n]
-    T* turns;    // [2, 2, n]: cosines and sines of two sweeps
-    int* range;  // [2, 2]: first and last row of two sweeps; [4..4+n): the order of the eigenvalues
+    T* a;              // [n, ld]; in: the matrix, both triangles; out: eigenvectors as rows
+    T* d;              // [n] eigenvalues
+    T* e;              // [n]
+    T* tau;            // [n]
+    T* p;              // [n]
+    Givens<T>* turns;  // [n + kSweeps, kSweeps], see `turn`
+    int* range;        // [2]: first and last row of the sweeps; [2..2+n): the order of the eigenvalues
 
     __host__ __device__ static int ld(int n) { return n | 1; }
-    __host__ __device__ static int64_t vectors(int n) { return int64_t{8} * n; }  // numbers
+    __host__ __device__ static int64_t vectors(int n) {
+        return int64_t{4} * n + 2 * kSweeps * (n + kSweeps);
+    }  // numbers
     __host__ __device__ static int64_t matrix(int n) { return int64_t{n} * ld(n); }
     // Bytes beside the matrix, a multiple of 16.
     __host__ __device__ static int64_t bytes(int n) {
-        return (vectors(n) * static_cast<int64_t>(sizeof(T)) + (n + 4) * 4 + 15) / 16 * 16;
+        return (8 + vectors(n) * static_cast<int64_t>(sizeof(T)) + (n + 2) * 4 + 15) / 16 * 16;
     }
     __device__ EigenMemory(T* matrix_memory, void* memory, int n) : a(matrix_memory) {
-        d = static_cast<T*>(memory);
+        // Rotations are read whole: at multiples of 16, where `memory` may be one of 8.
+        d = reinterpret_cast<T*>(static_cast<char*>(memory) + (reinterpret_cast<uintptr_t>(memory) & 8));
         e = d + n;
         tau = e + n;
         p = tau + n;
-        turns = p + n;
-        range = reinterpret_cast<int*>(turns + 4 * n);
+        turns = reinterpret_cast<Givens<T>*>(p + n);
+        range = reinterpret_cast<int*>(turns + kSweeps * (n + kSweeps));
     }
-    __device__ int* order() const { return range + 4; }
+    __device__ int* order() const { return range + 2; }
 };
 
 // x[j * ld] = change(j, x[j * ld]) for j in [first, n): loads before stores, because to the compiler any store may be
@@ -148,10 +159,11 @@ __device__ Unreduced unsettled_rows(const T* e, int n, int first, T small) {
     return {first, last};
 }
 
-// A sweep of rotations on these rows of d, e, by one thread. Returns the first rows that are not settled then. What an
-// entry needs is read a step ahead, and the next rotation waits for nothing but g.
+// A sweep of rotations on these rows of d, e, by one thread: rotation i, of rows i and i + 1, at turns[i kSweeps].
+// Returns the first rows that are not settled then. What an entry needs is read a step ahead, and the next rotation
+// waits for nothing but g.
 template <class T>
-__device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, T* cosines, T* sines) {
+__device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, Givens<T>* turns) {
     const int l = rows.first, m = rows.last;
     Unreduced left{n, n};
     int settled = m;
@@ -181,8 +193,7 @@ __device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, 
         p = s * t;
         d[i + 1] = moved + p;
         g = c * t - b;
-        cosines[i] = c;
-        sines[i] = s;
+        turns[i * kSweeps] = {c, s};
         after = own;
         own = own_before;
         beside = beside_before;
@@ -193,35 +204,44 @@ __device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, 
     return left.first < n ? left : unsettled_rows(e, n, m, small);
 }
 
-// COLUMNS columns of z, `apart` from each other, turn by a sweep of rotations; loads before stores, as above.
+// COLUMNS columns of z, `apart` from each other, turn by kSweeps sweeps, each one row behind the last: an entry is read
+// and written once. turns[i + kSweeps][k]: rotation i + k of sweep k, for i from rows.first - kSweeps to rows.last - 1.
 template <int COLUMNS, class T>
-__device__ __forceinline__ void turn(T* z, int ld, int apart, Unreduced rows, const T* cosines, const T* sines) {
-    constexpr int kAhead = 4;
-    T carried[COLUMNS];
+__device__ __forceinline__ void turn(T* z, int ld, int apart, Unreduced rows, const Givens<T>* turns) {
+    constexpr int kAhead = 2;
+    const int end = rows.first - kSweeps;
+    T carried[kSweeps][COLUMNS] = {};
 #pragma unroll
-    for (int j = 0; j < COLUMNS; ++j) carried[j] = z[rows.last * ld + j * apart];
-    for (int i = rows.last - 1; i >= rows.first; i -= kAhead) {
-        T x[kAhead][COLUMNS], c[kAhead], s[kAhead];
+    for (int j = 0; j < COLUMNS; ++j) carried[0][j] = z[rows.last * ld + j * apart];
+    for (int i = rows.last - 1; i >= end; i -= kAhead) {
+        Givens<T> by[kAhead][kSweeps];
+        T x[kAhead][COLUMNS] = {};
 #pragma unroll
         for (int q = 0; q < kAhead; ++q) {
-            if (i - q < rows.first) continue;
-            c[q] = cosines[i - q];
-            s[q] = sines[i - q];
+            if (i - q < end) continue;
 #pragma unroll
-            for (int j = 0; j < COLUMNS; ++j) x[q][j] = z[(i - q) * ld + j * apart];
+            for (int k = 0; k < kSweeps; ++k) by[q][k] = turns[(i - q + kSweeps) * kSweeps + k];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j)
+                if (i - q >= rows.first) x[q][j] = z[(i - q) * ld + j * apart];
         }
 #pragma unroll
         for (int q = 0; q < kAhead; ++q) {
-            if (i - q < rows.first) continue;
+            if (i - q < end) continue;
 #pragma unroll
-            for (int j = 0; j < COLUMNS; ++j) {
-                z[(i - q + 1) * ld + j * apart] = s[q] * x[q][j] + c[q] * carried[j];
-                carried[j] = fma(-s[q], carried[j], c[q] * x[q][j]);
-            }
+            for (int k = 0; k < kSweeps; ++k)
+#pragma unroll
+                for (int j = 0; j < COLUMNS; ++j) {
+                    const auto [c, s] = by[q][k];
+                    const T up = s * x[q][j] + c * carried[k][j];
+                    carried[k][j] = fma(-s, carried[k][j], c * x[q][j]);
+                    x[q][j] = up;
+                }
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j)
+                if (i - q + kSweeps <= rows.last) z[(i - q + kSweeps) * ld + j * apart] = x[q][j];
         }
     }
-#pragma unroll
-    for (int j = 0; j < COLUMNS; ++j) z[rows.first * ld + j * apart] = carried[j];
 }
 
 // Eigenvalues of the tridiagonal d, e into d, unsorted; the rows of m.a turn with them.
@@ -238,23 +258,25 @@ __device__ void tridiagonal_ql(const EigenMemory<T>& m, int n, const Group& grou
     if constexpr (Group::kOneWarp) group.sync();  // all have read d and e; a block's max is a barrier
     Unreduced rows{n, n};
     if (rank == 0) rows = unsettled_rows(e, n, 0, small);
-    for (int sweep = 0; sweep < 40 * n + 40; ++sweep) {
-        T* cosines = m.turns + sweep % 2 * 2 * n;
-        T* sines = cosines + n;
-        int* range = m.range + sweep % 2 * 2;
+    for (int pass = 0; pass < 40 * n + 40; ++pass) {
         if (rank == 0) {
-            range[0] = rows.first;
-            range[1] = rows.last;
-            if (rows.first < n) rows = make_rotations(d, e, n, rows, small, cosines, sines);
+            m.range[0] = rows.first;
+            m.range[1] = rows.last;
         }
         group.sync();
-        const Unreduced turning{range[0], range[1]};
+        const Unreduced turning{m.range[0], m.range[1]};
         if (turning.first >= n) break;
+        for (int i = turning.first * kSweeps + rank; i < (turning.last + kSweeps) * kSweeps; i += size)
+            m.turns[i] = {T(1), T(0)};
+        group.sync();
+        if (rank == 0)
+            for (int k = 0; k < kSweeps && rows.first < turning.last; ++k)
+                rows = make_rotations(d, e, n, rows, small, m.turns + (kSweeps - k) * kSweeps + k);
+        group.sync();
         if (Group::kOneWarp && n > size)  // two columns a lane, or one twice
-            for (int r = rank; r < n; r += 2 * size)
-                turn<2>(z + r, ld, r + size < n ? size : 0, turning, cosines, sines);
+            for (int r = rank; r < n; r += 2 * size) turn<2>(z + r, ld, r + size < n ? size : 0, turning, m.turns);
         else
-            for (int r = rank; r < n; r += size) turn<1>(z + r, ld, 0, turning, cosines, sines);
+            for (int r = rank; r < n; r += size) turn<1>(z + r, ld, 0, turning, m.turns);
     }
     group.sync();
 }
