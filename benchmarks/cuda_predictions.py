@@ -30,8 +30,9 @@ WANTED = (
 # QL those of a copy of its loop in NumPy (2530 to 2620 rotations at n = 49, 36 300 at 196).
 SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
 # Cycles, estimated from the machine code of sm_90: eight dependent float64 operations, a reciprocal root and a select
-# make a rotation; four loads stand before the stores of an update of a column. Sweeps turn columns four at a time.
-A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_TURN, A_BARRIER = 145, 10, 19, 20, 50
+# make a rotation; a pass over a column changes it, four loads before four stores, and sums what it becomes. Sweeps turn
+# columns four at a time.
+A_ROTATION, A_STEP_OF_A_SUM, A_STEP_OF_A_PASS, A_TURN, A_BARRIER = 145, 10, 30, 20, 50
 SWEEPS_A_PASS = 4
 A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
@@ -99,9 +100,10 @@ def _leading(c: int, s: int) -> Cost:
 
 def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
     """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
-    steps = 2 * n / 2 * (A_STEP_OF_A_SUM + AN_UPDATE) * slow * ceil(n / 2 / lanes)
+    passes = 2 * A_STEP_OF_A_PASS * slow * sum(m * ceil(m / lanes) for m in range(1, n))
     rotations = SWEEPS_A_VALUE * n * n / 2
-    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + A_TURN * slow * _padding(n))
+    turns = 1 if lanes == 32 else ceil(n / lanes)  # two columns of a lane turn together
+    return passes + 10 * A_BARRIER * n + rotations * (A_ROTATION + A_TURN * slow * _padding(n) * turns)
 
 
 def _padding(n: int) -> float:
@@ -116,14 +118,14 @@ def _eigen_accesses(n: int) -> float:
     wide = sum(m * ceil(m / 16) for m in range(1, n))
     same = sum(m * ceil(m / 32) for m in range(1, n))
     turn = _padding(n) * (2 * ceil(n / 16) / SWEEPS_A_PASS + (1 if n <= 64 else ceil(n / 32)))
-    return 6 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 5)
+    return 4 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 5)
 
 
 def _svd(n: int) -> Cost:
     matrix = 8 * n * (n | 1)
     moved = 16.0 * n * n
-    # Bytes: 8 n^3 to reduce, as many to form Q, 16 n^3 for QL but for sweeps that pass together.
-    worked = 16.0 * n**3 * (1 + _padding(n) / SWEEPS_A_PASS)
+    # Bytes: a third of 16 n^3 to reduce, as many to form Q, 16 n^3 for QL but for sweeps that pass together.
+    worked = 16.0 * n**3 * (2 / 3 + _padding(n) / SWEEPS_A_PASS)
     beside = 100 * n + 300
     if n <= 64:
         registers, _ = _resources("svd_small_kernel<double>")
@@ -131,8 +133,8 @@ def _svd(n: int) -> Cost:
         return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
     registers, _ = _resources("svd_large_kernel<double>")
     on_chip = matrix + beside + 272 <= 98304
-    at_once = blocks(registers, 128 if n <= 128 else 256, beside + 272 + (matrix if on_chip else 0))
-    seconds = chain(_eigen_cycles(n, 256, 1 if on_chip else SLOW), at_once)
+    at_once = blocks(registers, 128, beside + 272 + (matrix if on_chip else 0))
+    seconds = chain(_eigen_cycles(n, 128, 1 if on_chip else SLOW), at_once)
     if on_chip:
         return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
     # The matrices of all blocks together are more than the L2 cache holds.

@@ -5,7 +5,7 @@
 namespace tsm::cuda {
 namespace {
 
-constexpr int kThreads = 256;       // of a large matrix, or half as many where each still has its column
+constexpr int kThreads = 128;       // of a large matrix
 constexpr int64_t kShared = 98304;  // a large matrix stays in shared memory up to this many bytes
 
 struct Problem {
@@ -76,8 +76,8 @@ void run(const Problem& problem, void* workspace, void* stream) {
     }
     const int64_t matrix = fits<T>(n) ? EigenMemory<T>::matrix(n) * static_cast<int64_t>(sizeof(T)) : 0;
     launch(sizeof(T) == 8 ? "svd_large_kernel<double>" : "svd_large_kernel<float>", svd_large_kernel<T>, problem.batch,
-           n <= kThreads / 2 ? kThreads / 2 : kThreads, kBlockScratch * 8 + EigenMemory<T>::bytes(n) + matrix, stream,
-           problem, fits<T>(n) ? nullptr : static_cast<T*>(workspace));
+           kThreads, kBlockScratch * 8 + EigenMemory<T>::bytes(n) + matrix, stream, problem,
+           fits<T>(n) ? nullptr : static_cast<T*>(workspace));
 }
 
 }  // namespace

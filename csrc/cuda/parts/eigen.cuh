@@ -68,11 +68,15 @@ __device__ __forceinline__ void change_column(T* x, int ld, int first, int n, Ch
     }
 }
 
-// A = Q T Q^T: d, e of T; reflector k, from its 1 on, in row k right of the diagonal.
+// A = Q T Q^T: d, e of T; reflector k, from its 1 on, in row k right of the diagonal. A step passes over what is left
+// of A once: it takes off the last reflector and multiplies by its own.
 template <class T, class Group>
 __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& group) {
     const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
-    T* a = m.a;
+    T *a = m.a, *next = m.p, *p = reinterpret_cast<T*>(m.turns);  // A less last p^T and p last^T
+    const T* last = a;
+    for (int i = rank; i < n; i += size) p[i] = 0;
+    group.sync();
     for (int k = 0; k < n - 1; ++k) {
         T* row = a + k * ld;
         const T alpha = row[k + 1];
@@ -93,20 +97,26 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
         group.sync();
         double product = 0;
         for (int i = k + 1 + rank; i < n; i += size) {  // columns are rows: neighbours read neighbours
+            const T v = last[i], w = p[i];
             T sum = 0;
-            for (int j = k + 1; j < n; ++j) sum += a[j * ld + i] * row[j];
-            m.p[i] = tau * sum;
-            product += static_cast<double>(m.p[i] * row[i]);
+            change_column(a + i, ld, k + 1, n, [&](int j, T x) {
+                x -= last[j] * w + p[j] * v;
+                sum += x * row[j];
+                return x;
+            });
+            next[i] = tau * sum;
+            product += static_cast<double>(next[i] * row[i]);
         }
         const T half = T(-0.5) * tau * static_cast<T>(group.sum(product));
-        for (int i = k + 1 + rank; i < n; i += size) m.p[i] += half * row[i];
+        for (int i = k + 1 + rank; i < n; i += size) next[i] += half * row[i];
         group.sync();
-        if (!flat)
-            for (int i = k + 1 + rank; i < n; i += size) {
-                const T v = row[i], w = m.p[i];
-                change_column(a + i, ld, k + 1, n, [&](int j, T x) { return x - (row[j] * w + m.p[j] * v); });
-            }
+        T* const below = row + ld;
+        for (int i = k + 1 + rank; i < n; i += size) below[i] -= row[k + 1] * next[i] + next[k + 1] * row[i];
         group.sync();
+        last = row;
+        T* const done = p;
+        p = next;
+        next = done;
     }
     if (rank == 0) {
         m.d[n - 1] = a[(n - 1) * ld + n - 1];
@@ -115,25 +125,34 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
     group.sync();
 }
 
-// a = Q^T from the reflectors in its rows.
+// a = Q^T from the reflectors in its rows. A step passes over the columns that it changes once: it applies its
+// reflector and multiplies by the next one.
 template <class T, class Group>
 __device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& group) {
     const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
-    T* a = m.a;
-    if (rank == 0) a[(n - 1) * ld + n - 1] = 1;
+    T *a = m.a, *product = m.p;  // of the reflector and each column
+    if (rank == 0) {
+        a[(n - 1) * ld + n - 1] = 1;
+        if (n > 1) product[n - 1] = m.tau[n - 2];
+    }
     group.sync();
     for (int k = n - 2; k >= 0; --k) {
-        const T* v = a + k * ld;
-        const T tau = m.tau[k];
+        const T *v = a + k * ld, *next = k > 0 ? v - ld : v;
+        const T tau = k > 0 ? m.tau[k - 1] : T(0);
         for (int j = k + 1 + rank; j < n; j += size) {
+            const T by = product[j];
             T sum = 0;
-            for (int i = k + 1; i < n; ++i) sum += v[i] * a[i * ld + j];
-            sum *= tau;
-            change_column(a + j, ld, k + 1, n, [&](int i, T x) { return x - v[i] * sum; });
+            change_column(a + j, ld, k + 1, n, [&](int i, T x) {
+                x -= v[i] * by;
+                sum += next[i] * x;
+                return x;
+            });
+            product[j] = tau * sum;
         }
         group.sync();
         // Row and column k become those of the identity; the reflector in row k is done with.
         for (int i = k + rank; i < n; i += size) a[k * ld + i] = a[i * ld + k] = i == k ? T(1) : T(0);
+        if (rank == 0) product[k] = tau;
         group.sync();
     }
     for (int i = 1 + rank; i < n; i += size)
