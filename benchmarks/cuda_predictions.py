@@ -121,24 +121,33 @@ def _eigen_accesses(n: int) -> float:
     return 4 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 5)
 
 
+def _eigen_operations(n: int) -> float:
+    """The same in operations of all lanes, idle or not: seven instructions a step of both passes, twenty a rotation,
+    and four a turn.
+    """
+    steps, warps = sum(m * ceil(m / 32) for m in range(1, n)), ceil(n / 32)
+    return 64 * (7 * steps + SWEEPS_A_VALUE * n * n / 2 * (20 + 4 * _padding(n) * warps))
+
+
 def _svd(n: int) -> Cost:
     matrix = 8 * n * (n | 1)
     moved = 16.0 * n * n
+    own = {"float64 vector": _eigen_operations(n), "shared memory": 128 * _eigen_accesses(n)}
     # Bytes: a third of 16 n^3 to reduce, as many to form Q, 16 n^3 for QL but for sweeps that pass together.
     worked = 16.0 * n**3 * (2 / 3 + _padding(n) / SWEEPS_A_PASS)
     beside = 100 * n + 300
     if n <= 64:
         registers, _ = _resources("svd_small_kernel<double>")
         seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + beside))
-        return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
+        return Cost({"HBM": moved, **own, "chain": seconds})
     registers, _ = _resources("svd_large_kernel<double>")
-    on_chip = matrix + beside + 272 <= 98304
+    on_chip = matrix + beside + 272 <= (SHARED_LIMIT + 1024) // 2 - 1024
     at_once = blocks(registers, 128, beside + 272 + (matrix if on_chip else 0))
     seconds = chain(_eigen_cycles(n, 128, 1 if on_chip else SLOW), at_once)
     if on_chip:
-        return Cost({"HBM": moved, "shared memory": 128 * _eigen_accesses(n), "chain": seconds})
-    # The matrices of all blocks together are more than the L2 cache holds.
-    return Cost({"HBM": moved + worked, "chain": seconds})
+        return Cost({"HBM": moved, **own, "chain": seconds})
+    # In the workspace, whose matrices of all blocks together are more than the L2 cache holds.
+    return Cost({"HBM": moved + worked, "float64 vector": own["float64 vector"], "chain": seconds})
 
 
 def _extremes_small(c: int, s: int) -> Cost:
