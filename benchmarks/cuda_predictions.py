@@ -32,7 +32,7 @@ SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
 # Cycles, estimated from the machine code of sm_90: eight dependent float64 operations, a reciprocal root and a select
 # make a rotation; a pass over a column changes it, four loads before four stores, and sums what it becomes. Sweeps turn
 # columns four at a time.
-A_ROTATION, A_STEP_OF_A_SUM, A_STEP_OF_A_PASS, A_TURN, A_BARRIER = 145, 10, 30, 20, 50
+A_ROTATION, A_STEP_OF_A_SUM, A_STEP_OF_A_PASS, A_TURN, A_BARRIER = 145, 10, 30, 25, 50
 SWEEPS_A_PASS = 4
 A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
@@ -100,7 +100,8 @@ def _leading(c: int, s: int) -> Cost:
 
 def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
     """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
-    passes = 2 * A_STEP_OF_A_PASS * slow * sum(m * ceil(m / lanes) for m in range(1, n))
+    step = A_STEP_OF_A_PASS if lanes == 32 else 1.4 * A_STEP_OF_A_PASS  # a block has two loads before two stores
+    passes = 2 * step * slow * sum(m * ceil(m / lanes) for m in range(1, n))
     rotations = SWEEPS_A_VALUE * n * n / 2
     turns = 1 if lanes == 32 else ceil(n / lanes)  # two columns of a lane turn together
     return passes + 10 * A_BARRIER * n + rotations * (A_ROTATION + A_TURN * slow * _padding(n) * turns)

@@ -54,9 +54,9 @@ struct EigenMemory {
 
 // x[j * ld] = change(j, x[j * ld]) for j in [first, n): loads before stores, because to the compiler any store may be
 // to what the next load reads.
-template <class T, class Change>
+template <class Group, class T, class Change>
 __device__ __forceinline__ void change_column(T* x, int ld, int first, int n, Change change) {
-    constexpr int kAhead = 4;
+    constexpr int kAhead = Group::kOneWarp ? 4 : 2;  // more would take registers that kernels with a block an item need
     for (int j = first; j < n; j += kAhead) {
         T changed[kAhead];
 #pragma unroll
@@ -99,7 +99,7 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
         for (int i = k + 1 + rank; i < n; i += size) {  // columns are rows: neighbours read neighbours
             const T v = last[i], w = p[i];
             T sum = 0;
-            change_column(a + i, ld, k + 1, n, [&](int j, T x) {
+            change_column<Group>(a + i, ld, k + 1, n, [&](int j, T x) {
                 x -= last[j] * w + p[j] * v;
                 sum += x * row[j];
                 return x;
@@ -142,7 +142,7 @@ __device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& g
         for (int j = k + 1 + rank; j < n; j += size) {
             const T by = product[j];
             T sum = 0;
-            change_column(a + j, ld, k + 1, n, [&](int i, T x) {
+            change_column<Group>(a + j, ld, k + 1, n, [&](int i, T x) {
                 x -= v[i] * by;
                 sum += next[i] * x;
                 return x;
@@ -227,38 +227,33 @@ __device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, 
 // and written once. turns[i + kSweeps][k]: rotation i + k of sweep k, for i from rows.first - kSweeps to rows.last - 1.
 template <int COLUMNS, class T>
 __device__ __forceinline__ void turn(T* z, int ld, int apart, Unreduced rows, const Givens<T>* turns) {
-    constexpr int kAhead = 2;
-    const int end = rows.first - kSweeps;
-    T carried[kSweeps][COLUMNS] = {};
+    T carried[kSweeps][COLUMNS] = {}, x[COLUMNS];
 #pragma unroll
-    for (int j = 0; j < COLUMNS; ++j) carried[0][j] = z[rows.last * ld + j * apart];
-    for (int i = rows.last - 1; i >= end; i -= kAhead) {
-        Givens<T> by[kAhead][kSweeps];
-        T x[kAhead][COLUMNS] = {};
+    for (int j = 0; j < COLUMNS; ++j) {
+        carried[0][j] = z[rows.last * ld + j * apart];
+        x[j] = z[(rows.last - 1) * ld + j * apart];
+    }
+    for (int i = rows.last - 1; i >= rows.first - kSweeps; --i) {
+        Givens<T> by[kSweeps];
+        T before[COLUMNS] = {};
 #pragma unroll
-        for (int q = 0; q < kAhead; ++q) {
-            if (i - q < end) continue;
+        for (int k = 0; k < kSweeps; ++k) by[k] = turns[(i + kSweeps) * kSweeps + k];
 #pragma unroll
-            for (int k = 0; k < kSweeps; ++k) by[q][k] = turns[(i - q + kSweeps) * kSweeps + k];
+        for (int j = 0; j < COLUMNS; ++j)
+            if (i > rows.first) before[j] = z[(i - 1) * ld + j * apart];
 #pragma unroll
-            for (int j = 0; j < COLUMNS; ++j)
-                if (i - q >= rows.first) x[q][j] = z[(i - q) * ld + j * apart];
-        }
+        for (int k = 0; k < kSweeps; ++k)
 #pragma unroll
-        for (int q = 0; q < kAhead; ++q) {
-            if (i - q < end) continue;
+            for (int j = 0; j < COLUMNS; ++j) {
+                const auto [c, s] = by[k];
+                const T up = s * x[j] + c * carried[k][j];
+                carried[k][j] = fma(-s, carried[k][j], c * x[j]);
+                x[j] = up;
+            }
 #pragma unroll
-            for (int k = 0; k < kSweeps; ++k)
-#pragma unroll
-                for (int j = 0; j < COLUMNS; ++j) {
-                    const auto [c, s] = by[q][k];
-                    const T up = s * x[q][j] + c * carried[k][j];
-                    carried[k][j] = fma(-s, carried[k][j], c * x[q][j]);
-                    x[q][j] = up;
-                }
-#pragma unroll
-            for (int j = 0; j < COLUMNS; ++j)
-                if (i - q + kSweeps <= rows.last) z[(i - q + kSweeps) * ld + j * apart] = x[q][j];
+        for (int j = 0; j < COLUMNS; ++j) {
+            if (i + kSweeps <= rows.last) z[(i + kSweeps) * ld + j * apart] = x[j];
+            x[j] = before[j];
         }
     }
 }
