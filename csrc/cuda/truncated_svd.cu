@@ -1,6 +1,6 @@
 // Eigenpairs of a batch of Gram matrices, all of a matrix in one place: a warp each in shared memory up to kSmall, a
 // block each up to kLargest, in shared memory where that leaves room for kAtOnce blocks on a multiprocessor, and else
-// in the workspace (the L2 cache).
+// in the workspace.
 #include "cuda/parts/eigen.cuh"
 
 namespace tsm::cuda {

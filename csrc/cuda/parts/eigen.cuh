@@ -32,13 +32,11 @@ struct EigenMemory {
     int* range;        // [2]: first and last row of the sweeps; [2..2+n): the order of the eigenvalues
 
     __host__ __device__ static int ld(int n) { return n | 1; }
-    __host__ __device__ static int64_t vectors(int n) {
-        return int64_t{4} * n + 2 * kSweeps * (n + kSweeps);
-    }  // numbers
+    __host__ __device__ static int64_t numbers(int n) { return int64_t{4} * n + 2 * kSweeps * (n + kSweeps); }
     __host__ __device__ static int64_t matrix(int n) { return int64_t{n} * ld(n); }
     // Bytes beside the matrix, a multiple of 16.
     __host__ __device__ static int64_t bytes(int n) {
-        return (8 + vectors(n) * static_cast<int64_t>(sizeof(T)) + (n + 2) * 4 + 15) / 16 * 16;
+        return (8 + numbers(n) * static_cast<int64_t>(sizeof(T)) + (n + 2) * 4 + 15) / 16 * 16;
     }
     __device__ EigenMemory(T* matrix_memory, void* memory, int n) : a(matrix_memory) {
         // Rotations are read whole: at multiples of 16, where `memory` may be one of 8.
