@@ -29,12 +29,14 @@ WANTED = (
 # Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3, sweeps of
 # QL those of a copy of its loop in NumPy (2530 to 2620 rotations at n = 49, 36 300 at 196).
 SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
-# Cycles, estimated from the machine code of sm_90: eleven dependent float64 operations and branches make a rotation; an
-# update is a load that waits for the store before it, for all that the compiler knows.
-A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_BARRIER = 265, 10, 57, 50
+# Cycles, estimated from the machine code of sm_90: eight dependent float64 operations, a reciprocal root and a select
+# make a rotation; a pass over a column changes it, four loads before four stores, and sums what it becomes. Sweeps turn
+# columns four at a time.
+A_ROTATION, A_STEP_OF_A_SUM, A_STEP_OF_A_PASS, A_TURN, A_BARRIER = 145, 10, 30, 25, 50
+SWEEPS_A_PASS = 4
 A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
-SLOW = 6  # a dependent access to the L2 cache, in units of one to shared memory
+SLOW = 4  # an access to the L2 cache, four at a time, in units of one to shared memory
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
 
 
@@ -98,25 +100,55 @@ def _leading(c: int, s: int) -> Cost:
 
 def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
     """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
-    steps = 2 * n / 2 * (A_STEP_OF_A_SUM + AN_UPDATE) * slow * ceil(n / 2 / lanes)
+    step = A_STEP_OF_A_PASS if lanes == 32 else 1.4 * A_STEP_OF_A_PASS  # a block has two loads before two stores
+    passes = 2 * step * slow * sum(m * ceil(m / lanes) for m in range(1, n))
     rotations = SWEEPS_A_VALUE * n * n / 2
-    return n * (steps + 10 * A_BARRIER) + rotations * (A_ROTATION + AN_UPDATE * slow * ceil(n / lanes))
+    turns = 1 if lanes == 32 else ceil(n / lanes)  # two columns of a lane turn together
+    return passes + 10 * A_BARRIER * n + rotations * (A_ROTATION + A_TURN * slow * _padding(n) * turns)
+
+
+def _padding(n: int) -> float:
+    """What sweeps that pass together take for each entry of one: they begin and end a row after each other."""
+    return 1 + 2 * SWEEPS_A_PASS / n
+
+
+def _eigen_accesses(n: int) -> float:
+    """The same in accesses of 128 bytes to shared memory: those of a column by 16 lanes, those of all lanes to the same
+    number by 32, and five of the lane that makes a rotation.
+    """
+    wide = sum(m * ceil(m / 16) for m in range(1, n))
+    same = sum(m * ceil(m / 32) for m in range(1, n))
+    turn = _padding(n) * (2 * ceil(n / 16) / SWEEPS_A_PASS + (1 if n <= 64 else ceil(n / 32)))
+    return 4 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 5)
+
+
+def _eigen_operations(n: int) -> float:
+    """The same in operations of all lanes, idle or not: seven instructions a step of both passes, twenty a rotation,
+    and four a turn.
+    """
+    steps, warps = sum(m * ceil(m / 32) for m in range(1, n)), ceil(n / 32)
+    return 64 * (7 * steps + SWEEPS_A_VALUE * n * n / 2 * (20 + 4 * _padding(n) * warps))
 
 
 def _svd(n: int) -> Cost:
     matrix = 8 * n * (n | 1)
     moved = 16.0 * n * n
-    worked = 31.0 * n**3  # bytes: 8 n^3 to reduce, as many to form Q, 15 n^3 for QL
+    own = {"float64 vector": _eigen_operations(n), "shared memory": 128 * _eigen_accesses(n)}
+    # Bytes: a third of 16 n^3 to reduce, as many to form Q, 16 n^3 for QL but for sweeps that pass together.
+    worked = 16.0 * n**3 * (2 / 3 + _padding(n) / SWEEPS_A_PASS)
+    beside = 100 * n + 300
     if n <= 64:
         registers, _ = _resources("svd_small_kernel<double>")
-        seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + 68 * n + 32))
-        return Cost({"HBM": moved, "shared memory": 2.8 * worked, "chain": seconds})  # 80 000 accesses at n = 49
+        seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + beside))
+        return Cost({"HBM": moved, **own, "chain": seconds})
     registers, _ = _resources("svd_large_kernel<double>")
-    on_chip = matrix + 68 * n + 304 <= 98304
-    at_once = blocks(registers, 256, 68 * n + 304 + (matrix if on_chip else 0))
-    seconds = chain(_eigen_cycles(n, 256, 1 if on_chip else SLOW), at_once)
-    # The matrices of all blocks together are more than the L2 cache holds.
-    return Cost({"HBM": moved + (0 if on_chip else worked), "chain": seconds})
+    on_chip = matrix + beside + 272 <= (SHARED_LIMIT + 1024) // 2 - 1024
+    at_once = blocks(registers, 128, beside + 272 + (matrix if on_chip else 0))
+    seconds = chain(_eigen_cycles(n, 128, 1 if on_chip else SLOW), at_once)
+    if on_chip:
+        return Cost({"HBM": moved, **own, "chain": seconds})
+    # In the workspace, whose matrices of all blocks together are more than the L2 cache holds.
+    return Cost({"HBM": moved + worked, "float64 vector": own["float64 vector"], "chain": seconds})
 
 
 def _extremes_small(c: int, s: int) -> Cost:

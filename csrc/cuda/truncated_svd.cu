@@ -1,12 +1,15 @@
 // Eigenpairs of a batch of Gram matrices, all of a matrix in one place: a warp each in shared memory up to kSmall, a
-// block each up to kLargest, in shared memory where it fits and else in the workspace (the L2 cache).
+// block each up to kLargest, in shared memory where that leaves room for kAtOnce blocks on a multiprocessor, and else
+// in the workspace.
 #include "cuda/parts/eigen.cuh"
 
 namespace tsm::cuda {
 namespace {
 
-constexpr int kThreads = 256;       // of a large matrix
-constexpr int64_t kShared = 98304;  // a large matrix stays in shared memory up to this many bytes
+constexpr int kThreads = 128;  // of a large matrix
+// One at a time, a block leaves a multiprocessor idle while its rotations wait for each other: counted for an H200,
+// that costs twice what the workspace does.
+constexpr int kAtOnce = 2;
 
 struct Problem {
     const void* gram;  // [B, n, n]
@@ -62,8 +65,9 @@ __global__ void __launch_bounds__(kThreads) svd_large_kernel(Problem problem, T*
 
 template <class T>
 bool fits(int n) {
+    constexpr int64_t kReserved = 1024;  // of every block
     return EigenMemory<T>::matrix(n) * static_cast<int64_t>(sizeof(T)) + EigenMemory<T>::bytes(n) + kBlockScratch * 8 <=
-           kShared;
+           (shared_limit() + kReserved) / kAtOnce - kReserved;
 }
 
 template <class T>

@@ -220,6 +220,22 @@ def test_matrices_go_where_they_fit(cuda):
     assert kernels(cuda) == []
 
 
+@pytest.mark.parametrize(
+    ("shared", "precision", "n"),
+    [(99, "float64", 72), (163, "float64", 95), (227, "float64", 113), (99, "float32", 105), (227, "float32", 163)],
+)
+def test_matrices_stay_on_chip_where_two_of_them_fit(cuda, monkeypatch, shared, precision, n):
+    monkeypatch.setenv("TSM_EMULATION_SHARED", str(shared * 1024))
+    matrix = (8 if precision == "float64" else 4) * n * n
+    for size, fits in ((n, True), (n + 1, False)):
+        cuda._cuda.launches()
+        values, _ = cuda.truncated_svd(torch.eye(size)[None], 1, precision=precision)
+        ((_, _, used),) = cuda._cuda.launches()
+        assert (used > matrix) == fits
+        assert used <= (shared + 1) * 1024 // 2 - 1024
+        assert values.item() == 1
+
+
 @pytest.mark.parametrize("shape", [(64, 7, 7), (200, 14, 14)], ids=str)
 def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
     c, h, w = shape

@@ -12,40 +12,69 @@ namespace tsm::cuda {
 template <class T>
 constexpr T kNoSquare = (sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.1754944e-38)) / kEpsilon<T>;
 
+// A plane rotation: its cosine and sine.
+template <class T>
+struct alignas(2 * sizeof(T)) Givens {
+    T c, s;
+};
+
+constexpr int kSweeps = 4;  // of QL, that pass over the eigenvectors together
+
 // What one matrix needs beside its own [n, ld].
 template <class T>
 struct EigenMemory {
-    T* a;        // [n, ld]; in: the matrix, both triangles; out: eigenvectors as rows
-    T* d;        // [n] eigenvalues
-    T* e;        // [n]
-    T* tau;      // [n]
-    T* p;        // [n]
-    T* turns;    // [2, 2, n]: cosines and sines of two sweeps
-    int* range;  // [2, 2]: first and last row of two sweeps; [4..4+n): the order of the eigenvalues
+    T* a;              // [n, ld]; in: the matrix, both triangles; out: eigenvectors as rows
+    T* d;              // [n] eigenvalues
+    T* e;              // [n]
+    T* tau;            // [n]
+    T* p;              // [n]
+    Givens<T>* turns;  // [n + kSweeps, kSweeps], see `turn`
+    int* range;        // [2]: first and last row of the sweeps; [2..2+n): the order of the eigenvalues
 
     __host__ __device__ static int ld(int n) { return n | 1; }
-    __host__ __device__ static int64_t vectors(int n) { return int64_t{8} * n; }  // numbers
+    __host__ __device__ static int64_t numbers(int n) { return int64_t{4} * n + 2 * kSweeps * (n + kSweeps); }
     __host__ __device__ static int64_t matrix(int n) { return int64_t{n} * ld(n); }
     // Bytes beside the matrix, a multiple of 16.
     __host__ __device__ static int64_t bytes(int n) {
-        return (vectors(n) * static_cast<int64_t>(sizeof(T)) + (n + 4) * 4 + 15) / 16 * 16;
+        return (8 + numbers(n) * static_cast<int64_t>(sizeof(T)) + (n + 2) * 4 + 15) / 16 * 16;
     }
     __device__ EigenMemory(T* matrix_memory, void* memory, int n) : a(matrix_memory) {
-        d = static_cast<T*>(memory);
+        // Rotations are read whole: at multiples of 16, where `memory` may be one of 8.
+        d = reinterpret_cast<T*>(static_cast<char*>(memory) + (reinterpret_cast<uintptr_t>(memory) & 8));
         e = d + n;
         tau = e + n;
         p = tau + n;
-        turns = p + n;
-        range = reinterpret_cast<int*>(turns + 4 * n);
+        turns = reinterpret_cast<Givens<T>*>(p + n);
+        range = reinterpret_cast<int*>(turns + kSweeps * (n + kSweeps));
     }
-    __device__ int* order() const { return range + 4; }
+    __device__ int* order() const { return range + 2; }
 };
 
-// A = Q T Q^T: d, e of T; reflector k, from its 1 on, in row k right of the diagonal.
+// x[j * ld] = change(j, x[j * ld]) for j in [first, n): loads before stores, because to the compiler any store may be
+// to what the next load reads.
+template <class Group, class T, class Change>
+__device__ __forceinline__ void change_column(T* x, int ld, int first, int n, Change change) {
+    constexpr int kAhead = Group::kOneWarp ? 4 : 2;  // more would take registers that kernels with a block an item need
+    for (int j = first; j < n; j += kAhead) {
+        T changed[kAhead];
+#pragma unroll
+        for (int q = 0; q < kAhead; ++q)
+            if (j + q < n) changed[q] = change(j + q, x[(j + q) * ld]);
+#pragma unroll
+        for (int q = 0; q < kAhead; ++q)
+            if (j + q < n) x[(j + q) * ld] = changed[q];
+    }
+}
+
+// A = Q T Q^T: d, e of T; reflector k, from its 1 on, in row k right of the diagonal. A step passes over what is left
+// of A once: it takes off the last reflector and multiplies by its own.
 template <class T, class Group>
 __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& group) {
     const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
-    T* a = m.a;
+    T *a = m.a, *next = m.p, *p = reinterpret_cast<T*>(m.turns);  // A less last p^T and p last^T
+    const T* last = a;
+    for (int i = rank; i < n; i += size) p[i] = 0;
+    group.sync();
     for (int k = 0; k < n - 1; ++k) {
         T* row = a + k * ld;
         const T alpha = row[k + 1];
@@ -66,20 +95,26 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
         group.sync();
         double product = 0;
         for (int i = k + 1 + rank; i < n; i += size) {  // columns are rows: neighbours read neighbours
+            const T v = last[i], w = p[i];
             T sum = 0;
-            for (int j = k + 1; j < n; ++j) sum += a[j * ld + i] * row[j];
-            m.p[i] = tau * sum;
-            product += static_cast<double>(m.p[i] * row[i]);
+            change_column<Group>(a + i, ld, k + 1, n, [&](int j, T x) {
+                x -= last[j] * w + p[j] * v;
+                sum += x * row[j];
+                return x;
+            });
+            next[i] = tau * sum;
+            product += static_cast<double>(next[i] * row[i]);
         }
         const T half = T(-0.5) * tau * static_cast<T>(group.sum(product));
-        for (int i = k + 1 + rank; i < n; i += size) m.p[i] += half * row[i];
+        for (int i = k + 1 + rank; i < n; i += size) next[i] += half * row[i];
         group.sync();
-        if (!flat)
-            for (int i = k + 1 + rank; i < n; i += size) {
-                const T v = row[i], w = m.p[i];
-                for (int j = k + 1; j < n; ++j) a[j * ld + i] -= row[j] * w + m.p[j] * v;
-            }
+        T* const below = row + ld;
+        for (int i = k + 1 + rank; i < n; i += size) below[i] -= row[k + 1] * next[i] + next[k + 1] * row[i];
         group.sync();
+        last = row;
+        T* const done = p;
+        p = next;
+        next = done;
     }
     if (rank == 0) {
         m.d[n - 1] = a[(n - 1) * ld + n - 1];
@@ -88,25 +123,34 @@ __device__ void tridiagonalize(const EigenMemory<T>& m, int n, const Group& grou
     group.sync();
 }
 
-// a = Q^T from the reflectors in its rows.
+// a = Q^T from the reflectors in its rows. A step passes over the columns that it changes once: it applies its
+// reflector and multiplies by the next one.
 template <class T, class Group>
 __device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& group) {
     const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
-    T* a = m.a;
-    if (rank == 0) a[(n - 1) * ld + n - 1] = 1;
+    T *a = m.a, *product = m.p;  // of the reflector and each column
+    if (rank == 0) {
+        a[(n - 1) * ld + n - 1] = 1;
+        if (n > 1) product[n - 1] = m.tau[n - 2];
+    }
     group.sync();
     for (int k = n - 2; k >= 0; --k) {
-        const T* v = a + k * ld;
-        const T tau = m.tau[k];
+        const T *v = a + k * ld, *next = k > 0 ? v - ld : v;
+        const T tau = k > 0 ? m.tau[k - 1] : T(0);
         for (int j = k + 1 + rank; j < n; j += size) {
+            const T by = product[j];
             T sum = 0;
-            for (int i = k + 1; i < n; ++i) sum += v[i] * a[i * ld + j];
-            sum *= tau;
-            for (int i = k + 1; i < n; ++i) a[i * ld + j] -= v[i] * sum;
+            change_column<Group>(a + j, ld, k + 1, n, [&](int i, T x) {
+                x -= v[i] * by;
+                sum += next[i] * x;
+                return x;
+            });
+            product[j] = tau * sum;
         }
         group.sync();
         // Row and column k become those of the identity; the reflector in row k is done with.
         for (int i = k + rank; i < n; i += size) a[k * ld + i] = a[i * ld + k] = i == k ? T(1) : T(0);
+        if (rank == 0) product[k] = tau;
         group.sync();
     }
     for (int i = 1 + rank; i < n; i += size)
@@ -118,67 +162,133 @@ __device__ void form_transposed_q(const EigenMemory<T>& m, int n, const Group& g
     group.sync();
 }
 
-// The next sweep of rotations on d, e from row `first` on, by one thread. Returns the first row that is not settled, n
-// where all are; *last: the end of its block.
+// Rows of a tridiagonal matrix that hang together, from first to last; first = n where all are settled.
+struct Unreduced {
+    int first, last;
+};
+
 template <class T>
-__device__ int make_rotations(T* d, T* e, int n, int first, T small, T* cosines, T* sines, int* last) {
-    int l = first;
-    while (l < n - 1 && !(fabs(static_cast<double>(e[l])) > static_cast<double>(small))) ++l;
-    if (l >= n - 1) return n;
-    int m = l + 1;
-    while (m < n - 1 && fabs(static_cast<double>(e[m])) > static_cast<double>(small)) ++m;
-    const T theta = (d[l + 1] - d[l]) / (T(2) * e[l]), root = sqrt(theta * theta + T(1));
-    T g = d[m] - d[l] + e[l] / (theta + (theta < 0 ? -root : root)), s = 1, c = 1, p = 0;
-    for (int i = m - 1; i >= l; --i) {
-        const T f = s * e[i], b = c * e[i], squares = f * f + g * g;
-        const bool none = squares < kNoSquare<T>;
-        const T inverse = none ? T(0) : rsqrt(squares);
-        if (i + 1 < m) e[i + 1] = squares * inverse;
-        s = none ? T(0) : f * inverse;
-        c = none ? T(1) : g * inverse;
-        g = d[i + 1] - p;
-        const T t = (d[i] - g) * s + T(2) * c * b;
-        p = s * t;
-        d[i + 1] = g + p;
-        g = c * t - b;
-        cosines[i] = c;
-        sines[i] = s;
-    }
-    d[l] -= p;
-    e[l] = g;
-    *last = m;
-    return l;
+__device__ Unreduced unsettled_rows(const T* e, int n, int first, T small) {
+    while (first < n - 1 && !(fabs(e[first]) > small)) ++first;
+    if (first >= n - 1) return {n, n};
+    int last = first + 1;
+    while (last < n - 1 && fabs(e[last]) > small) ++last;
+    return {first, last};
 }
 
-// Eigenvalues of the tridiagonal d, e into d, unsorted; the rows of z [n, ld], `columns` of them long, turn with them.
+// A sweep of rotations on these rows of d, e, by one thread: rotation i, of rows i and i + 1, at turns[i kSweeps].
+// Returns the first rows that are not settled then. What an entry needs is read a step ahead, and the next rotation
+// waits for nothing but g.
+template <class T>
+__device__ Unreduced make_rotations(T* d, T* e, int n, Unreduced rows, T small, Givens<T>* turns) {
+    const int l = rows.first, m = rows.last;
+    Unreduced left{n, n};
+    int settled = m;
+    const auto look_at = [&](int i, T x) {
+        if (fabs(x) > small)
+            left = {i, settled};
+        else
+            settled = i;
+    };
+    const T theta = (d[l + 1] - d[l]) / (T(2) * e[l]), root = sqrt(theta * theta + T(1));
+    T g = d[m] - d[l] + e[l] / (theta + (theta < 0 ? -root : root)), s = 1, c = 1, p = 0;
+    T after = d[m], own = d[m - 1], beside = e[m - 1];
+    for (int i = m - 1; i >= l; --i) {
+        const int before = i > l ? i - 1 : l;
+        const T own_before = d[before], beside_before = e[before];
+        const T f = s * beside, b = c * beside, squares = f * f + g * g, moved = after - p;
+        const bool none = squares < kNoSquare<T>;
+        const T inverse = inverse_root(squares), turned = (own - moved) * f + T(2) * b * g;
+        if (i + 1 < m) {
+            const T length = none ? T(0) : squares * inverse;
+            e[i + 1] = length;
+            look_at(i + 1, length);
+        }
+        s = none ? T(0) : f * inverse;
+        c = none ? T(1) : g * inverse;
+        const T t = none ? T(2) * b : turned * inverse;
+        p = s * t;
+        d[i + 1] = moved + p;
+        g = c * t - b;
+        turns[i * kSweeps] = {c, s};
+        after = own;
+        own = own_before;
+        beside = beside_before;
+    }
+    d[l] = after - p;
+    e[l] = g;
+    look_at(l, g);
+    return left.first < n ? left : unsettled_rows(e, n, m, small);
+}
+
+// COLUMNS columns of z, `apart` from each other, turn by kSweeps sweeps, each one row behind the last: an entry is read
+// and written once. turns[i + kSweeps][k]: rotation i + k of sweep k, for i from rows.first - kSweeps to rows.last - 1.
+template <int COLUMNS, class T>
+__device__ __forceinline__ void turn(T* z, int ld, int apart, Unreduced rows, const Givens<T>* turns) {
+    T carried[kSweeps][COLUMNS] = {}, x[COLUMNS];
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) {
+        carried[0][j] = z[rows.last * ld + j * apart];
+        x[j] = z[(rows.last - 1) * ld + j * apart];
+    }
+    for (int i = rows.last - 1; i >= rows.first - kSweeps; --i) {
+        Givens<T> by[kSweeps];
+        T before[COLUMNS] = {};
+#pragma unroll
+        for (int k = 0; k < kSweeps; ++k) by[k] = turns[(i + kSweeps) * kSweeps + k];
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j)
+            if (i > rows.first) before[j] = z[(i - 1) * ld + j * apart];
+#pragma unroll
+        for (int k = 0; k < kSweeps; ++k)
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) {
+                const auto [c, s] = by[k];
+                const T up = s * x[j] + c * carried[k][j];
+                carried[k][j] = fma(-s, carried[k][j], c * x[j]);
+                x[j] = up;
+            }
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            if (i + kSweeps <= rows.last) z[(i + kSweeps) * ld + j * apart] = x[j];
+            x[j] = before[j];
+        }
+    }
+}
+
+// Eigenvalues of the tridiagonal d, e into d, unsorted; the rows of m.a turn with them.
 template <class T, class Group>
-__device__ void tridiagonal_ql(T* d, T* e, int n, T* z, int ld, int columns, T* turns, int* range, const Group& group) {
+__device__ void tridiagonal_ql(const EigenMemory<T>& m, int n, const Group& group) {
+    const int ld = EigenMemory<T>::ld(n), rank = group.rank(), size = group.size();
+    T *d = m.d, *e = m.e, *z = m.a;
     double largest = 0;
-    for (int i = group.rank(); i < n; i += group.size()) {
-        const double size = fabs(static_cast<double>(d[i])) + (i < n - 1 ? fabs(static_cast<double>(e[i])) : 0.0);
-        largest = size > largest ? size : largest;
+    for (int i = rank; i < n; i += size) {
+        const double sum = fabs(static_cast<double>(d[i])) + (i < n - 1 ? fabs(static_cast<double>(e[i])) : 0.0);
+        largest = sum > largest ? sum : largest;
     }
     const T small = static_cast<T>(group.max(largest)) * kEpsilon<T>;
     if constexpr (Group::kOneWarp) group.sync();  // all have read d and e; a block's max is a barrier
-    int first = 0;
-    for (int sweep = 0; sweep < 40 * n + 40; ++sweep) {
-        T* cosines = turns + sweep % 2 * 2 * n;
-        T* sines = cosines + n;
-        int* at = range + sweep % 2 * 2;
-        if (group.rank() == 0) at[0] = make_rotations(d, e, n, first, small, cosines, sines, at + 1);
-        group.sync();
-        first = at[0];
-        if (first >= n) break;
-        const int last = at[1];
-        for (int r = group.rank(); r < columns; r += group.size()) {
-            T carried = z[last * ld + r];
-            for (int i = last - 1; i >= first; --i) {
-                const T x = z[i * ld + r], c = cosines[i], s = sines[i];
-                z[(i + 1) * ld + r] = s * x + c * carried;
-                carried = c * x - s * carried;
-            }
-            z[first * ld + r] = carried;
+    Unreduced rows{n, n};
+    if (rank == 0) rows = unsettled_rows(e, n, 0, small);
+    for (int pass = 0; pass < 40 * n + 40; ++pass) {
+        if (rank == 0) {
+            m.range[0] = rows.first;
+            m.range[1] = rows.last;
         }
+        group.sync();
+        const Unreduced turning{m.range[0], m.range[1]};
+        if (turning.first >= n) break;
+        for (int i = turning.first * kSweeps + rank; i < (turning.last + kSweeps) * kSweeps; i += size)
+            m.turns[i] = {T(1), T(0)};
+        group.sync();
+        if (rank == 0)
+            for (int k = 0; k < kSweeps && rows.first < turning.last; ++k)
+                rows = make_rotations(d, e, n, rows, small, m.turns + (kSweeps - k) * kSweeps + k);
+        group.sync();
+        if (Group::kOneWarp && n > size)  // two columns a lane, or one twice
+            for (int r = rank; r < n; r += 2 * size) turn<2>(z + r, ld, r + size < n ? size : 0, turning, m.turns);
+        else
+            for (int r = rank; r < n; r += size) turn<1>(z + r, ld, 0, turning, m.turns);
     }
     group.sync();
 }
@@ -188,7 +298,7 @@ template <class T, class Group>
 __device__ void eigenpairs(const EigenMemory<T>& m, int n, const Group& group) {
     tridiagonalize(m, n, group);
     form_transposed_q(m, n, group);
-    tridiagonal_ql(m.d, m.e, n, m.a, EigenMemory<T>::ld(n), n, m.turns, m.range, group);
+    tridiagonal_ql(m, n, group);
     for (int i = group.rank(); i < n; i += group.size()) {
         int before = 0;
         for (int j = 0; j < n; ++j) before += m.d[j] > m.d[i] || (m.d[j] == m.d[i] && j < i);

@@ -159,6 +159,21 @@ __device__ __forceinline__ double power_below(double largest) {
     return ldexp(1.0, -exponent);
 }
 
+// 1/sqrt(x) of a normal number; of others, without a branch, anything.
+__device__ __forceinline__ float inverse_root(float x) {
+    return rsqrt(x);
+}
+__device__ __forceinline__ double inverse_root(double x) {
+#if defined(TSM_EMULATION)
+    return rsqrt(x);
+#else
+    double y;
+    asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+    const double error = fma(-x, y * y, 1.0);
+    return fma(fma(error, 0.375, 0.5), y * error, y);
+#endif
+}
+
 // ---- memory ----
 // Any float type in double; 16 bits are a bfloat16 or a half.
 __device__ __forceinline__ double widen(float x, bool) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 using std::fabs;
+using std::fma;
 using std::sqrt;
 
 #define __global__
