@@ -15,6 +15,35 @@ struct Adjust {
     double gain = 1;  // another one, for what is left after the mean
 };
 
+// to[r * ld + j] = from[j * step + r] * factor for r < run and j < n: `run` fibres that lie side by side.
+template <class T, class S, class Wide>
+static inline void pack_side_by_side(const S* from, int64_t step, int64_t n, int64_t run, Wide factor, T* to,
+                                     int64_t ld) {
+    constexpr int L = kLanes<T>;
+    const auto by_one = [&](int64_t r0, int64_t r1, int64_t j0, int64_t j1) {
+        for (int64_t j = j0; j < j1; ++j)
+            for (int64_t r = r0; r < r1; ++r)
+                to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step + r])) * factor);
+    };
+    const int64_t rows = run / L * L, columns = n / L * L;
+    for (int64_t r = 0; r < rows; r += L) {
+        for (int64_t j = 0; j < columns; j += L) {
+            Vec<T> v[L];
+#pragma GCC unroll 16
+            for (int i = 0; i < L; ++i) {
+                const S* at = from + (j + i) * step + r;
+                __builtin_prefetch(at + L, 0, 2);
+                for (int l = 0; l < L; ++l) v[i][l] = static_cast<T>(static_cast<Wide>(to_float(at[l])) * factor);
+            }
+            transpose<T>(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < L; ++i) store(to + (r + i) * ld + j, v[i]);
+        }
+        by_one(r, r + L, columns, n);
+    }
+    by_one(rows, run, 0, n);
+}
+
 template <class T, class S>
 static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
     const S* data = static_cast<const S*>(f.data);
@@ -44,9 +73,7 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
                 for (int64_t j = 0; j < f.n; ++j)
                     to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j * f.step])) * factor);
         } else {
-            for (int64_t j = 0; j < f.n; ++j)
-                for (int64_t r = 0; r < run; ++r)
-                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * f.step + r])) * factor);
+            pack_side_by_side<T, S, Wide>(from, f.step, f.n, run, factor, to, ld);
         }
         for (int64_t r = 0; r < run; ++r)
             for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;

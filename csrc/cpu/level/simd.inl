@@ -21,6 +21,14 @@ template <class T>
 struct VecOf {
     typedef T type __attribute__((vector_size(TSM_VECTOR_BYTES)));
 };
+template <size_t Bytes>
+struct IntegerOf {
+    typedef int64_t type;
+};
+template <>
+struct IntegerOf<4> {
+    typedef int32_t type;
+};
 template <class T>
 using Vec = typename VecOf<T>::type;
 template <class T>
@@ -132,6 +140,38 @@ inline double sum_lanes<double>(Vec<double> v) {
     return _mm512_reduce_add_pd(reinterpret_cast<__m512d>(v));
 }
 #endif
+
+// Blocks of H rows and H lanes change places across the diagonal.
+template <class T, int H>
+static inline __attribute__((always_inline)) void swap_blocks(Vec<T>* v) {
+    constexpr int L = kLanes<T>;
+    typedef typename IntegerOf<sizeof(T)>::type Place __attribute__((vector_size(TSM_VECTOR_BYTES)));
+    Place low, high;
+    for (int l = 0; l < L; ++l) {
+        low[l] = l & H ? L + l - H : l;
+        high[l] = l & H ? L + l : l + H;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i)
+        if (!(i & H)) {
+            const Vec<T> a = v[i], b = v[i + H];
+#if defined(__clang__)
+            for (int l = 0; l < L; ++l) {
+                v[i][l] = low[l] < L ? a[low[l]] : b[low[l] - L];
+                v[i + H][l] = high[l] < L ? a[high[l]] : b[high[l] - L];
+            }
+#else
+            v[i] = __builtin_shuffle(a, b, low);
+            v[i + H] = __builtin_shuffle(a, b, high);
+#endif
+        }
+    if constexpr (2 * H < L) swap_blocks<T, 2 * H>(v);
+}
+// kLanes vectors as the rows of a square.
+template <class T>
+static inline __attribute__((always_inline)) void transpose(Vec<T>* v) {
+    swap_blocks<T, 1>(v);
+}
 
 template <class T>
 static inline Vec<T> vsqrt(Vec<T> v) {
