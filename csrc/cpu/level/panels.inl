@@ -183,6 +183,8 @@ struct Panels {
 
 // ---- whole items ----
 
+constexpr int64_t kPartOfCopy = 1 << 17;  // elements
+
 // The item's own memory where it is contiguous T already, else null.
 template <class T>
 static const T* dense_data(const Tensor& x) {
@@ -197,10 +199,11 @@ static const T* dense_data(const Tensor& x) {
 
 // The item times a power of two as contiguous T.
 template <class T>
-static void copy_dense(const Tensor& x, double scale, T* out) {
-    const int last = x.order - 1;
-    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out,
-                  x.shape[last]);
+static void copy_dense(const Tensor& x, double scale, T* out, const ArenaState& at) {
+    const Fibres f = fibres_of(x, x.order - 1);
+    in_ranges(at, f.count, 1 + kPartOfCopy / f.n, [&](int64_t first, int64_t last, const ArenaState&) {
+        pack_panel<T>(f, Adjust{false, nullptr, 1, scale}, first, last - first, out + first * f.n, f.n);
+    });
 }
 
 // The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one

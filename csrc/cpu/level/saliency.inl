@@ -210,7 +210,7 @@ struct SaliencyGroup {
         gram[k] = nullptr;
         if (as_matrix(item.x, 0, &matrix[k])) return;
         T* copy = arena.take<T>(c * s);
-        copy_dense<T>(item.x, 1, copy);
+        copy_dense<T>(item.x, 1, copy, arena);
         const int64_t shape[2] = {c, s};
         matrix[k] = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
     }
@@ -568,7 +568,7 @@ static bool truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
             const int64_t shape[2] = {c, s};
             if (!as_matrix(item.x, 0, &matrix)) {
                 T* copy = scratch.take<T>(c * s);
-                copy_dense<T>(item.x, 1, copy);
+                copy_dense<T>(item.x, 1, copy, scratch);
                 matrix = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
             }
             multiply_columns<T>(matrix, item.scale, item.factor[0], r, t, scratch);
