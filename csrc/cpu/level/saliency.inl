@@ -619,11 +619,18 @@ static void saliency_truncated(const SaliencyPlan& plan, SaliencyItem* items, in
     }
 }
 
+// From here on the passes cost little beside the eigenvectors, which are in double anyhow: it does not pay to find out
+// whether float would do.
+constexpr int64_t kDoubleAtOnce = 256;
+
 // Maps; items whose signs or vectors float could not settle are computed again in double.
 template <class T>
 static void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    const bool guarded = sizeof(T) == 4 && plan.hooi.guard;
+    if (guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce)
+        return saliency_as<double>(plan, items, count, arena);
     (plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
-    if (sizeof(T) == 8 || !plan.hooi.guard) return;
+    if (!guarded) return;
     SaliencyItem again[kMostItems];
     int n = 0;
     for (int k = 0; k < count; ++k)
