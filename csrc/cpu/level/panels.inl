@@ -44,6 +44,23 @@ static inline void pack_side_by_side(const S* from, int64_t step, int64_t n, int
     by_one(rows, run, 0, n);
 }
 
+// One fibre, its elements `step` apart.
+template <class T, class S, class Wide>
+static inline void pack_row(const S* from, int64_t step, int64_t n, Wide factor, T* to) {
+    int64_t j = 0;
+    if constexpr (kConvertsHalves<T, S>)
+        for (; step == 1 && j + kLanes<T> <= n; j += kLanes<T>) store(to + j, load_halves(from + j) * factor);
+    if constexpr (sizeof(T) == sizeof(S))
+        for (; step == 2 && j + kLanes<T> < n; j += kLanes<T>) {
+            const T* at = reinterpret_cast<const T*>(from + 2 * j);
+            store(to + j, even_lanes<T>(load(at), load(at + kLanes<T>)) * static_cast<T>(factor));
+        }
+    if (step == 1)
+        for (; j < n; ++j) to[j] = static_cast<T>(static_cast<Wide>(to_float(from[j])) * factor);
+    else
+        for (; j < n; ++j) to[j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step])) * factor);
+}
+
 template <class T, class S>
 static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
     const S* data = static_cast<const S*>(f.data);
@@ -64,14 +81,8 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         const int64_t gap = f.stride[last];
         const S* from = data + offset;
         T* to = out + k * ld;
-        if (f.step == 1) {
-            for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j)
-                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j])) * factor);
-        } else if (gap != 1) {
-            for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j)
-                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j * f.step])) * factor);
+        if (f.step == 1 || gap != 1) {
+            for (int64_t r = 0; r < run; ++r) pack_row<T, S, Wide>(from + r * gap, f.step, f.n, factor, to + r * ld);
         } else {
             pack_side_by_side<T, S, Wide>(from, f.step, f.n, run, factor, to, ld);
         }

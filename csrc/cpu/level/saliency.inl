@@ -91,7 +91,7 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         int group = eigh_group<double>(n);
         while (group > 1 &&
-               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{8} << 20))
+               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{9} << 20))
             group /= 2;
         return group;
     }
@@ -118,7 +118,7 @@ struct SaliencyGroup {
         int open[kMostItems], left = 0;
         for (int k = 0; k < count; ++k) {
             locate(items[k], k);
-            if (!(matrix_free() && lead(items, count, k))) open[left++] = k;
+            if (!(matrix_free(items[k]) && lead(items, count, k))) open[left++] = k;
         }
         const double* g[kMostItems];
         double *value[kMostItems], *vector[kMostItems];
@@ -157,8 +157,12 @@ struct SaliencyGroup {
         return seen;
     }
 
-    // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix.
-    bool matrix_free() const { return plan.single() && sizeof(T) == 4 && (!plan.center || n > kLockstep); }
+    // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix. Passes in float do
+    // for an item in double too, if rounded to float it is in range, unless they were asked for in double.
+    bool matrix_free(const SaliencyItem& item) const {
+        const bool narrow = sizeof(T) == 4 || (plan.hooi.guard && item.x.dtype == DType::f64);
+        return narrow && plan.single() && (!plan.center || n > kLockstep);
+    }
 
     // The map of item k from its leading pair; false where the pair could not be had or proved.
     bool lead(SaliencyItem* items, int count, int k) {
