@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .steps import checks, orders
 from .steps.arrays import Array, as_tensor
-from .steps.backend import Precision, map_noise
+from .steps.backend import Precision, least_peak, map_noise
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
@@ -353,14 +353,24 @@ def _maps(
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     step: Any = _mean if method == "mean_activation" else module.saliency
+    whole: Any = None
+    if len(positions) == 2 or size is None:  # all of it in one call of the compiled steps on the CPU
+        whole = getattr(module, "finished_maps", None)
     if len(positions) != 2:
         if rank is None:
             x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
         else:
             step = partial(orders.saliency, module)
     what = {"method": method, "rank": rank, "center": center, "combine": combine, "sign": sign, "relu": relu}
+    contrasts = normalize and precision == "auto"
     raw = partial(step, **what, precision=precision)
-    maps, finite = raw(x)
+    if whole is None or step != module.saliency:
+        maps, finite = raw(x)
+    else:
+        faint = _FAINT if contrasts else 0
+        maps, finite = whole(x, **what, precision=precision, size=size, normalize=normalize, faint=faint)
+        if finite is None:
+            return (maps if len(positions) == 2 else maps.view(len(maps), *positions),)
     if nan == "raise":
         checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
     elif nan == "zero" and not finite.all():
@@ -368,9 +378,9 @@ def _maps(
         maps = maps.index_copy(0, bad, raw(_zeroed(x[bad]))[0])
     if not normalize and size is None:
         return (maps.reshape(len(maps), *positions),)
-    exponent, contrasts = None, normalize and precision == "auto"
+    exponent = None
     quick: Any = getattr(module, "are_ordinary", None)  # the compiled steps on the CPU tell it in one pass
-    if quick is None or not quick(maps, _least(maps), _FAINT if contrasts else 0):
+    if quick is None or not quick(maps, _FAINT if contrasts else 0):
         maps, exponent = _in_range(maps, x, raw, method, center)
         if contrasts:
             maps = _contrasted(maps, x, exponent, raw)
@@ -410,7 +420,7 @@ def _in_range(
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
     peak = peaks(maps)
-    lost = ((peak < _least(maps)) | (peak > torch.finfo(maps.dtype).max)).nonzero().flatten()
+    lost = ((peak < least_peak(maps.dtype)) | (peak > torch.finfo(maps.dtype).max)).nonzero().flatten()
     if not len(lost):
         return maps, None
     items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))
@@ -423,14 +433,6 @@ def _in_range(
         exponent = torch.maximum(left, exponent - 1000)
     again = raw(scaled(items, -exponent))[0]
     return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
-
-
-def _least(maps: Tensor) -> float:
-    """The largest magnitude that a map has to have: a factor 1 / eps for the map, another one for the gradient of a map
-    that is constant to its last digits.
-    """
-    limits = torch.finfo(maps.dtype)
-    return limits.tiny / limits.eps**2
 
 
 def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:

@@ -22,6 +22,21 @@ struct Arena : ArenaState {
     }
 };
 
+// Calls body(part, memory) for the parts of one item, as in_parts does.
+template <class Body>
+static inline void in_parts(const ArenaState& at, int64_t count, Body body) {
+    in_parts(
+        at, count,
+        [](void* what, int64_t part, const ArenaState& memory) { (*static_cast<Body*>(what))(part, memory); }, &body);
+}
+// Calls body(first, last, memory) for ranges of `size`.
+template <class Body>
+static inline void in_ranges(const ArenaState& at, int64_t count, int64_t size, Body body) {
+    in_parts(at, (count + size - 1) / size, [&](int64_t k, const ArenaState& memory) {
+        body(k * size, (k + 1) * size < count ? (k + 1) * size : count, memory);
+    });
+}
+
 // The bytes that `layout(arena)` takes.
 template <class Layout>
 static inline int64_t bytes_taken(Layout layout) {

@@ -30,6 +30,9 @@ struct HooiItem {
     double scale = 1;  // x is used times this power of two
     double norm2 = 0;
     bool finite = true, active = false, converged = false;
+    bool hopeless = false;       // passes in float were given up
+    double* hosvd[kMaxOrder]{};  // [I_n, R_n], where a Gram matrix in double gave it in spite of them
+    bool has_hosvd[kMaxOrder]{};
     int n_sweeps = 0;
     const double* start[kMaxOrder]{};  // [I_n, R_n], where the plan has factors to start from
     const double* padding = nullptr;   // [I_n, R_n - found] of the padded mode

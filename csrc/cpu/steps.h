@@ -22,8 +22,8 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& st
 // maps: [B, H, W]; finite: [B]
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads);
 
-// maps: [B, height, width] and out: [B, rows, columns], contiguous, in the same type; resized where the shapes
-// differ, then normalised where asked
+// maps: [B, height, width] and out: [B, rows, columns], contiguous, in the same type, or of one shape and the same
+// memory; resized where the shapes differ, then normalised where asked
 void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out, int threads);
 bool are_ordinary(const void* maps, bool wide, int64_t batch, const OrdinaryMaps& plan, int threads);
 

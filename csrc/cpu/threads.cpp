@@ -73,12 +73,17 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads,
                      const std::function<void(int64_t, int64_t, const ArenaState&)>& body) {
     if (count <= 0) return;
     const int64_t chunks = (count + chunk - 1) / chunk;
+    const int64_t wanted = std::min<int64_t>(std::max(threads, 1), chunks);
+    const int each = std::max(threads, 1) / static_cast<int>(wanted);
     const auto call = std::make_shared<Call>();
     const auto work = [&, call = call.get()] {
         try {
             Workspace workspace;
-            for (int64_t k; (k = call->next.fetch_add(1)) < chunks;)
-                body(k * chunk, std::min(count, (k + 1) * chunk), workspace.start());
+            for (int64_t k; (k = call->next.fetch_add(1)) < chunks;) {
+                ArenaState memory = workspace.start();
+                memory.threads = each;
+                body(k * chunk, std::min(count, (k + 1) * chunk), memory);
+            }
             workspace.check();
         } catch (...) {
             call->next.store(chunks);
@@ -86,7 +91,6 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads,
             if (!call->error) call->error = std::current_exception();
         }
     };
-    const int64_t wanted = std::min<int64_t>(std::max(threads, 1), chunks);
     try {
         const OtherCpus others;
         for (int64_t i = 1; i < wanted; ++i) {
@@ -106,6 +110,14 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads,
     work();
     call->end();
     if (call->error) std::rethrow_exception(call->error);
+}
+
+void in_parts(const ArenaState& at, int64_t count, void (*body)(void*, int64_t, const ArenaState&), void* what) {
+    if (at.threads > 1 && count > 1)
+        parallel_chunks(count, 1, at.threads,
+                        [&](int64_t part, int64_t, const ArenaState& memory) { body(what, part, memory); });
+    else
+        for (int64_t part = 0; part < count; ++part) body(what, part, at);
 }
 
 int64_t balanced_chunk(int64_t count, int64_t group, int threads) {

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cpu/pages.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -58,6 +60,7 @@ Block* take_block(int64_t bytes) {
     const int64_t rounded = (bytes + 64 + 4095) / 4096 * 4096;
     auto* block = static_cast<Block*>(std::aligned_alloc(64, static_cast<size_t>(rounded)));
     if (!block) throw std::bad_alloc();
+    if (rounded > kKeptBytes) prefer_large_pages(block, rounded);
     block->bytes = rounded - 64;
     return block;
 }

@@ -11,9 +11,14 @@ class Workspace;
 struct ArenaState {
     Workspace* memory;  // null: nothing is handed out, bytes are counted
     uintptr_t next, end;
-    int block;     // of the workspace, the one that `next` and `end` lie in
-    bool guarded;  // every piece is watched, see watch()
+    int block;        // of the workspace, the one that `next` and `end` lie in
+    bool guarded;     // every piece is watched, see watch()
+    int threads = 1;  // that the work on one item may take
 };
+
+// Calls body(what, part, memory) for parts [0, count), on the threads that `at` may take; `memory` is what is left
+// there, or on another thread a workspace of its own.
+void in_parts(const ArenaState& at, int64_t count, void (*body)(void*, int64_t, const ArenaState&), void* what);
 
 // Moves to the block after this one, of `bytes` at least; what stood in it belonged to scopes that have ended.
 void next_block(ArenaState& at, int64_t bytes);

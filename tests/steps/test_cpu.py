@@ -93,6 +93,35 @@ def test_batch_size_order_and_threads_do_not_change_a_bit(cpu, step, dtype, x):
             assert equal(STEPS[step](cpu, x[part]), tuple(result[part] for result in expected))
 
 
+LARGE = {  # enough of one item for its own work to be divided
+    "hooi": ((96, 90, 100), lambda cpu, x: cpu.hooi(x, (9, 8, 7), n_iter_max=3, tol=0.0, sign="u").core),
+    "hooi, right signs": ((96, 90, 100), lambda cpu, x: cpu.hooi(x, (9, 8, 7), n_iter_max=2, tol=0.0, sign="v").core),
+    "hosvd": ((96, 90, 100), lambda cpu, x: cpu.hosvd(x, (9, 8, 7), sign="u").core),
+    "core_contraction": (
+        (96, 90, 100),
+        lambda cpu, x: cpu.core_contraction(x, [x[:, :, 0, :32].contiguous(), x[:, 0, 0, :, None]], [0, 2]),
+    ),
+    "mode_gram": ((96, 90, 100), lambda cpu, x: cpu.mode_gram(x, 1)),
+    "eigencam": ((200, 30, 40), lambda cpu, x: saliency("eigencam")(cpu, x)[0]),
+    "mtsm": ((260, 30, 40), lambda cpu, x: saliency("mtsm")(cpu, x)[0]),
+    "mtsm at a rank": ((200, 30, 40), lambda cpu, x: saliency("mtsm", (6, 3, 3))(cpu, x)[0]),
+}
+
+
+@pytest.mark.parametrize("step", LARGE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_threads_that_share_an_item_do_not_change_a_bit(cpu, step, dtype):
+    shape, run = LARGE[step]
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    x[1] **= 8  # a spread spectrum
+    torch.set_num_threads(1)
+    expected = run(cpu, x)
+    for threads in (2, 3, 8):
+        torch.set_num_threads(threads)
+        for part in (slice(0, 1), slice(1, 3), slice(0, 3)):
+            assert torch.equal(run(cpu, x[part]), expected[part])
+
+
 def test_the_neighbours_of_bad_items_do_not_change_a_bit(cpu):
     x = FEATURES.clone()
     bad = [0, 7, 8, 20, 36]

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tsm_fast
-from tsm_fast.saliency import _FAINT, _least
+from tsm_fast.saliency import _FAINT
 from tsm_fast.steps import reference
-from tsm_fast.steps.backend import map_noise
+from tsm_fast.steps.backend import least_peak, map_noise
 from tsm_fast.steps.scaling import peaks
 
 from ..helpers import MAP_ERROR, feature_maps
@@ -286,16 +286,16 @@ def test_which_maps_are_ordinary(backend, dtype):
             1 + maps[1] * share for share in (2**-5, 2**-6, 2**-7, 1e-3, limits.eps, 4 * limits.eps, 64 * limits.eps)
         ]
         others = [maps[1] * limits.tiny, maps[1] * 0, maps[1] - 0.5, maps[1] * torch.inf, maps[1] * torch.nan, *near]
-        for other in [*others, *(-other for other in near), torch.full(shape, _least(maps), dtype=dtype)]:
+        for other in [*others, *(-other for other in near), torch.full(shape, least_peak(dtype), dtype=dtype)]:
             tried = torch.stack([maps[0], other, maps[2]])
             peak, spread = peaks(tried), tried.amax((1, 2)) - tried.amin((1, 2))
-            lost = (peak < _least(tried)) | (peak > limits.max)
+            lost = (peak < least_peak(dtype)) | (peak > limits.max)
             for faint in (_FAINT, 0):
                 flat = (spread < faint * peak) & (spread > map_noise(tried) * peak)
-                told.append(backend.are_ordinary(tried, _least(tried), faint))
+                told.append(backend.are_ordinary(tried, faint))
                 assert told[-1] == (not (lost | flat).any()), (shape, other, faint)
     assert {*told} == {True, False}
-    assert backend.are_ordinary(torch.empty(0, 7, 7, dtype=dtype), 1.0, _FAINT)
+    assert backend.are_ordinary(torch.empty(0, 7, 7, dtype=dtype), _FAINT)
 
 
 @pytest.mark.parametrize("height", [30, 33])
@@ -309,3 +309,31 @@ def test_tall_maps_made_wide(backend, height, dtype):
         expected = reference.finish(maps, size, normalize=normalize)
         made = backend.finish(maps, size, normalize=normalize)
         assert torch.allclose(made, expected, atol=1e-6 if dtype == torch.float32 else 1e-14, equal_nan=True)
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize("size", [None, (7, 6), (20, 9)])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("bad", [None, "not finite", "tiny"])
+def test_one_call_does_what_the_steps_do(backend, size, normalize, bad):
+    """Where an item is not finite, or a map needs a second look, it gives the raw maps back."""
+    x = torch.rand(5, 12, 7, 6, generator=torch.Generator().manual_seed(0))
+    if bad:
+        x[3] *= torch.inf if bad == "not finite" else 1e-38
+    how = {"center": False, "combine": "signed", "sign": "u", "relu": True}
+    raw, finite = backend.saliency(x, "mtsm", None, **how)
+    maps, told = backend.finished_maps(
+        x, "mtsm", None, **how, precision="auto", size=size, normalize=normalize, faint=0
+    )
+    if bad is None or (bad == "tiny" and size is None and not normalize):
+        assert told is None
+        changed = size is not None or normalize
+        assert torch.equal(maps, backend.finish(raw, size, normalize=normalize) if changed else raw)
+    else:
+        assert torch.equal(told, finite)
+        assert torch.equal(maps.nan_to_num(nan=-1), raw.nan_to_num(nan=-1))
+    empty, told = backend.finished_maps(
+        x[:0], "mtsm", None, **how, precision="auto", size=size, normalize=normalize, faint=0
+    )
+    assert empty.shape == (0, *(size or (7, 6)))
+    assert told is None

@@ -113,3 +113,11 @@ def map_noise(maps: Tensor) -> float:
     """
     wide, own = torch.finfo(torch.float64).eps, torch.finfo(maps.dtype).eps
     return 8 * (own + maps.shape[1] * maps.shape[2] * wide)
+
+
+def least_peak(dtype: torch.dtype) -> float:
+    """The largest magnitude that a raw map has to have: a factor 1 / eps for the map, another one for the gradient of a
+    map that is constant to its last digits.
+    """
+    limits = torch.finfo(dtype)
+    return limits.tiny / limits.eps**2

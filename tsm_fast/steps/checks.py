@@ -22,6 +22,8 @@ Size = Sequence[int] | None
 def choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     """ValueError unless `value` is one of `allowed`."""
     allowed = tuple(allowed)
+    if type(value) is str and value in allowed:
+        return
     if not any(isinstance(value, type(one)) and value == one for one in allowed):  # arrays have no one truth
         near = get_close_matches(value, [one for one in allowed if isinstance(one, str)], 1) if _is_text(value) else []
         hint = f"; did you mean {near[0]!r}?" if near else ""

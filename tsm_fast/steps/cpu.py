@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from .. import _cpu
-from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, least_peak, map_noise, result_dtype
 from .scaling import column_signs, peaks, per_item
 
 name = "cpu"
@@ -251,6 +251,61 @@ def saliency(
     return maps, finite
 
 
+def finished_maps(
+    x: Tensor,  # [B, C, H, W]
+    method: Method,
+    rank: Sequence[int] | None,
+    *,
+    center: bool,
+    combine: str,
+    sign: str,
+    relu: bool,
+    precision: Precision,
+    size: Sequence[int] | None,  # (h, w)
+    normalize: bool,
+    faint: float,
+) -> tuple[Tensor, Tensor | None]:
+    """`saliency` and `finish` in one call, and None, where all items are finite and, if the maps are resized or
+    normalised, `are_ordinary`; else what `saliency` gives.
+    """
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    batch, _, height, width = x.shape
+    maps = torch.empty(batch, height, width, dtype=dtype, device=_CPU)
+    rows, columns = size or (height, width)
+    out = _empty(batch, rows, columns, dtype=dtype) if size else maps
+    if not batch:
+        return out, None
+    finite = _cpu.finished_maps(
+        _array(x),
+        _cpu.methods[method],
+        rank or (),
+        center,
+        combine == "absolute",
+        _cpu.signs[sign],
+        relu,
+        N_ITER_MAX,
+        TOL,
+        precision == "float64",
+        precision == "auto",
+        _passes_wide(x, precision),
+        maps.data_ptr(),
+        out.data_ptr(),
+        rows,
+        columns,
+        normalize,
+        (*_limits(dtype, height * width), faint),
+        dtype == torch.float64,
+        torch.get_num_threads(),
+    )
+    return (maps, torch.tensor(finite, device=_CPU)) if finite else (out, None)
+
+
+@lru_cache(maxsize=256)
+def _limits(dtype: torch.dtype, positions: int) -> tuple[float, float, float]:
+    """Of ordinary maps: the least and the largest peak, and what is noise beside it."""
+    return least_peak(dtype), torch.finfo(dtype).max, map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU))
+
+
 def finish(
     maps: Tensor,  # [B, H, W]
     size: tuple[int, int] | None,
@@ -277,21 +332,22 @@ def finish(
     return out
 
 
-def are_ordinary(maps: Tensor, smallest: float, faint: float) -> bool:  # [B, H, W]
-    """Whether of all maps the largest magnitude is finite and at least `smallest`, and the spread is a share `faint` of
-    it or more, or no more than noise; maps of NaN are ordinary too. One pass, for what most batches are.
+def are_ordinary(maps: Tensor, faint: float) -> bool:  # [B, H, W]
+    """Whether of all maps the largest magnitude is in range, and the spread is a share `faint` of it or more, or no
+    more than noise; maps of NaN are ordinary too. One pass, for what most batches are.
     """
     if not len(maps):
         return True
     maps = maps.contiguous()
+    smallest, largest, noise = _limits(maps.dtype, maps.shape[1] * maps.shape[2])
     return _cpu.are_ordinary(
         maps.data_ptr(),
         batch=len(maps),
         size=maps.shape[1] * maps.shape[2],
         smallest=smallest,
-        largest=torch.finfo(maps.dtype).max,
+        largest=largest,
         faint=faint,
-        noise=map_noise(maps),
+        noise=noise,
         wide=maps.dtype == torch.float64,
         threads=torch.get_num_threads(),
     )

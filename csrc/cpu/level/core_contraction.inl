@@ -201,11 +201,34 @@ static void mode_product(const T* x, int64_t outer, int64_t size, int64_t inner,
         product<T, false>(rank, inner, size, a, rank, x + o * size * inner, inner, y + o * rank * inner, inner);
 }
 
+// The same on the threads that `at` may take; how it is divided changes no sum.
+template <class T>
+static void mode_product_in_parts(const ArenaState& at, const T* x, int64_t outer, int64_t size, int64_t inner,
+                                  const T* a, int64_t rank, T* y) {
+    if constexpr (sizeof(T) > 8) return mode_product<T>(x, outer, size, inner, a, rank, y);
+    constexpr int64_t kLeast = 2 << 20, width = 3 * kLanes<T>;  // products of a part
+    const int64_t most = 4 * at.threads, worth = outer * size * inner * rank / kLeast;
+    const int64_t parts = worth < most ? worth : most;
+    if (at.threads == 1 || parts < 2) return mode_product<T>(x, outer, size, inner, a, rank, y);
+    if (outer >= parts) {
+        in_ranges(at, outer, (outer + parts - 1) / parts, [&](int64_t first, int64_t last, const ArenaState&) {
+            mode_product<T>(x + first * size * inner, last - first, size, inner, a, rank, y + first * rank * inner);
+        });
+        return;
+    }
+    const int64_t columns = ((inner + parts - 1) / parts + width - 1) / width * width;
+    for (int64_t o = 0; o < outer; ++o)
+        in_ranges(at, inner, columns, [&](int64_t first, int64_t last, const ArenaState&) {
+            product<T, false>(rank, last - first, size, a, rank, x + o * size * inner + first, inner,
+                              y + o * rank * inner + first, inner);
+        });
+}
+
 // Every mode of x (contiguous, [shape]) that has a factor [shape[n], rank[n]] is contracted with it. `spare` holds two
 // buffers of x's size; the result lies in one of them, or is x itself when there is no factor.
 template <class T>
-static const T* multi_mode_product(const T* x, int order, const int64_t* shape, const T* const* factors,
-                                   const int64_t* rank, T* const* spare) {
+static const T* multi_mode_product(const ArenaState& at, const T* x, int order, const int64_t* shape,
+                                   const T* const* factors, const int64_t* rank, T* const* spare) {
     int64_t now[kMaxOrder];
     bool done[kMaxOrder] = {};
     for (int i = 0; i < order; ++i) now[i] = shape[i];
@@ -219,12 +242,18 @@ static const T* multi_mode_product(const T* x, int order, const int64_t* shape, 
         int64_t outer = 1, inner = 1;
         for (int i = 0; i < next; ++i) outer *= now[i];
         for (int i = next + 1; i < order; ++i) inner *= now[i];
-        mode_product<T>(x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
+        mode_product_in_parts<T>(at, x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
         x = spare[to];
         to ^= 1;
         now[next] = rank[next];
         done[next] = true;
     }
+}
+
+template <class T>
+static const T* multi_mode_product(const T* x, int order, const int64_t* shape, const T* const* factors,
+                                   const int64_t* rank, T* const* spare) {
+    return multi_mode_product<T>(ArenaState{}, x, order, shape, factors, rank, spare);
 }
 
 template <class P, int MR, int NR>
@@ -309,7 +338,7 @@ static void core_contraction_as(const Tensor& x, const void* const* factors, con
     const T* dense = dense_data<T>(x);
     if (!dense) {
         T* copy = arena.take<T>(x.size());
-        copy_dense<T>(x, 1, copy);
+        copy_dense<T>(x, 1, copy, arena);
         dense = copy;
     }
     T* spare[2];
@@ -320,7 +349,7 @@ static void core_contraction_as(const Tensor& x, const void* const* factors, con
         typed[i] = static_cast<const T*>(factors[i]);
         size *= factors[i] ? rank[i] : x.shape[i];
     }
-    const T* y = multi_mode_product<T>(dense, x.order, x.shape, typed, rank, spare);
+    const T* y = multi_mode_product<T>(arena, dense, x.order, x.shape, typed, rank, spare);
     __builtin_memcpy(out, y, static_cast<size_t>(size) * sizeof(T));
 }
 

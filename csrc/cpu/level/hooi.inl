@@ -37,7 +37,11 @@ static void hooi_items(bool wide, const CpuHooiPlan& plan, HooiItem* items, int 
             again[n].target = items[k].target;
             again[n].target_wide = items[k].target_wide;
             again[n].padding = items[k].padding;
-            for (int m = 0; m < plan.order; ++m) again[n].start[m] = items[k].start[m];
+            for (int m = 0; m < plan.order; ++m) {
+                again[n].start[m] = items[k].start[m];
+                again[n].hosvd[m] = items[k].hosvd[m];
+                again[n].has_hosvd[m] = items[k].has_hosvd[m];
+            }
             where[n++] = k;
         }
     const int most = hooi_group_size<double>(plan);

@@ -83,25 +83,47 @@ static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, T* g, i
     }
 }
 
-// The whole symmetric G of one item in double, g: [n, n].
+// Adds to sums [n, padded n] what fibres [first, last) give.
 template <class T>
-static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena) {
+static void add_gram(const Fibres& f, const Adjust& how, int64_t first, int64_t last, double* sums, Arena arena) {
     const int64_t n = f.n, ldg = padded<T>(n);
     Panels<T> panels(f, how, arena);
-    double* sums = arena.take<double>(n * ldg);
     T* part = arena.take<T>(n * ldg);
-    for (int64_t i = 0; i < n * ldg; ++i) sums[i] = part[i] = 0;
+    for (int64_t i = 0; i < n * ldg; ++i) part[i] = 0;
     int waiting = 0;
-    for (int64_t k = 0; k < f.count; k += panels.per_panel) {
-        const int64_t kc = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
+    for (int64_t k = first; k < last; k += panels.per_panel) {
+        const int64_t kc = last - k < panels.per_panel ? last - k : panels.per_panel;
         gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, part, ldg, panels.ahead(k + kc));
-        if (++waiting < kPanelsPerSum && k + kc < f.count) continue;
+        if (++waiting < kPanelsPerSum && k + kc < last) continue;
         waiting = 0;
         for (int64_t i = 0; i < n * ldg; ++i) {
             sums[i] += static_cast<double>(part[i]);
             part[i] = 0;
         }
     }
+}
+
+// In how many parts a Gram matrix is summed: by its size alone, so that threads change nothing.
+static inline int64_t gram_parts(int64_t n, int64_t count) {
+    constexpr int64_t kLeast = 16 << 20, kBytes = 9 << 20;  // products of a part; sums of all parts
+    int64_t parts = 1;
+    while (parts < 8 && n * n * count >= 2 * parts * kLeast && 2 * parts * n * n * 8 <= kBytes) parts *= 2;
+    return parts;
+}
+
+// The whole symmetric G of one item in double, g: [n, n].
+template <class T>
+static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena) {
+    const int64_t n = f.n, ldg = padded<T>(n), size = n * ldg, parts = gram_parts(n, f.count);
+    const int64_t per_panel = Panels<T>::rows_per_panel(n), panels = (f.count + per_panel - 1) / per_panel;
+    double* sums = arena.take<double>(parts * size);
+    for (int64_t i = 0; i < parts * size; ++i) sums[i] = 0;
+    in_parts(arena, parts, [&](int64_t part, const ArenaState& memory) {
+        const int64_t first = panels * part / parts * per_panel, end = panels * (part + 1) / parts * per_panel;
+        add_gram<T>(f, how, first, end < f.count ? end : f.count, sums + part * size, Arena(memory));
+    });
+    for (int64_t part = 1; part < parts; ++part)
+        for (int64_t i = 0; i < size; ++i) sums[i] += sums[part * size + i];
     // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the
     // diagonal.
     const int64_t whole = n / kLanes<T> * kLanes<T>, block = 16;

@@ -15,6 +15,52 @@ struct Adjust {
     double gain = 1;  // another one, for what is left after the mean
 };
 
+// to[r * ld + j] = from[j * step + r] * factor for r < run and j < n: `run` fibres that lie side by side.
+template <class T, class S, class Wide>
+static inline void pack_side_by_side(const S* from, int64_t step, int64_t n, int64_t run, Wide factor, T* to,
+                                     int64_t ld) {
+    constexpr int L = kLanes<T>;
+    const auto by_one = [&](int64_t r0, int64_t r1, int64_t j0, int64_t j1) {
+        for (int64_t j = j0; j < j1; ++j)
+            for (int64_t r = r0; r < r1; ++r)
+                to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step + r])) * factor);
+    };
+    const int64_t rows = run / L * L, columns = n / L * L;
+    for (int64_t r = 0; r < rows; r += L) {
+        for (int64_t j = 0; j < columns; j += L) {
+            Vec<T> v[L];
+#pragma GCC unroll 16
+            for (int i = 0; i < L; ++i) {
+                const S* at = from + (j + i) * step + r;
+                __builtin_prefetch(at + L, 0, 2);
+                for (int l = 0; l < L; ++l) v[i][l] = static_cast<T>(static_cast<Wide>(to_float(at[l])) * factor);
+            }
+            transpose<T>(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < L; ++i) store(to + (r + i) * ld + j, v[i]);
+        }
+        by_one(r, r + L, columns, n);
+    }
+    by_one(rows, run, 0, n);
+}
+
+// One fibre, its elements `step` apart.
+template <class T, class S, class Wide>
+static inline void pack_row(const S* from, int64_t step, int64_t n, Wide factor, T* to) {
+    int64_t j = 0;
+    if constexpr (kConvertsHalves<T, S>)
+        for (; step == 1 && j + kLanes<T> <= n; j += kLanes<T>) store(to + j, load_halves(from + j) * factor);
+    if constexpr (sizeof(T) == sizeof(S))
+        for (; step == 2 && j + kLanes<T> < n; j += kLanes<T>) {
+            const T* at = reinterpret_cast<const T*>(from + 2 * j);
+            store(to + j, even_lanes<T>(load(at), load(at + kLanes<T>)) * static_cast<T>(factor));
+        }
+    if (step == 1)
+        for (; j < n; ++j) to[j] = static_cast<T>(static_cast<Wide>(to_float(from[j])) * factor);
+    else
+        for (; j < n; ++j) to[j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step])) * factor);
+}
+
 template <class T, class S>
 static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
     const S* data = static_cast<const S*>(f.data);
@@ -35,18 +81,10 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         const int64_t gap = f.stride[last];
         const S* from = data + offset;
         T* to = out + k * ld;
-        if (f.step == 1) {
-            for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j)
-                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j])) * factor);
-        } else if (gap != 1) {
-            for (int64_t r = 0; r < run; ++r)
-                for (int64_t j = 0; j < f.n; ++j)
-                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[r * gap + j * f.step])) * factor);
+        if (f.step == 1 || gap != 1) {
+            for (int64_t r = 0; r < run; ++r) pack_row<T, S, Wide>(from + r * gap, f.step, f.n, factor, to + r * ld);
         } else {
-            for (int64_t j = 0; j < f.n; ++j)
-                for (int64_t r = 0; r < run; ++r)
-                    to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * f.step + r])) * factor);
+            pack_side_by_side<T, S, Wide>(from, f.step, f.n, run, factor, to, ld);
         }
         for (int64_t r = 0; r < run; ++r)
             for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;
@@ -156,6 +194,8 @@ struct Panels {
 
 // ---- whole items ----
 
+constexpr int64_t kPartOfCopy = 1 << 17;  // elements
+
 // The item's own memory where it is contiguous T already, else null.
 template <class T>
 static const T* dense_data(const Tensor& x) {
@@ -170,10 +210,11 @@ static const T* dense_data(const Tensor& x) {
 
 // The item times a power of two as contiguous T.
 template <class T>
-static void copy_dense(const Tensor& x, double scale, T* out) {
-    const int last = x.order - 1;
-    pack_panel<T>(fibres_of(x, last), Adjust{false, nullptr, 1, scale}, 0, x.size() / x.shape[last], out,
-                  x.shape[last]);
+static void copy_dense(const Tensor& x, double scale, T* out, const ArenaState& at) {
+    const Fibres f = fibres_of(x, x.order - 1);
+    in_ranges(at, f.count, 1 + kPartOfCopy / f.n, [&](int64_t first, int64_t last, const ArenaState&) {
+        pack_panel<T>(f, Adjust{false, nullptr, 1, scale}, first, last - first, out + first * f.n, f.n);
+    });
 }
 
 // The same item as a matrix [I_first, product of the others]; false where the others do not lie in memory like one

@@ -91,7 +91,7 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         int group = eigh_group<double>(n);
         while (group > 1 &&
-               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{8} << 20))
+               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{9} << 20))
             group /= 2;
         return group;
     }
@@ -118,7 +118,7 @@ struct SaliencyGroup {
         int open[kMostItems], left = 0;
         for (int k = 0; k < count; ++k) {
             locate(items[k], k);
-            if (!(matrix_free() && lead(items, count, k))) open[left++] = k;
+            if (!(matrix_free(items[k]) && lead(items, count, k))) open[left++] = k;
         }
         const double* g[kMostItems];
         double *value[kMostItems], *vector[kMostItems];
@@ -157,8 +157,12 @@ struct SaliencyGroup {
         return seen;
     }
 
-    // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix.
-    bool matrix_free() const { return plan.single() && sizeof(T) == 4 && (!plan.center || n > kLockstep); }
+    // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix. Passes in float do
+    // for an item in double too, if rounded to float it is in range, unless they were asked for in double.
+    bool matrix_free(const SaliencyItem& item) const {
+        const bool narrow = sizeof(T) == 4 || (plan.hooi.guard && item.x.dtype == DType::f64);
+        return narrow && plan.single() && (!plan.center || n > kLockstep);
+    }
 
     // The map of item k from its leading pair; false where the pair could not be had or proved.
     bool lead(SaliencyItem* items, int count, int k) {
@@ -210,7 +214,7 @@ struct SaliencyGroup {
         gram[k] = nullptr;
         if (as_matrix(item.x, 0, &matrix[k])) return;
         T* copy = arena.take<T>(c * s);
-        copy_dense<T>(item.x, 1, copy);
+        copy_dense<T>(item.x, 1, copy, arena);
         const int64_t shape[2] = {c, s};
         matrix[k] = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
     }
@@ -568,7 +572,7 @@ static bool truncated_map(const SaliencyPlan& plan, HooiItem& item, double* map,
             const int64_t shape[2] = {c, s};
             if (!as_matrix(item.x, 0, &matrix)) {
                 T* copy = scratch.take<T>(c * s);
-                copy_dense<T>(item.x, 1, copy);
+                copy_dense<T>(item.x, 1, copy, scratch);
                 matrix = dense_tensor(copy, sizeof(T) == 4 ? DType::f32 : DType::f64, 2, shape);
             }
             multiply_columns<T>(matrix, item.scale, item.factor[0], r, t, scratch);
@@ -619,11 +623,18 @@ static void saliency_truncated(const SaliencyPlan& plan, SaliencyItem* items, in
     }
 }
 
+// From here on the passes cost little beside the eigenvectors, which are in double anyhow: it does not pay to find out
+// whether float would do.
+constexpr int64_t kDoubleAtOnce = 256;
+
 // Maps; items whose signs or vectors float could not settle are computed again in double.
 template <class T>
 static void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    const bool guarded = sizeof(T) == 4 && plan.hooi.guard;
+    if (guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce)
+        return saliency_as<double>(plan, items, count, arena);
     (plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
-    if (sizeof(T) == 8 || !plan.hooi.guard) return;
+    if (!guarded) return;
     SaliencyItem again[kMostItems];
     int n = 0;
     for (int k = 0; k < count; ++k)

@@ -21,6 +21,14 @@ template <class T>
 struct VecOf {
     typedef T type __attribute__((vector_size(TSM_VECTOR_BYTES)));
 };
+template <size_t Bytes>
+struct IntegerOf {
+    typedef int64_t type;
+};
+template <>
+struct IntegerOf<4> {
+    typedef int32_t type;
+};
 template <class T>
 using Vec = typename VecOf<T>::type;
 template <class T>
@@ -133,6 +141,53 @@ inline double sum_lanes<double>(Vec<double> v) {
 }
 #endif
 
+// Blocks of H rows and H lanes change places across the diagonal.
+template <class T, int H>
+static inline __attribute__((always_inline)) void swap_blocks(Vec<T>* v) {
+    constexpr int L = kLanes<T>;
+    typedef typename IntegerOf<sizeof(T)>::type Place __attribute__((vector_size(TSM_VECTOR_BYTES)));
+    Place low, high;
+    for (int l = 0; l < L; ++l) {
+        low[l] = l & H ? L + l - H : l;
+        high[l] = l & H ? L + l : l + H;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i)
+        if (!(i & H)) {
+            const Vec<T> a = v[i], b = v[i + H];
+#if defined(__clang__)
+            for (int l = 0; l < L; ++l) {
+                v[i][l] = low[l] < L ? a[low[l]] : b[low[l] - L];
+                v[i + H][l] = high[l] < L ? a[high[l]] : b[high[l] - L];
+            }
+#else
+            v[i] = __builtin_shuffle(a, b, low);
+            v[i + H] = __builtin_shuffle(a, b, high);
+#endif
+        }
+    if constexpr (2 * H < L) swap_blocks<T, 2 * H>(v);
+}
+// Every second element of both.
+template <class T>
+static inline Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
+    constexpr int L = kLanes<T>;
+#if defined(__clang__)
+    Vec<T> v{};
+    for (int l = 0; l < L; ++l) v[l] = 2 * l < L ? a[2 * l] : b[2 * l - L];
+    return v;
+#else
+    typedef typename IntegerOf<sizeof(T)>::type Place __attribute__((vector_size(TSM_VECTOR_BYTES)));
+    Place even;
+    for (int l = 0; l < L; ++l) even[l] = 2 * l;
+    return __builtin_shuffle(a, b, even);
+#endif
+}
+// kLanes vectors as the rows of a square.
+template <class T>
+static inline __attribute__((always_inline)) void transpose(Vec<T>* v) {
+    swap_blocks<T, 1>(v);
+}
+
 template <class T>
 static inline Vec<T> vsqrt(Vec<T> v) {
     Vec<T> r{};
@@ -193,6 +248,22 @@ static inline float to_float(Half x) {
     return f;
 #endif
 }
+// Whether load_halves gives kLanes<T> of S as T: no compiler makes vectors of to_float(Half).
+template <class T, class S>
+constexpr bool kConvertsHalves = false;
+#if defined(__AVX512F__)
+template <>
+constexpr bool kConvertsHalves<float, Half> = true;
+static inline Vec<float> load_halves(const Half* p) {
+    return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+#elif defined(__F16C__)
+template <>
+constexpr bool kConvertsHalves<float, Half> = true;
+static inline Vec<float> load_halves(const Half* p) {
+    return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+#endif
 static inline float to_float(float x) {
     return x;
 }

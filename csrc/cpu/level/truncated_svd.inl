@@ -17,7 +17,7 @@ static int eigh_group(int64_t n) {
     const auto bytes = [&] {
         return bytes_taken([&](Arena& arena) { StripEigen<T>(static_cast<int>(n), group, arena); });
     };
-    while (group > 1 && bytes() > (int64_t{6} << 20)) group /= 2;
+    while (group > 1 && bytes() > (int64_t{8} << 20)) group /= 2;
     return group;
 }
 

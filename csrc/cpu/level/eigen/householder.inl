@@ -212,15 +212,25 @@ static void form_q_strips(const T* a, int n, int64_t ld, const T* tau, Vec<T>* z
     }
 }
 
-// y <- Q y for NY vectors (lockstep) or strips (one) of n entries, `step` apart: the reflectors in pairs, last ones
-// first, so that y is read and written half as often. D: what one entry of a reflector is.
+// y <- H y for one reflector, whose entries begin behind k.
 template <class V, class D, int NY>
-static void reflect(const D* a, int n, int64_t ld, const D* tau, V* y, int64_t step) {
+static inline void reflect_by_one(const D* v, int n, int k, D tau, V* y, int64_t step) {
+    V t[NY] = {};
+    for (int i = k + 1; i < n; ++i)
+        for (int r = 0; r < NY; ++r) t[r] += v[i] * y[r * step + i];
+    for (int r = 0; r < NY; ++r) t[r] *= tau;
+    for (int i = k + 1; i < n; ++i)
+        for (int r = 0; r < NY; ++r) y[r * step + i] -= v[i] * t[r];
+}
+
+// y <- Q y for NY vectors of n entries, `step` apart, in lockstep: the reflectors in pairs, last ones first, so that y
+// is read and written half as often.
+template <class V, int NY>
+static void reflect(const V* a, int n, int64_t ld, const V* tau, V* y, int64_t step) {
     int k = n - 3;
     for (; k >= 1; k -= 2) {
-        const D *second = a + k * ld, *first = second - ld;
-        D cross{};
-        V t1[NY], t2[NY] = {};
+        const V *second = a + k * ld, *first = second - ld;
+        V cross{}, t1[NY], t2[NY] = {};
         for (int r = 0; r < NY; ++r) t1[r] = y[r * step + k];  // first[k] is 1
         for (int i = k + 1; i < n; ++i) {
             cross += first[i] * second[i];
@@ -237,13 +247,79 @@ static void reflect(const D* a, int n, int64_t ld, const D* tau, V* y, int64_t s
         for (int i = k + 1; i < n; ++i)
             for (int r = 0; r < NY; ++r) y[r * step + i] -= second[i] * t2[r] + first[i] * t1[r];
     }
-    if (k != 0) return;
-    V t[NY] = {};
-    for (int i = 1; i < n; ++i)
-        for (int r = 0; r < NY; ++r) t[r] += a[i] * y[r * step + i];
-    for (int r = 0; r < NY; ++r) t[r] *= tau[0];
-    for (int i = 1; i < n; ++i)
-        for (int r = 0; r < NY; ++r) y[r * step + i] -= a[i] * t[r];
+    if (k == 0) reflect_by_one<V, V, NY>(a, n, 0, tau[0], y, step);
+}
+
+// Of one matrix the reflectors go four at a time, but for the last few: H_k H_k+1 H_k+2 H_k+3 = I - V T V^T, T upper
+// triangular.
+static inline int fours_of(int n) {
+    return n > 2 ? (n - 2) / 4 : 0;
+}
+// The T of each four: [fours_of(n), 4, 4]
+template <class T>
+static void block_reflectors(const T* a, int n, int64_t ld, const T* tau, T* blocks) {
+    constexpr int L = kLanes<T>;
+    for (int q = 0; q < fours_of(n); ++q) {
+        T* block = blocks + 16 * q;
+        for (int j = 0; j < 4; ++j) {
+            const T t = tau[4 * q + j], *own = a + (4 * q + j) * ld;
+            T dots[4];
+            for (int i = 0; i < j; ++i) {
+                const T* other = a + (4 * q + i) * ld;
+                Vec<T> sums{};
+                int at = 4 * q + j + 1;
+                for (; at + L <= n; at += L) sums += load(other + at) * load(own + at);
+                dots[i] = sum_lanes<T>(sums);
+                for (; at < n; ++at) dots[i] += other[at] * own[at];
+            }
+            for (int i = 0; i < j; ++i) {
+                T sum = 0;
+                for (int l = i; l < j; ++l) sum += block[4 * i + l] * dots[l];
+                block[4 * i + j] = -t * sum;
+            }
+            block[5 * j] = t;
+        }
+    }
+}
+// y <- Q y for NY strips of n entries, `step` apart.
+template <class T, int NY>
+static void reflect_strips(const T* a, int n, int64_t ld, const T* tau, const T* blocks, Vec<T>* y, int64_t step) {
+    using V = Vec<T>;
+    const int fours = fours_of(n);
+    for (int k = n - 3; k >= 4 * fours; --k) reflect_by_one<V, T, NY>(a + k * ld, n, k, tau[k], y, step);
+    for (int q = fours - 1; q >= 0; --q) {
+        const T *v0 = a + 4 * q * ld, *v1 = v0 + ld, *v2 = v1 + ld, *v3 = v2 + ld, *block = blocks + 16 * q;
+        const int head = 4 * q + 1;  // where the first of them begins; the fourth at head + 3
+        V t[4][NY] = {};
+        for (int r = 0; r < NY; ++r) {
+            const V* at = y + r * step + head;
+            t[0][r] = v0[head] * at[0] + v0[head + 1] * at[1] + v0[head + 2] * at[2];
+            t[1][r] = v1[head + 1] * at[1] + v1[head + 2] * at[2];
+            t[2][r] = v2[head + 2] * at[2];
+        }
+        for (int i = head + 3; i < n; ++i)
+            for (int r = 0; r < NY; ++r) {
+                const V at = y[r * step + i];
+                t[0][r] += v0[i] * at;
+                t[1][r] += v1[i] * at;
+                t[2][r] += v2[i] * at;
+                t[3][r] += v3[i] * at;
+            }
+        for (int r = 0; r < NY; ++r) {
+            for (int i = 0; i < 4; ++i) {
+                V sum = block[5 * i] * t[i][r];
+                for (int j = i + 1; j < 4; ++j) sum += block[4 * i + j] * t[j][r];
+                t[i][r] = sum;
+            }
+            V* at = y + r * step + head;
+            at[0] -= v0[head] * t[0][r];
+            at[1] -= v0[head + 1] * t[0][r] + v1[head + 1] * t[1][r];
+            at[2] -= v0[head + 2] * t[0][r] + v1[head + 2] * t[1][r] + v2[head + 2] * t[2][r];
+        }
+        for (int i = head + 3; i < n; ++i)
+            for (int r = 0; r < NY; ++r)
+                y[r * step + i] -= (v0[i] * t[0][r] + v1[i] * t[1][r]) + (v2[i] * t[2][r] + v3[i] * t[3][r]);
+    }
 }
 
 }  // namespace

@@ -102,8 +102,8 @@ struct LaneEigen {
         }
         const V failed = inverse_iteration(d, e, n, values, rank, z, ld, work);
         int j = 0;
-        for (; j + 4 <= rank; j += 4) reflect<V, V, 4>(a, n, ld, tau, z + j * ld, ld);
-        for (; j < rank; ++j) reflect<V, V, 1>(a, n, ld, tau, z + j * ld, ld);
+        for (; j + 4 <= rank; j += 4) reflect<V, 4>(a, n, ld, tau, z + j * ld, ld);
+        for (; j < rank; ++j) reflect<V, 1>(a, n, ld, tau, z + j * ld, ld);
         for (int i = 0; i < n; ++i)
             for (j = 0; j < rank; ++j) vectors[i * rank + j] = z[j * ld + i];
         return failed;

@@ -14,7 +14,7 @@ struct StripEigen {
     static constexpr int kMaxCluster = 24;
     int n, strips;
     int64_t ld;
-    T *matrices, *taus, *work;
+    T *matrices, *taus, *work, *blocks;
     V *z, *d, *e, *found, *d_work, *e_work, *rotations, *shifted;  // found: the eigenvalues, unsorted
     int* order;
 
@@ -23,6 +23,7 @@ struct StripEigen {
         matrices = arena.take<T>(group * n * ld);
         taus = arena.take<T>(group * ld);
         work = arena.take<T>(4 * ld);
+        blocks = arena.take<T>(4 * ld);
         z = arena.take<V>(int64_t{strips} * n);
         d = arena.take<V>(n);
         e = arena.take<V>(n);
@@ -109,8 +110,9 @@ struct StripEigen {
     void reflect_vectors(int lane, int rank, double* out) {
         const int used = (rank + L - 1) / L;
         int s = 0;
-        for (; s + 2 <= used; s += 2) reflect<V, T, 2>(matrix(lane), n, ld, tau(lane), z + s * n, n);
-        for (; s < used; ++s) reflect<V, T, 1>(matrix(lane), n, ld, tau(lane), z + s * n, n);
+        block_reflectors<T>(matrix(lane), n, ld, tau(lane), blocks);
+        for (; s + 2 <= used; s += 2) reflect_strips<T, 2>(matrix(lane), n, ld, tau(lane), blocks, z + s * n, n);
+        for (; s < used; ++s) reflect_strips<T, 1>(matrix(lane), n, ld, tau(lane), blocks, z + s * n, n);
         for (int i = 0; i < n; ++i) {
             int j = 0;
             if constexpr (sizeof(T) == 8)

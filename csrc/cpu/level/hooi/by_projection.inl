@@ -1,5 +1,7 @@
-// HOOI where no mode is larger than the product of the others: every update projects X on the other factors. Items
-// share only the calls of the eigensolver. Passes over X run in P (float or double), the rest in double.
+// HOOI where no mode is larger than the product of the others: every update projects X on the other factors. X is read
+// twice a sweep: the updates of the first half of the modes share its product with the factors of the second half, and
+// the other way round. Items share only the calls of the eigensolver. Passes over X run in P (float or double), the
+// rest in double.
 #pragma once
 #include "cpu/level/hooi/common.inl"
 
@@ -9,9 +11,13 @@ namespace {
 // One item, beside its results.
 template <class P>
 struct ProjectedItem {
-    const P* dense;                     // X as contiguous P: the input itself, or own
-    P* own;                             // where a converted or scaled copy of X goes; null: nowhere yet
-    double* unfolded;                   // projected unfolding of the mode being updated
+    const P* dense;    // X as contiguous P: the input itself, or own
+    P* own;            // where a converted or scaled copy of X goes; null: nowhere yet
+    P* room;           // for a product of X with the factors of half of the modes
+    const P* half;     // that product
+    int left_by;       // the half that this sweep has multiplied; -1: none yet
+    bool weak;         // an unfolding has shown vectors that a Gram matrix in float does not tell apart
+    double* unfolded;  // projected unfolding of the mode being updated
     double *matrix, *values, *vectors;  // an eigenproblem
 };
 
@@ -22,16 +28,19 @@ struct ByProjection {
     int count;
     Arena arena;  // what is left of it is scratch
     ProjectedItem<P> parts[kMostItems];
-    P* spare[2];  // passes over dense X
-    P* narrow;    // factors in P
+    const int middle;  // the first mode of the second half
+    P* spare[2];       // products on their way
+    P* narrow;         // factors in P
     double* projection;
 
     // Results lie in front of what `from` has left.
     ByProjection(const CpuHooiPlan& p, HooiItem* its, int n, Arena& from)
-        : plan(p), items(its), count(n), arena(take_results<P>(p, its, n, from)) {
-        const int64_t largest = largest_problem(p);
+        : plan(p), items(its), count(n), arena(take_results<P>(p, its, n, from)), middle((p.order + 1) / 2) {
+        const int64_t largest = largest_problem(p), product = largest_product();
         for (int k = 0; k < count; ++k) {
             parts[k].own = nullptr;
+            parts[k].weak = false;
+            parts[k].room = arena.take<P>(product);
             parts[k].matrix = arena.take<double>(largest * largest);
             parts[k].vectors = arena.take<double>(largest * largest);
             parts[k].values = arena.take<double>(largest);
@@ -40,8 +49,21 @@ struct ByProjection {
         int64_t sizes = 0;
         for (int m = 0; m < p.order; ++m) sizes += p.kept[m] ? 0 : p.shape[m] * p.rank[m];
         narrow = arena.take<P>(sizes);
-        projection = arena.take<double>(p.elements());
-        for (auto& buffer : spare) buffer = arena.take<P>(p.elements());
+        projection = arena.take<double>(product);
+        for (auto& buffer : spare) buffer = arena.take<P>(product);
+    }
+    // Elements of the largest of what multi_mode_product makes of X: by one factor where both halves have one.
+    int64_t largest_product() const {
+        int64_t most = 1;
+        for (int half = 0; half < 2; ++half) {
+            int64_t least = plan.elements();  // after the mode that shrinks most
+            for (int i = half ? middle : 0; i < (half ? plan.order : middle); ++i) {
+                const int64_t left = plan.elements() / plan.shape[i] * plan.rank[i];
+                least = left < least ? left : least;
+            }
+            most = least > most ? least : most;
+        }
+        return most;
     }
     static int64_t bytes(const CpuHooiPlan& p, int count) {
         return bytes_taken([&](Arena& arena) {
@@ -63,21 +85,25 @@ struct ByProjection {
             else if (plan.starts(m))
                 start(m);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
+            for (int k = 0; k < count; ++k) parts[k].left_by = -1;
             for (int m = 0; m < plan.order; ++m)
-                if (plan.moves(sweep, m)) update(m);
+                if (plan.moves(sweep, m)) update(m, sweep == 0);
+            active = 0;
             for (int k = 0; k < count; ++k) {
                 HooiItem& item = items[k];
                 if (!item.active) continue;
-                const double* y = projected(k, -1);
+                const double* y = projected(k, plan.order);
                 double norm2 = 0;
                 for (int64_t i = 0; i < plan.core_size(); ++i) norm2 += y[i] * y[i];
                 __builtin_memcpy(item.core, y, static_cast<size_t>(plan.core_size()) * 8);
                 end_sweep(item, sweep, norm2, plan.tol);
-                active -= !item.active;
+                if (sizeof(P) == 4 && plan.guard && !(item.errors[sweep] > kLeastError)) give_up(item);
+                active += item.active;
             }
         }
         for (int k = 0; k < count; ++k)
-            items[k].finite&& items[k].norm2 > 0 ? measure_core(plan, items[k]) : blank<P>(plan, items[k]);
+            if (!items[k].hopeless)
+                items[k].finite&& items[k].norm2 > 0 ? measure_core(plan, items[k]) : blank<P>(plan, items[k]);
     }
 
     // ---- reading X ----
@@ -98,13 +124,24 @@ struct ByProjection {
     }
     void own_copy(int k) {
         if (!parts[k].own) parts[k].own = arena.take<P>(plan.elements());
-        copy_dense<P>(items[k].x, items[k].scale, parts[k].own);
+        copy_dense<P>(items[k].x, items[k].scale, parts[k].own, arena);
         parts[k].dense = parts[k].own;
     }
     double squares(const P* x) const {
+        constexpr int64_t kPart = 1 << 18;
+        const int64_t n = plan.elements(), count = (n + kPart - 1) / kPart;
+        Arena scratch = arena;
+        auto* sums = scratch.take<double>(count);
+        in_ranges(scratch, n, kPart, [&](int64_t first, int64_t last, const ArenaState&) {
+            sums[first / kPart] = squares(x + first, last - first);
+        });
+        double sum = 0;
+        for (int64_t i = 0; i < count; ++i) sum += sums[i];
+        return sum;
+    }
+    static double squares(const P* x, int64_t n) {
         // In blocks and lanes: the error of an exact fit is the root of what rounding leaves of this sum.
         constexpr int64_t kBlock = 1024, kSums = 8;
-        const int64_t n = plan.elements();
         double sum = 0;
         for (int64_t first = 0; first < n; first += kBlock) {
             const int64_t end = first + kBlock < n ? first + kBlock : n;
@@ -139,28 +176,50 @@ struct ByProjection {
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
     void start(int m) {
         const int64_t size = plan.shape[m], rank = plan.rank[m];
-        for (int k = 0; k < count; ++k)
-            if (items[k].active) unfolding_gram<P>(k, m);
-        solve(static_cast<int>(size), static_cast<int>(rank));
-        if (sizeof(P) == 4 && plan.guard) {
-            bool weak[kMostItems] = {}, any = false;
-            for (int k = 0; k < count; ++k)
-                if (items[k].active && !(parts[k].values[rank - 1] > kWeak * kWeak * parts[k].values[0])) {
-                    weak[k] = any = true;
-                    unfolding_gram<double>(k, m);
-                }
-            if (any) solve(static_cast<int>(size), static_cast<int>(rank), weak);
+        const auto bytes = static_cast<size_t>(size * rank) * 8;
+        const bool guarded = sizeof(P) == 4 && plan.guard;
+        bool wanted[kMostItems] = {};
+        // What one mode has shown of an item, the next ones will.
+        for (int k = 0; k < count; ++k) {
+            wanted[k] = !items[k].has_hosvd[m] && !parts[k].weak;
+            if (items[k].active && wanted[k]) unfolding_gram<P>(k, m);
         }
+        solve(static_cast<int>(size), static_cast<int>(rank), wanted);
+        if (guarded) {
+            for (int k = 0; k < count; ++k) {
+                if (items[k].active && wanted[k])
+                    parts[k].weak = !(parts[k].values[rank - 1] > kWeak * kWeak * parts[k].values[0]);
+                wanted[k] = items[k].active && parts[k].weak;
+                if (wanted[k]) unfolding_gram<double>(k, m);
+            }
+            solve(static_cast<int>(size), static_cast<int>(rank), wanted);
+            for (int k = 0; k < count; ++k)
+                if ((items[k].has_hosvd[m] = wanted[k])) __builtin_memcpy(items[k].hosvd[m], parts[k].vectors, bytes);
+        }
+        give_up_weak(m);
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             double* a = items[k].factor[m];
-            __builtin_memcpy(a, parts[k].vectors, static_cast<size_t>(size * rank) * 8);
+            __builtin_memcpy(a, items[k].has_hosvd[m] ? items[k].hosvd[m] : parts[k].vectors, bytes);
             if (!plan.sign_v) continue;
             Arena scratch = arena;
             StartSigns<P> signs(plan, m, a, scratch);
             signs.see(parts[k].dense);
             signs.point_up(a);
         }
+    }
+
+    // Stops items that float_suffices() will refuse: sigmas of a projection are no larger than those of X.
+    void give_up_weak(int m) {
+        if (sizeof(P) == 8 || !plan.guard || plan.hosvd) return;
+        const double least = least_sigma(plan);
+        for (int k = 0; k < count; ++k)
+            if (items[k].active && !(parts[k].values[plan.found(m) - 1] > least * least * parts[k].values[0]))
+                give_up(items[k]);
+    }
+    static void give_up(HooiItem& item) {
+        item.hopeless = true;
+        item.active = false;
     }
 
     template <class A>
@@ -175,10 +234,11 @@ struct ByProjection {
     }
 
     // ---- one update ----
-    void update(int m) {
+    void update(int m, bool first_sweep) {
         for (int k = 0; k < count; ++k)
             if (items[k].active) unfold_projection(k, m);
         solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.found(m)));
+        if (first_sweep) give_up_weak(m);
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             m == plan.padded ? take_padded(k, m) : take_factor(k, m);
@@ -198,22 +258,46 @@ struct ByProjection {
         const int64_t n = left ? size : columns, depth = left ? columns : size;
         product<double, false>(n, n, depth, parts[k].unfolded, n, parts[k].unfolded, n, parts[k].matrix, n);
     }
-    // X times every factor but that of mode m
-    const double* projected(int k, int m) {
-        int64_t shape[kMaxOrder], rank[kMaxOrder];
+    // x [shape] times the factors of modes first .. last - 1 but for mode m; shape becomes that of the result.
+    const P* multiply(int k, const P* x, int64_t* shape, int first, int last, int m, P* const* buffers) {
+        int64_t rank[kMaxOrder];
         const P* factors[kMaxOrder];
         P* to = narrow;
         for (int i = 0; i < plan.order; ++i) {
-            shape[i] = plan.shape[i];
-            rank[i] = i == m ? plan.shape[i] : plan.rank[i];
+            const bool stays = i < first || i >= last || i == m || plan.kept[i];
+            rank[i] = stays ? shape[i] : plan.rank[i];
             factors[i] = nullptr;
-            if (i == m || plan.kept[i]) continue;
+            if (stays) continue;
             for (int64_t j = 0; j < plan.shape[i] * plan.rank[i]; ++j) to[j] = static_cast<P>(items[k].factor[i][j]);
             factors[i] = to;
             to += plan.shape[i] * plan.rank[i];
         }
-        const P* y = multi_mode_product<P>(parts[k].dense, plan.order, shape, factors, rank, spare);
-        const int64_t n = product_of(rank, plan.order);
+        const P* y = multi_mode_product<P>(arena, x, plan.order, shape, factors, rank, buffers);
+        for (int i = 0; i < plan.order; ++i) shape[i] = rank[i];
+        return y;
+    }
+    // X times every factor but that of mode m, or times all; a factor of the second half moves after all of the first.
+    const double* projected(int k, int m) {
+        ProjectedItem<P>& part = parts[k];
+        const bool first = m < middle;
+        const int begin = first ? 0 : middle, end = first ? middle : plan.order;  // what is left to multiply
+        int64_t shape[kMaxOrder];
+        int products = 0;
+        for (int i = 0; i < plan.order; ++i) {
+            shape[i] = plan.shape[i];
+            products += (i < begin || i >= end) && !plan.kept[i];
+        }
+        if (part.left_by != begin) {
+            P* buffers[2] = {part.room, part.room};
+            buffers[products % 2] = spare[0];  // the last of them goes to `room`
+            part.half = multiply(k, part.dense, shape, first ? middle : 0, first ? plan.order : middle, -1, buffers);
+            part.left_by = begin;
+        } else {
+            for (int i = 0; i < plan.order; ++i)
+                if ((i < begin || i >= end) && !plan.kept[i]) shape[i] = plan.rank[i];
+        }
+        const P* y = multiply(k, part.half, shape, begin, end, m, spare);
+        const int64_t n = product_of(shape, plan.order);
         for (int64_t i = 0; i < n; ++i) projection[i] = static_cast<double>(y[i]);
         return projection;
     }

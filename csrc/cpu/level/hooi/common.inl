@@ -10,14 +10,21 @@ namespace {
 // A Gram matrix summed in float tells vectors apart whose sigma is more than this part of the first.
 constexpr double kWeak = 0.05;
 
+// The least sigma, as a part of the first, that passes in float are good for, and the least error of a sweep.
+static inline double least_sigma(const CpuHooiPlan& plan) {
+    return plan.big < 0 ? kWeak / 10 : kWeak;
+}
+constexpr double kLeastError = 0.02;
+
 // Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 /
 // ||X||^2, good to 1e-7, and vectors from a Gram matrix in float where there is a big mode. Projections in float, with
 // their Gram matrices in double, are good for sigmas ten times smaller.
 static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
+    if (item.hopeless) return false;
     for (int i = 0; i < item.n_sweeps; ++i)
-        if (!(item.errors[i] > 0.02)) return false;
+        if (!(item.errors[i] > kLeastError)) return false;
     if (plan.hosvd) return plan.big < 0 || item.weakest > kWeak * kWeak;
-    const double least = plan.big < 0 ? kWeak / 10 : kWeak;
+    const double least = least_sigma(plan);
     for (int m = 0; m < plan.order; ++m)
         for (int64_t k = 0; !plan.kept[m] && k < plan.found(m); ++k)
             if (!(item.sigma[m][k] > least * item.sigma[m][0])) return false;
@@ -79,7 +86,7 @@ static void end_sweep(HooiItem& item, int sweep, double core_norm2, double tol) 
 
 // Places for the results of passes in P; returns what the arena has left.
 template <class P>
-static Arena take_results(const HooiPlan& p, HooiItem* items, int count, Arena& arena) {
+static Arena take_results(const CpuHooiPlan& p, HooiItem* items, int count, Arena& arena) {
     for (int k = 0; k < count; ++k) {
         HooiItem& item = items[k];
         item.errors = arena.take<double>(p.n_iter_max + 1);
@@ -94,6 +101,8 @@ static Arena take_results(const HooiPlan& p, HooiItem* items, int count, Arena& 
             else
                 item.big_factor = arena.take<P>(p.shape[m] * p.rank[m]);
             item.sigma[m] = arena.take<double>(p.rank[m]);
+            if (sizeof(P) == 4 && p.guard && p.big < 0 && p.starts(m))
+                item.hosvd[m] = arena.take<double>(p.shape[m] * p.rank[m]);
         }
         item.core = arena.take<double>(p.core_size());
         if (p.big < 0) continue;
