@@ -7,7 +7,7 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
-constexpr int kMaxSteps = 40, kFirstSteps = 3;
+constexpr int kMaxSteps = 40;
 constexpr int64_t kSumRows = 256;            // rows whose float sums are kept apart, for their digits
 constexpr int64_t kFetchAhead = 24 << 10;    // bytes
 constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
@@ -430,9 +430,6 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Are
     const int most = f.length < kMaxSteps ? static_cast<int>(f.length) : kMaxSteps;
     for (int k = 1; k <= most; ++k) {
         space.step(k);
-        // Of the trace a few steps show what the first value has; what has so little needs the Gram matrix for its
-        // proof.
-        if (k == kFirstSteps && center && 2 * space.theta[0] < 0.7 * trace) return none;
         const Lanczos::State state = space.accept(k, most, v);
         if (state == Lanczos::State::lost) return none;
         if (state == Lanczos::State::settled) return {space.theta[0], space.theta[1], space.prove(k, trace, fresh, v)};
