@@ -32,6 +32,11 @@ SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
 # Cycles, estimated from the machine code of sm_90: eleven dependent float64 operations and branches make a rotation; an
 # update is a load that waits for the store before it, for all that the compiler knows.
 A_ROTATION, A_STEP_OF_A_SUM, AN_UPDATE, A_BARRIER = 265, 10, 57, 50
+# Of Jacobi: 106 instructions make a warp's rotations, two inverse roots after each other, 125 turn matrix and vectors.
+A_ROUND = 560
+COLD_SWEEPS, WARM_SWEEPS = {16: 6.75, 7: 5.25}, {16: 3.5, 7: 2.75}  # counted in NumPy, on made-up maps
+AN_OUTPUT = 60  # of a product: its place, by divisions
+A_FETCH = 700  # eight entries of X at once, from memory, and their products
 A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
 SLOW = 6  # a dependent access to the L2 cache, in units of one to shared memory
@@ -159,15 +164,25 @@ def _finish(s: int, side: int) -> Cost:
     return Cost({"HBM": 4.0 * (s + entries), "float64 vector": 14.0 * weights, **work})
 
 
+def _jacobi_cycles(n: int, warm: bool) -> float:
+    sweeps = WARM_SWEEPS if warm else COLD_SWEEPS
+    there = 2 * (2 * A_BARRIER + n * A_STEP_OF_A_SUM * ceil(n * n / 128)) if warm else 0  # to the last basis
+    return sweeps[n] * ((n + n % 2 - 1) * A_ROUND + 4 * A_BARRIER) + there
+
+
 def _hooi(c: int, s: int) -> Cost:
-    """Of maps whose side is the square root of s; a barrier or two a product, sums as long as the mode contracted."""
-    registers, shared = _resources("hooi_kernel")
-    side, rho = round(s**0.5), RANK[1] * RANK[2]
-    problems = _eigen_cycles(rho, 128) + 2 * _eigen_cycles(side, 128)
-    products = 10 * (2 * A_BARRIER + side * A_STEP_OF_A_SUM * ceil(s * rho / 128 / 4))
-    last = 4 * ceil(c / 64) * ceil(s / 16) * 200  # X times the weights, by tiles
-    cycles = HOOI_SWEEPS * (problems + products) + 2 * _eigen_cycles(side, 128) + last
-    return Cost({"HBM": 4.0 * c * s + 8 * s * s, "chain": chain(cycles, blocks(registers, 128, shared))})
+    """Of maps whose side is the square root of s: eigenproblems by Jacobi; ten products a sweep, sums as long as the mode
+    contracted; X times the weights, 16 rows a warp; four passes over A_1.
+    """
+    registers, shared = _resources("hooi_kernel<true>")
+    side, rho, r = round(s**0.5), RANK[1] * RANK[2], RANK[0]
+    problems = 2 * _jacobi_cycles(side, False) + _jacobi_cycles(rho, False)
+    problems += (HOOI_SWEEPS - 1) * _jacobi_cycles(rho, True) + 2 * HOOI_SWEEPS * _jacobi_cycles(side, True)
+    products = 10 * (2 * A_BARRIER + ceil(s * rho / 128) * (AN_OUTPUT + side * A_STEP_OF_A_SUM))
+    last = ceil(c / 64) * ceil(s / 16) * A_FETCH + 4 * ceil(c * r / 128) * 150
+    cycles = problems + HOOI_SWEEPS * products + last
+    moved = 4.0 * c * s + 8 * s * s + 8 * 6 * c * r
+    return Cost({"HBM": moved, "chain": chain(cycles, blocks(registers, 128, shared))})
 
 
 def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:

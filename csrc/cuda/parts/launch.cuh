@@ -135,13 +135,15 @@ struct Block {
     __device__ __forceinline__ int size() const { return static_cast<int>(blockDim.x); }
     __device__ __forceinline__ void sync() const { __syncthreads(); }
     // The same result for every thread, summed in the same order always.
-    __device__ double sum(double x) const { return reduce(warp_sum(x), false); }
-    __device__ double max(double x) const { return reduce(warp_max(x), true); }
-    __device__ __noinline__ double reduce(double of_warp, bool largest) const {
+    __device__ double sum(double x) const { return reduce(scratch, warp_sum(x), false); }
+    __device__ double max(double x) const { return reduce(scratch, warp_max(x), true); }
+    // Static: a call that takes the block's address would put it, and all that holds it, in local memory.
+    __device__ __noinline__ static double reduce(double* memory, double of_warp, bool largest) {
+        double* scratch = in_shared(memory);
         if (lane_of_thread() == 0) scratch[warp_of_thread()] = of_warp;
         __syncthreads();
         double total = scratch[0];
-        for (int w = 1; w < size() / 32; ++w)
+        for (int w = 1; w < static_cast<int>(blockDim.x) / 32; ++w)
             total = largest ? (scratch[w] > total ? scratch[w] : total) : total + scratch[w];
         __syncthreads();
         return total;
