@@ -37,7 +37,8 @@ A_ROUND = 560
 COLD_SWEEPS, WARM_SWEEPS = {16: 6.75, 7: 5.25}, {16: 3.5, 7: 2.75}  # counted in NumPy, on made-up maps
 AN_OUTPUT = 60  # of a product: its place, by divisions
 A_FETCH = 700  # eight entries of X at once, from memory, and their products
-A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
+A_SQUARING = 3500  # 14 products that wait for each other, four times, and the norm
+A_ROW_OF_16_BITS = 32 * (107 / 16 + 270 / 64)  # instructions of threads, one warp a row, at 56 positions
 BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
 SLOW = 6  # a dependent access to the L2 cache, in units of one to shared memory
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
@@ -69,6 +70,14 @@ def _gram(c: int, s: int, leading: bool) -> Cost:
     # Three blocks a multiprocessor: what one waits for in its squarings, the products of the others fill in part.
     pause = chain(SQUARINGS * A_SQUARING, 3) if leading else 0.0
     return Cost({**amounts, "conversions": 8.0 * tiles * c}, pause)
+
+
+def _gram16(c: int, s: int) -> Cost:
+    """Of 16 bits, by a leading pair; two blocks a multiprocessor. Sums go to double once in 64 rows."""
+    tiles = _tiles(s)
+    squared = SQUARINGS * 2 * 128 * _fragments(tiles) * 8 * tiles
+    amounts = {"HBM": 2.0 * c * s + 8 * s, "float64 matrix": squared, "instructions": A_ROW_OF_16_BITS * c}
+    return Cost({**amounts, "conversions": 128.0 * _fragments(tiles) * c / 64}, chain(SQUARINGS * A_SQUARING, 2))
 
 
 def _gram_tiles(n: int, depth: int) -> Cost:
@@ -171,8 +180,8 @@ def _jacobi_cycles(n: int, warm: bool) -> float:
 
 
 def _hooi(c: int, s: int) -> Cost:
-    """Of maps whose side is the square root of s: eigenproblems by Jacobi; ten products a sweep, sums as long as the mode
-    contracted; X times the weights, 16 rows a warp; four passes over A_1.
+    """Of maps whose side is the square root of s: eigenproblems by Jacobi; ten products a sweep, sums as long as the
+    mode contracted; X times the weights, 16 rows a warp; four passes over A_1.
     """
     registers, shared = _resources("hooi_kernel<true>")
     side, rho, r = round(s**0.5), RANK[1] * RANK[2], RANK[0]
@@ -191,6 +200,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
     found = {"tsm": [lead], "eigencam": [lead, ("sign_kernel", _sign(s))]}
     if small:
+        found["tsm, 16 bits"] = [("gram16_kernel", _gram16(c, s))]
         gram = ("gram_kernel", _gram(c, s, False))
         signs = ("extremes_small_kernel", _extremes_small(c, s))
         found["all eigenpairs"] = [("svd_small_kernel", _svd(s))]

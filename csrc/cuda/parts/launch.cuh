@@ -259,4 +259,27 @@ __device__ __forceinline__ void multiply_add(double (&c)[4], double a0, double a
 #endif
 }
 
+// c [16, 8] += a [16, 16] b [16, 8] by one warp, a and b in 16 bits, two to a register: exact products, sums in float.
+// Lane l holds of a rows l/4 (0, 2) and l/4 + 8 (1, 3) and of b column l/4, both at depths 2(l%4) + {0, 1}, and 8 more
+// (2, 3 of a, 1 of b); c as above.
+template <bool BFLOAT>
+__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(TSM_EMULATION)
+    emulated_multiply_add(c, a, b, BFLOAT);
+#else
+    if constexpr (BFLOAT)
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    else
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 }  // namespace tsm::cuda

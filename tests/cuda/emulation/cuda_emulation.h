@@ -131,3 +131,5 @@ void emulated_copy_async(void* shared, const void* global);
 void emulated_commit_copies();
 void emulated_wait_for_copies(size_t newest);  // all groups but so many
 void emulated_multiply_add(double (&c)[4], double a0, double a1, double b);
+// Sums in float lose what does not fit, as those of the units may.
+void emulated_multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bfloat);
