@@ -39,7 +39,7 @@ AN_OUTPUT = 60  # of a product: its place, by divisions
 A_FETCH = 700  # eight entries of X at once, from memory, and their products
 A_SQUARING = 3500  # 14 products that wait for each other, four times, and the norm
 A_ROW_OF_16_BITS = 32 * (107 / 16 + 270 / 64)  # instructions of threads, one warp a row, at 56 positions
-BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
+BETWEEN_STEPS = 27_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
 SLOW = 6  # a dependent access to the L2 cache, in units of one to shared memory
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
 
@@ -105,8 +105,9 @@ def _leading(c: int, s: int) -> Cost:
     """One block on a multiprocessor."""
     chunks, kept, _ = leading_layout(c, s)
     reads = 1 + (LANCZOS_STEPS - 1) * (1 - kept / chunks)
-    amounts = {"HBM": 4 * c * s * reads, "float64 vector": LANCZOS_STEPS * 4 * c * s}
-    amounts["conversions"] = LANCZOS_STEPS * chunks * 2 * 512 * 7
+    amounts = {"HBM": 4 * c * s * reads, "float64 vector": 4.0 * c * s}
+    # The first read is in double; after it sums go there once in eight rows.
+    amounts["conversions"] = (1 + (LANCZOS_STEPS - 1) / 8) * chunks * 2 * 512 * 7
     return Cost(amounts, chain(BETWEEN_STEPS, 1))
 
 

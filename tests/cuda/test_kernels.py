@@ -240,6 +240,25 @@ def test_leading_pairs_of_long_rows(cuda, monkeypatch, fresh_memory_is_nan, shap
         assert pairs(x.mT.contiguous().mT).equal(maps)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1, 1e30])
+@pytest.mark.parametrize("gap", [0.5, 0.002])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_leading_pairs_of_long_rows_in_float(cuda, fresh_memory_is_nan, dtype, gap, size):
+    """Products in float: the map stays far within the contract, at any size of features."""
+    u, v = (torch.linalg.qr(randn(2, n, 70, seed=n))[0] for n in (200, 70))
+    values = torch.full((70,), 0.01, dtype=torch.float64)
+    values[:2] = torch.tensor([1.0, (1 - gap) ** 0.5])
+    x = (size * (u * values) @ v.mT).to(dtype)
+    _, values, vectors = torch.linalg.svd(x.double(), full_matrices=False)
+    expected = (values[:, 0, None] * vectors[:, 0]).abs()
+    maps, settled, finite = torch.empty(2, 70), torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    room = torch.empty(2 * cuda._cuda.leading_workspace(200, 70), dtype=torch.uint8).fill_(255)
+    out = leading(maps, settled, finite)
+    cuda._cuda.leading_large(cuda._array(x), **out, workspace=room.data_ptr(), bytes=len(room))
+    assert finite.all()
+    assert (maps.abs() - expected).abs().max() <= 5e-6 * expected.max()
+
+
 def test_matrices_go_where_they_fit(cuda):
     for n, precision, kernel in (
         (64, "float64", "svd_small_kernel<double>"),

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/steps.h"
 
@@ -110,6 +111,10 @@ __device__ __forceinline__ T warp_max(T x) {
         x = other > x ? other : x;
     }
     return x;
+}
+
+__device__ __forceinline__ int count_lanes(bool which) {
+    return __popc(__ballot_sync(kAllLanes, which));
 }
 
 // One warp working alone.

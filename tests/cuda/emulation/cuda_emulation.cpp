@@ -266,6 +266,17 @@ uint64_t exchange(uint64_t bits, int from) {
     return taken;
 }
 
+unsigned __ballot_sync(unsigned, bool x) {
+    own().bits = x;
+    wait(Waits::lanes);
+    const unsigned first = scheduler.current / 32 * 32;
+    unsigned bits = 0;
+    for (unsigned lane = 0; lane < 32; ++lane)
+        bits |= static_cast<unsigned>(scheduler.fibers[first + lane]->bits) << lane;
+    wait(Waits::lanes);
+    return bits;
+}
+
 void emulated_multiply_add(double (&c)[4], double a0, double a1, double b) {
     Fiber& fiber = own();
     fiber.a0 = a0;

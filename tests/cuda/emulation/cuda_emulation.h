@@ -86,6 +86,11 @@ T __shfl_xor_sync(unsigned mask, T x, int step) {
     return __shfl_sync(mask, x, (static_cast<int>(threadIdx.x) & 31) ^ step);
 }
 
+unsigned __ballot_sync(unsigned mask, bool x);
+inline int __popc(unsigned bits) {
+    return __builtin_popcount(bits);
+}
+
 inline double __longlong_as_double(long long bits) {
     double x;
     std::memcpy(&x, &bits, 8);
