@@ -94,7 +94,7 @@ def leading_layout(c: int, s: int) -> tuple[int, int, int]:
     groups = next(16 // warps for warps in (1, 2, 4, 8, 16) if warps * 224 >= s)
     chunk = (groups * 2 * s * 4 + 15) // 16 * 16
     chunks = ceil(c / (groups * 2))
-    used = (2848 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 15) // 16 * 16 + 3 * chunk
+    used = (2872 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 15) // 16 * 16 + 3 * chunk
     vector = 8 * ceil(s / 2) * 2
     used += vector * min((SHARED_LIMIT - used) // vector, 14 * 1024 // (8 * s), 32)
     held = min((SHARED_LIMIT - used) // chunk, chunks)

@@ -189,6 +189,13 @@ __device__ __forceinline__ void accumulate16(double (&acc)[fragments<NT>()][4], 
     }
 }
 
+// Whether a map, of which this thread has an entry's magnitude, or the extremes of several, spreads so little that
+// normalising it would stretch the rounding of floats: the way in double is for that.
+__device__ __forceinline__ bool is_flat(double least, double largest, const Block& block) {
+    const double high = block.max(largest), low = -block.max(-least);
+    return low > 15.0 / 16 * high;
+}
+
 // How a Gram matrix is summed: in double throughout, of any type, or as above.
 template <int NT, class In>
 struct InDouble {

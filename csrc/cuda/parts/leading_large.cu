@@ -49,6 +49,7 @@ struct Look {
 struct Krylov {
     double alpha[kSteps], beta[kSteps], s[kSteps], down[kSteps], up[kSteps], coefficient[kSteps];
     double theta, second;
+    double trace, power, largest;  // of G; what floats are multiplied by; of alpha: theta is no smaller
 };
 
 // How the rows of an item lie over the block, and what is in its shared memory.
@@ -179,7 +180,7 @@ struct Reads {
     // w = F^T (F q). The first read of an item is one with kFirst and not `backwards`; the direction changes with each.
     // power: of two, by which q and F q are multiplied on the way, so that floats stay in range
     template <bool kFirst, class Number>
-    __device__ Look multiply(const double* q, double* w, bool backwards, double power) const {
+    __device__ Look multiply(const double* q, double* w, bool backwards, Number power) const {
         if (l.width == 0) return multiply_long<kFirst>(q, w);
         const int n = static_cast<int>(this->n()), width = l.width, groups = l.groups, chunk = l.chunk,
                   own = block.rank() % width, group = block.rank() / width, kept = l.held, far = l.chunks - kept;
@@ -203,17 +204,16 @@ struct Reads {
         for (int j = 0; j < kEntries; ++j) {
             const int p = own + j * width;
             offset[j] = p < n ? p : n - 1;
-            const double entry = p < n ? power * q[p] : 0.0;
+            const double entry = p < n ? static_cast<double>(power) * q[p] : 0.0;
             of_q[j] = static_cast<Number>(entry);
             left_of_q[j] = static_cast<Number>(entry - static_cast<double>(of_q[j]));
             part[j] = 0;
             sums[j] = 0;
         }
-        const double back = 1 / (power * power);
         const auto flush = [&] {
 #pragma unroll
             for (int j = 0; j < kEntries; ++j) {
-                sums[j] += back * static_cast<double>(part[j]);
+                sums[j] += static_cast<double>(part[j]);
                 part[j] = 0;
             }
         };
@@ -232,13 +232,16 @@ struct Reads {
             for (int c = stream > 0 ? first - 1 : first; c < end; ++c) {
                 const In* entries =
                     reinterpret_cast<const In*>(in_shared(place(c < first ? streamed(i) : c))) + group * n;
-                add_rows<kFirst>(entries, n, width, groups, own, bfloat, offset, of_q, left_of_q,
-                                 static_cast<Number>(power), part, spot, look);
+                add_rows<kFirst>(entries, n, width, groups, own, bfloat, offset, of_q, left_of_q, power, part, spot,
+                                 look);
                 spot ^= 1;
                 if (sizeof(Number) == 4 && (filled += R) % kFloatRows == 0) flush();
             }
         }
         flush();
+        const double back = 1 / (static_cast<double>(power) * static_cast<double>(power));
+#pragma unroll
+        for (int j = 0; j < kEntries; ++j) sums[j] *= back;
         // The upper half of the groups hands its sums to the lower one.
         const int half = l.half();
         double* mine = groups == 1 ? w : partial + group % half * n;
@@ -409,6 +412,8 @@ struct Leading {
     __device__ double* vector(int k) const {
         return k < reads.l.near ? near + k * Layout::vector(reads.n()) : basis + k * reads.n();
     }
+    // What is found: it lies behind the basis.
+    __device__ __forceinline__ double* map() const { return basis + kSteps * reads.n(); }
     // w less what it has of the first k vectors, alpha [k - 1] on the way: Gram and Schmidt, twice.
     __device__ void orthogonalize(int k) const {
         const Block& block = reads.block;
@@ -458,7 +463,7 @@ struct Leading {
         return block.max(bound) < krylov.theta + 0.5 * (krylov.theta - krylov.second);
     }
     // sigma_1 v_1 into `map`; whether it is the leading pair.
-    __device__ bool run(double* map, bool* finite) const {
+    __device__ bool run(bool* finite) const {
         const bool center = reads.center;
         const int64_t n = reads.n();
         const Block& block = reads.block;
@@ -476,10 +481,10 @@ struct Leading {
         const double trace = center ? look.norm2 - look.mean_part : look.norm2;
         const bool empty = !(trace > 1e-13 * look.norm2);
         if (!*finite || empty) {
-            for (int64_t p = block.rank(); p < n; p += block.size()) map[p] = *finite ? 0.0 : not_a_number();
+            for (int64_t p = block.rank(); p < n; p += block.size()) map()[p] = *finite ? 0.0 : not_a_number();
             return !*finite || look.norm2 == 0;
         }
-        const bool positive = !center && !look.negative, again = !center && look.negative;
+        const bool again = !center && look.negative, positive = !center && !again;
         if (again) {  // all ones may be orthogonal to what is sought
             const double length = sqrt(vectors.dot(w, w));
             for (int64_t p = block.rank(); p < n; p += block.size())
@@ -487,50 +492,72 @@ struct Leading {
             block.sync();
             vectors.scale(q, q, 1 / sqrt(vectors.dot(q, q)));
         }
-        const int most = n < kSteps ? static_cast<int>(n) : kSteps;
         using Narrow = std::conditional_t<sizeof(In) == 8, double, float>;
         int exponent;
         frexp(look.norm2, &exponent);
-        const double power = ldexp(1.0, exponent < -240 ? 120 : exponent > 240 ? -120 : -exponent / 2);
-        double largest = 0;  // of alpha: theta is no smaller
-        bool backwards = false;
-        for (int k = 1; k <= most; ++k) {
-            if (k > 1 || again) {
-                backwards = !backwards;
-                if (wide || sizeof(In) == 8)
-                    reads.template multiply<false, double>(vector(k - 1), w, backwards, 1);
-                else
-                    reads.template multiply<false, Narrow>(vector(k - 1), w, backwards, power);
-            }
-            if (center) vectors.center(w);
-            orthogonalize(k);
-            const double beta = sqrt(vectors.dot(w, w)), alpha = krylov.alpha[k - 1];
-            if (block.rank() == 0) krylov.beta[k - 1] = beta;
-            block.sync();
-            largest = alpha > largest ? alpha : largest;
-            const bool invariant = !(beta > 1e-12 * largest);
-            if (k > 2 || invariant || k == most) {
-                decompose(k);
-                const double gap = krylov.theta - krylov.second, residual = beta * krylov.s[k - 1];
-                const bool converged = residual <= (wide ? kSettledWide : kSettled) * gap;
-                if (converged || invariant || k == most) return accept(map, k, converged, trace, positive);
-            }
-            vectors.scale(vector(k), w, 1 / beta);
+        if (block.rank() == 0) {
+            krylov.trace = trace;
+            krylov.power = ldexp(1.0, exponent < -240 ? 120 : exponent > 240 ? -120 : -exponent / 2);
         }
-        return false;
+        block.sync();
+        const int most = n < kSteps ? static_cast<int>(n) : kSteps;
+        bool backwards = false;
+        for (bool narrow = !wide && sizeof(In) < 8, known = !again;; narrow = known = false) {
+            bool converged = false;
+            int k = 1;
+            for (;; ++k) {
+                if (k > 1 || !known) {
+                    backwards = !backwards;
+                    if (narrow)
+                        reads.template multiply<false, Narrow>(vector(k - 1), w, backwards,
+                                                               static_cast<Narrow>(krylov.power));
+                    else
+                        reads.template multiply<false, double>(vector(k - 1), w, backwards, 1);
+                }
+                if (center) vectors.center(w);
+                orthogonalize(k);
+                const double beta = sqrt(vectors.dot(w, w)), alpha = krylov.alpha[k - 1];
+                if (block.rank() == 0) {
+                    krylov.beta[k - 1] = beta;
+                    krylov.largest = k > 1 && krylov.largest > alpha ? krylov.largest : alpha;
+                }
+                block.sync();
+                const bool invariant = !(beta > 1e-12 * krylov.largest);
+                if (k > 2 || invariant || k == most) {
+                    decompose(k);
+                    const double gap = krylov.theta - krylov.second, residual = beta * krylov.s[k - 1];
+                    converged = residual <= (wide ? kSettledWide : kSettled) * gap;
+                    if (converged || invariant || k == most) break;
+                }
+                vectors.scale(vector(k), w, 1 / beta);
+            }
+            const bool proved = accept(k, converged, krylov.trace, positive);
+            if (!narrow || !converged || !floats_show()) return proved;
+            vectors.scale(vector(0), map(), 1 / sqrt(krylov.theta));  // to begin anew
+        }
     }
-    __device__ bool accept(double* map, int k, bool converged, double trace, bool positive) const {
+    // Whether products in float may show in a map: from a pair that is not alone, or of little spread.
+    __device__ bool floats_show() const {
+        double least = 1e300, largest = 0;
+        for (int64_t p = reads.block.rank(); p < reads.n(); p += reads.block.size()) {
+            least = fmin(least, fabs(map()[p]));
+            largest = fmax(largest, fabs(map()[p]));
+        }
+        const bool flat = is_flat(least, largest, reads.block);
+        return flat || krylov.theta - krylov.second < 0.01 * krylov.theta;
+    }
+    __device__ bool accept(int k, bool converged, double trace, bool positive) const {
         const Block& block = reads.block;
         for (int64_t p = block.rank(); p < reads.n(); p += block.size()) {
             double sum = 0;
             for (int i = 0; i < k; ++i) sum += krylov.s[i] * vector(i)[p];
-            map[p] = sum;
+            map()[p] = sum;
         }
         block.sync();
         if (!converged) return false;
-        const bool proved = 2 * krylov.theta > 1.05 * trace || (positive && bounded(map, krylov.s[k - 1]));
+        const bool proved = 2 * krylov.theta > 1.05 * trace || (positive && bounded(map(), krylov.s[k - 1]));
         const double sigma = sqrt(krylov.theta);
-        for (int64_t p = block.rank(); p < reads.n(); p += block.size()) map[p] *= sigma;
+        for (int64_t p = block.rank(); p < reads.n(); p += block.size()) map()[p] *= sigma;
         block.sync();
         return proved;
     }
@@ -562,7 +589,7 @@ __global__ void __launch_bounds__(kThreads)
     const Reads<In> reads{rows, center, data, layout, block, ring, held, partial, exchange};
     const Leading<In> leading{reads, krylov, near, own, w, maps.wide};
     bool is_fine = true;
-    const bool proved = leading.run(map, &is_fine);
+    const bool proved = leading.run(&is_fine);
     block.sync();
     for (int64_t p = block.rank(); p < n; p += block.size()) write(maps, item * n + p, map[p]);
     if (block.rank() == 0) {

@@ -92,8 +92,9 @@ __device__ __forceinline__ void find_leading(double* m, int n, double* scratch, 
     const double x = thread < n ? m[thread * kWidth + column] : 0.0, length = sqrt(block.sum(x * x));
     const double lambda = exp2((log2(trace * sqrt(norm2)) + shift) / power);
     if (thread < n) write(maps, item * n + thread, sqrt(lambda) * x / length);
+    const bool flat = quick && is_flat(thread < n ? fabs(x) : 1e300, fabs(x), block);
     if (thread == 0) {
-        settled[item] = 1 - norm2 < 2 * kRemainder;
+        settled[item] = 1 - norm2 < 2 * kRemainder && !flat;
         finite[item] = true;
     }
 }
