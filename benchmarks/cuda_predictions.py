@@ -34,8 +34,14 @@ SQUARINGS, LANCZOS_STEPS, HOOI_SWEEPS, SWEEPS_A_VALUE = 5, 5.1, 5, 2.0
 # columns four at a time.
 A_ROTATION, A_STEP_OF_A_SUM, A_STEP_OF_A_PASS, A_TURN, A_BARRIER = 145, 10, 30, 25, 50
 SWEEPS_A_PASS = 4
-A_SQUARING = 5000  # 14 products that wait for each other, four times, and divisions
-BETWEEN_STEPS = 35_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
+# Of Jacobi: 106 instructions make a warp's rotations, two inverse roots after each other, 125 turn matrix and vectors.
+A_ROUND = 560
+COLD_SWEEPS, WARM_SWEEPS = {16: 6.75, 7: 5.25}, {16: 3.5, 7: 2.75}  # counted in NumPy, on made-up maps
+AN_OUTPUT = 60  # of a product: its place, by divisions
+A_FETCH = 700  # eight entries of X at once, from memory, and their products
+A_SQUARING = 3500  # 14 products that wait for each other, four times, and the norm
+A_ROW_OF_16_BITS = 32 * (107 / 16 + 270 / 64)  # instructions of threads, one warp a row, at 56 positions
+BETWEEN_STEPS = 27_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
 SLOW = 4  # an access to the L2 cache, four at a time, in units of one to shared memory
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
 
@@ -68,6 +74,14 @@ def _gram(c: int, s: int, leading: bool) -> Cost:
     return Cost({**amounts, "conversions": 8.0 * tiles * c}, pause)
 
 
+def _gram16(c: int, s: int) -> Cost:
+    """Of 16 bits, by a leading pair; two blocks a multiprocessor. Sums go to double once in 64 rows."""
+    tiles = _tiles(s)
+    squared = SQUARINGS * 2 * 128 * _fragments(tiles) * 8 * tiles
+    amounts = {"HBM": 2.0 * c * s + 8 * s, "float64 matrix": squared, "instructions": A_ROW_OF_16_BITS * c}
+    return Cost({**amounts, "conversions": 128.0 * _fragments(tiles) * c / 64}, chain(SQUARINGS * A_SQUARING, 2))
+
+
 def _gram_tiles(n: int, depth: int) -> Cost:
     tiles = ceil(n / 64)
     count = tiles * (tiles + 1) // 2
@@ -82,7 +96,7 @@ def leading_layout(c: int, s: int) -> tuple[int, int, int]:
     groups = next(16 // warps for warps in (1, 2, 4, 8, 16) if warps * 224 >= s)
     chunk = (groups * 2 * s * 4 + 15) // 16 * 16
     chunks = ceil(c / (groups * 2))
-    used = (2848 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 15) // 16 * 16 + 3 * chunk
+    used = (2872 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 15) // 16 * 16 + 3 * chunk
     vector = 8 * ceil(s / 2) * 2
     used += vector * min((SHARED_LIMIT - used) // vector, 14 * 1024 // (8 * s), 32)
     held = min((SHARED_LIMIT - used) // chunk, chunks)
@@ -93,8 +107,9 @@ def _leading(c: int, s: int) -> Cost:
     """One block on a multiprocessor."""
     chunks, kept, _ = leading_layout(c, s)
     reads = 1 + (LANCZOS_STEPS - 1) * (1 - kept / chunks)
-    amounts = {"HBM": 4 * c * s * reads, "float64 vector": LANCZOS_STEPS * 4 * c * s}
-    amounts["conversions"] = LANCZOS_STEPS * chunks * 2 * 512 * 7
+    amounts = {"HBM": 4 * c * s * reads, "float64 vector": 4.0 * c * s}
+    # The first read is in double; after it sums go there once in eight rows.
+    amounts["conversions"] = (1 + (LANCZOS_STEPS - 1) / 8) * chunks * 2 * 512 * 7
     return Cost(amounts, chain(BETWEEN_STEPS, 1))
 
 
@@ -191,15 +206,25 @@ def _finish(s: int, side: int) -> Cost:
     return Cost({"HBM": 4.0 * (s + entries), "float64 vector": 14.0 * weights, **work})
 
 
+def _jacobi_cycles(n: int, warm: bool) -> float:
+    sweeps = WARM_SWEEPS if warm else COLD_SWEEPS
+    there = 2 * (2 * A_BARRIER + n * A_STEP_OF_A_SUM * ceil(n * n / 128)) if warm else 0  # to the last basis
+    return sweeps[n] * ((n + n % 2 - 1) * A_ROUND + 4 * A_BARRIER) + there
+
+
 def _hooi(c: int, s: int) -> Cost:
-    """Of maps whose side is the square root of s; a barrier or two a product, sums as long as the mode contracted."""
-    registers, shared = _resources("hooi_kernel")
-    side, rho = round(s**0.5), RANK[1] * RANK[2]
-    problems = _eigen_cycles(rho, 128) + 2 * _eigen_cycles(side, 128)
-    products = 10 * (2 * A_BARRIER + side * A_STEP_OF_A_SUM * ceil(s * rho / 128 / 4))
-    last = 4 * ceil(c / 64) * ceil(s / 16) * 200  # X times the weights, by tiles
-    cycles = HOOI_SWEEPS * (problems + products) + 2 * _eigen_cycles(side, 128) + last
-    return Cost({"HBM": 4.0 * c * s + 8 * s * s, "chain": chain(cycles, blocks(registers, 128, shared))})
+    """Of maps whose side is the square root of s: eigenproblems by Jacobi; ten products a sweep, sums as long as the
+    mode contracted; X times the weights, 16 rows a warp; four passes over A_1.
+    """
+    registers, shared = _resources("hooi_kernel<true>")
+    side, rho, r = round(s**0.5), RANK[1] * RANK[2], RANK[0]
+    problems = 2 * _jacobi_cycles(side, False) + _jacobi_cycles(rho, False)
+    problems += (HOOI_SWEEPS - 1) * _jacobi_cycles(rho, True) + 2 * HOOI_SWEEPS * _jacobi_cycles(side, True)
+    products = 10 * (2 * A_BARRIER + ceil(s * rho / 128) * (AN_OUTPUT + side * A_STEP_OF_A_SUM))
+    last = ceil(c / 64) * ceil(s / 16) * A_FETCH + 4 * ceil(c * r / 128) * 150
+    cycles = problems + HOOI_SWEEPS * products + last
+    moved = 4.0 * c * s + 8 * s * s + 8 * 6 * c * r
+    return Cost({"HBM": moved, "chain": chain(cycles, blocks(registers, 128, shared))})
 
 
 def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
@@ -208,6 +233,7 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
     found = {"tsm": [lead], "eigencam": [lead, ("sign_kernel", _sign(s))]}
     if small:
+        found["tsm, 16 bits"] = [("gram16_kernel", _gram16(c, s))]
         gram = ("gram_kernel", _gram(c, s, False))
         signs = ("extremes_small_kernel", _extremes_small(c, s))
         found["all eigenpairs"] = [("svd_small_kernel", _svd(s))]

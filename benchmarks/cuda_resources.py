@@ -26,7 +26,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "kernel_resources.json"
 ARCHITECTURES = (80, 90, 120)
 
 # Kernels that multiply on the float64 matrix units.
-MATRIX = ("gram_kernel", "gram_tile_kernel", "contraction_kernel", "extremes", "project_absolute_kernel", "hooi")
+MATRIX = (
+    "gram_kernel",
+    "gram16",
+    "gram_tile_kernel",
+    "contraction_kernel",
+    "extremes",
+    "project_absolute_kernel",
+    "hooi",
+)
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -111,6 +119,9 @@ def launches(backend: Any) -> dict[str, tuple[str, int]]:
             x = torch.rand(1, c, h, w).to(dtype)
             backend.saliency(x, "eigencam", None, combine="signed", **options)
             keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}")
+            if dtype == torch.float16:
+                backend.saliency(x, "tsm", None, combine="signed", **options)
+                keep(f"tsm, {h}x{w} float16")
             if dtype == torch.float32:
                 backend.saliency(x, "mtsm", None, combine="signed", **options)
                 keep(f"mtsm, {h}x{w}")

@@ -1,6 +1,6 @@
 // The steps on the device, one launch or a few each: raw device pointers, the caller's stream, no allocation, no
-// synchronisation. Sums are in double throughout. `skip`, where given, names items [B] to leave alone: those that an
-// earlier, faster kernel has settled.
+// synchronisation. Sums are in double, but for those of a few rows in leading pairs that go out in float. `skip`, where
+// given, names items [B] to leave alone: those that an earlier, faster kernel has settled.
 #pragma once
 #include <cstdint>
 

@@ -109,6 +109,39 @@ def test_a_proved_pair_needs_one_read(cuda):
     assert settled.all()
 
 
+def near_pair(dtype: torch.dtype, gap: float) -> Tensor:
+    """Features [2, C, S] whose two largest eigenvalues are this apart, with many channels of either sign."""
+    u, v = (torch.linalg.qr(randn(2, n, 49, seed=n))[0] for n in (300, 49))
+    values = torch.full((49,), 0.1, dtype=torch.float64)
+    values[:2] = torch.tensor([1.0, (1 - gap) ** 0.5])
+    return (8 * (u * values) @ v.mT).to(dtype)
+
+
+@pytest.mark.parametrize("gap", [0.5, 0.02, 0.005])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_16_bits_are_multiplied_as_they_are(cuda, fresh_memory_is_nan, dtype, gap):
+    """Sums in float cost a map little where its pair is settled; where little is not enough, it is not."""
+    x = near_pair(dtype, gap)
+    _, values, vectors = torch.linalg.svd(x.double(), full_matrices=False)
+    expected = (values[:, 0, None] * vectors[:, 0]).abs()
+    for view in (x, x.mT.contiguous().mT, torch.cat([x[:, :1], x], 1)[:, 1:]):
+        kernels(cuda)
+        maps, settled, finite = torch.empty(2, 49), torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+        cuda._cuda.leading_small(cuda._array(view), **leading(maps, settled, finite))
+        assert kernels(cuda) == ["gram16_kernel<7>"]
+        assert settled.tolist() == [gap > 0.01] * 2
+        assert gap < 0.01 or (maps.abs() - expected).abs().max() <= 1e-6 * expected.max()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e36])
+def test_bfloat16_beyond_the_squares_of_float(cuda, size):
+    x = (feature_maps(2, 60, 7, 7).clamp(max=1) * size).bfloat16()
+    maps, finite = cuda.saliency(x, "tsm", None, **OPTIONS)
+    expected, _ = reference.saliency(x, "tsm", None, **OPTIONS)
+    assert finite.all()
+    assert (maps - expected).abs().max() <= MAP_ERROR["tsm"] * expected.max()
+
+
 @pytest.mark.parametrize("columns", [None, 66])
 @pytest.mark.parametrize("shape", [(5, 1), (64, 9), (65, 49), (150, 64), (200, 70)], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
@@ -207,6 +240,36 @@ def test_leading_pairs_of_long_rows(cuda, monkeypatch, fresh_memory_is_nan, shap
         assert pairs(x.mT.contiguous().mT).equal(maps)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1, 1e30])
+@pytest.mark.parametrize("gap", [0.5, 0.002])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_leading_pairs_of_long_rows_in_float(cuda, fresh_memory_is_nan, dtype, gap, size):
+    """Products in float: the map stays far within the contract, at any size of features."""
+    u, v = (torch.linalg.qr(randn(2, n, 70, seed=n))[0] for n in (200, 70))
+    values = torch.full((70,), 0.01, dtype=torch.float64)
+    values[:2] = torch.tensor([1.0, (1 - gap) ** 0.5])
+    x = (size * (u * values) @ v.mT).to(dtype)
+    _, values, vectors = torch.linalg.svd(x.double(), full_matrices=False)
+    expected = (values[:, 0, None] * vectors[:, 0]).abs()
+    maps, settled, finite = torch.empty(2, 70), torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    room = torch.empty(2 * cuda._cuda.leading_workspace(200, 70), dtype=torch.uint8).fill_(255)
+    out = leading(maps, settled, finite)
+    cuda._cuda.leading_large(cuda._array(x), **out, workspace=room.data_ptr(), bytes=len(room))
+    assert finite.all()
+    assert (maps.abs() - expected).abs().max() <= 2e-7 * expected.max()  # in double where two values are close
+
+
+@pytest.mark.parametrize("spread", [0.5, 0.03, 0.001])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(60, 7, 7), (60, 9, 9)], ids=str)
+def test_flat_maps_are_not_left_to_floats(cuda, dtype, shape, spread):
+    """Normalising stretches what a map of little spread has of rounding."""
+    x = (1 + spread * torch.rand(3, *shape, generator=generator())).to(dtype)
+    maps, _ = cuda.saliency(x, "tsm", None, **OPTIONS)
+    expected, _ = reference.saliency(x, "tsm", None, **OPTIONS, precision="float64")
+    assert (maps - expected).abs().max() <= max(2e-7, 1e-6 * spread) * expected.max()
+
+
 def test_matrices_go_where_they_fit(cuda):
     for n, precision, kernel in (
         (64, "float64", "svd_small_kernel<double>"),
@@ -246,6 +309,8 @@ def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
             cuda.truncated_svd(torch.eye(h * w)[None], h * w)
         elif call.startswith("hooi"):
             cuda.hooi(x, cuda_predictions.RANK, n_iter_max=5, tol=1e-4, sign="u")
+        elif call == "tsm, 16 bits":
+            cuda.saliency(x.half(), "tsm", None, **OPTIONS)
         elif call.startswith("finish"):
             cuda.finish(x[:, 0], (224, 224), normalize=True)
         else:

@@ -1,8 +1,8 @@
 """The compiled CUDA backend: the six steps of `steps.backend.Backend` on CUDA tensors, by `tsm_fast._cuda`.
 
 Everything is launched on the current stream, and nothing waits for the device except what needs a library, above
-n = 256. Sums are in float64 on every path; the eigensolver is in float64 too, but for `precision="float32"`. Batches
-are cut so that the workspace stays near `WORKSPACE_BYTES`.
+n = 256. Sums are in float64, but for those of a few rows where a leading pair is wanted in float32; the eigensolver is
+in float64 too, but for `precision="float32"`. Batches are cut so that the workspace stays near `WORKSPACE_BYTES`.
 """
 
 from __future__ import annotations

@@ -54,11 +54,9 @@ __device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, in
             for (int64_t at = int64_t{rank} * 16; at < here * width; at += size * 16)
                 copy_async(buffer + at, from + at);
         } else {
-            const int n = static_cast<int>(f.n), all = chunk * n;
-            const bool across = f.step != 1;  // neighbours in memory are in neighbouring rows
-            for (int i = rank; i < all; i += size) {
-                const int row = across ? i % chunk : i / n, column = across ? i / chunk : i - row * n,
-                          at = row * n + column;
+            const int n = static_cast<int>(f.n);
+            const auto bring = [&](int row, int column) {
+                const int at = row * n + column;
                 const bool inside = at < here;
                 const int64_t offset = inside ? fibre_offset(f, first + row) + column * f.step : 0;
                 if (width == 4)
@@ -67,6 +65,19 @@ __device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, in
                     reinterpret_cast<double*>(buffer)[at] = inside ? static_cast<const double*>(data)[offset] : 0;
                 else
                     reinterpret_cast<uint16_t*>(buffer)[at] = inside ? static_cast<const uint16_t*>(data)[offset] : 0;
+            };
+            // Neighbours in memory are in the same row, or in the same column: one division a thread.
+            const int line = f.step == 1 ? n : chunk, lines = f.step == 1 ? chunk : n, jump = size / line,
+                      rest = size - jump * line;
+            int across = rank / line, along = rank - across * line;
+            while (across < lines) {
+                bring(f.step == 1 ? across : along, f.step == 1 ? along : across);
+                across += jump;
+                along += rest;
+                if (along >= line) {
+                    along -= line;
+                    ++across;
+                }
             }
         }
     }
@@ -124,17 +135,101 @@ __device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], co
     }
 }
 
-// g [8 NT, kPitch] = F^T F, zeros beyond n; rows less their means where `center`. `staging` may lie where g does.
+// ---- 16 bits: products are exact in float, and so many of them are summed there before the sum goes to double ----
+constexpr int kRows16 = 64;
+
+// acc += rows^T rows over the kRows16 rows of a chunk, for the fragments from `BEGIN` on that registers have room for.
+// Four rows at a time from each quarter of the chunk: odd n leaves the lanes in different banks.
+template <int NT, bool BFLOAT, int BEGIN = 0>
+__device__ __forceinline__ void add_chunk16(double (&acc)[fragments<NT>()][4], const uint16_t* chunk, int n) {
+    constexpr int kAll = fragments<NT>(), kHere = NT < 8 ? kAll : kAll / 4;
+    const int lane = lane_of_thread();
+    float sums[kHere][4] = {};
+#pragma unroll 1
+    for (int i = 0; i < kRows16 / 4; i += 4) {
+        const uint16_t* row = chunk + (i + kRows16 / 4 * (lane % 4)) * n + lane / 4;
+        uint32_t x[NT + 1][2];
+#pragma unroll
+        for (int t = 0; t < NT; ++t)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const uint16_t* at = row + 2 * h * n + 8 * t;
+                x[t][h] = 8 * t + lane / 4 < n ? at[0] | static_cast<uint32_t>(at[n]) << 16 : 0;
+            }
+        x[NT][0] = x[NT][1] = 0;
+        int f = -BEGIN;
+#pragma unroll
+        for (int r = 0; 2 * r < NT; ++r)
+#pragma unroll
+            for (int s = 2 * r; s < NT; ++s, ++f)
+                if (f >= 0 && f < kHere)
+                    multiply_add<BFLOAT>(sums[f], {x[2 * r][0], x[2 * r + 1][0], x[2 * r][1], x[2 * r + 1][1]}, x[s]);
+    }
+#pragma unroll
+    for (int f = 0; f < kHere; ++f)
+#pragma unroll
+        for (int q = 0; q < 4; ++q) acc[BEGIN + f][q] += static_cast<double>(sums[f][q]);
+    if constexpr (BEGIN + kHere < kAll) add_chunk16<NT, BFLOAT, BEGIN + kHere>(acc, chunk, n);
+}
+
+template <int NT, bool BFLOAT>
+__device__ __forceinline__ void accumulate16(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
+                                             char* staging) {
+    const int n = static_cast<int>(rows.fibres.n);
+    const int64_t bytes = int64_t{kRows16} * n * 2, stride = int64_t{kGramWarps} * kRows16;
+    char* own = staging + warp_of_thread() * 2 * bytes;
+    int64_t first = int64_t{warp_of_thread()} * kRows16;
+    fetch_rows(rows, data, first, kRows16, own, Warp{});
+    for (int turn = 0; first < rows.fibres.count; first += stride, turn ^= 1) {
+        fetch_rows(rows, data, first + stride, kRows16, own + (turn ^ 1) * bytes, Warp{});
+        wait_for_all_but_newest();
+        __syncwarp(kAllLanes);
+        add_chunk16<NT, BFLOAT>(acc, reinterpret_cast<const uint16_t*>(own + turn * bytes), n);
+        __syncwarp(kAllLanes);
+    }
+}
+
+// Whether a map, of which this thread has an entry's magnitude, or the extremes of several, spreads so little that
+// normalising it would stretch the rounding of floats: the way in double is for that.
+__device__ __forceinline__ bool is_flat(double least, double largest, const Block& block) {
+    const double high = block.max(largest), low = -block.max(-least);
+    return low > 15.0 / 16 * high;
+}
+
+// How a Gram matrix is summed: in double throughout, of any type, or as above.
 template <int NT, class In>
-__device__ void gram_of(const Rows& rows, const void* data, bool center, char* staging, double* g, double* scratch) {
+struct InDouble {
+    const Rows& rows;
+    const void* data;
+    bool center;
+    __device__ __forceinline__ void operator()(double (&acc)[fragments<NT>()][4], char* staging) const {
+        accumulate<NT, In>(acc, rows, data, center, staging);
+    }
+};
+template <int NT>
+struct In16Bits {
+    const Rows& rows;
+    const void* data;
+    static constexpr bool center = false;
+    __device__ __forceinline__ void operator()(double (&acc)[fragments<NT>()][4], char* staging) const {
+        if (rows.fibres.dtype == DType::bf16)
+            accumulate16<NT, true>(acc, rows, data, staging);
+        else
+            accumulate16<NT, false>(acc, rows, data, staging);
+    }
+};
+
+// g [8 NT, kPitch] = F^T F, zeros beyond n; rows less their means where `center`. `staging` may lie where g does.
+template <int NT, class Sum>
+__device__ void gram_of(int n, const Sum& sum, char* staging, double* g, double* scratch) {
     constexpr int kWidth = kPitch<NT>;
-    const int n = static_cast<int>(rows.fibres.n), thread = static_cast<int>(threadIdx.x);
+    const int thread = static_cast<int>(threadIdx.x);
     double acc[fragments<NT>()][4];
 #pragma unroll
     for (int f = 0; f < fragments<NT>(); ++f)
 #pragma unroll
         for (int q = 0; q < 4; ++q) acc[f][q] = 0;
-    accumulate<NT, In>(acc, rows, data, center, staging);
+    sum(acc, staging);
     for (int w = 0; w < kGramWarps; ++w) {
         __syncthreads();
         if (warp_of_thread() != w) continue;
@@ -153,18 +248,18 @@ __device__ void gram_of(const Rows& rows, const void* data, bool center, char* s
         if (i > j) g[i * kWidth + j] = g[j * kWidth + i];
     }
     __syncthreads();
-    if (!center) return;
+    if (!sum.center) return;
     // J G J with J = I - 1 1^T / n. scratch: [kSmall + 1]
     if (thread < n) {
-        double sum = 0;
-        for (int i = 0; i < n; ++i) sum += g[i * kWidth + thread];
-        scratch[thread] = sum / n;
+        double total = 0;
+        for (int i = 0; i < n; ++i) total += g[i * kWidth + thread];
+        scratch[thread] = total / n;
     }
     __syncthreads();
     if (thread == 0) {
-        double sum = 0;
-        for (int i = 0; i < n; ++i) sum += scratch[i];
-        scratch[kSmall] = sum / n;
+        double total = 0;
+        for (int i = 0; i < n; ++i) total += scratch[i];
+        scratch[kSmall] = total / n;
     }
     __syncthreads();
     for (int at = thread; at < n * n; at += 32 * kGramWarps) {

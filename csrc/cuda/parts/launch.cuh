@@ -5,6 +5,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/steps.h"
 
@@ -112,6 +113,10 @@ __device__ __forceinline__ T warp_max(T x) {
     return x;
 }
 
+__device__ __forceinline__ int count_lanes(bool which) {
+    return __popc(__ballot_sync(kAllLanes, which));
+}
+
 // One warp working alone.
 struct Warp {
     static constexpr bool kOneWarp = true;
@@ -135,13 +140,15 @@ struct Block {
     __device__ __forceinline__ int size() const { return static_cast<int>(blockDim.x); }
     __device__ __forceinline__ void sync() const { __syncthreads(); }
     // The same result for every thread, summed in the same order always.
-    __device__ double sum(double x) const { return reduce(warp_sum(x), false); }
-    __device__ double max(double x) const { return reduce(warp_max(x), true); }
-    __device__ __noinline__ double reduce(double of_warp, bool largest) const {
+    __device__ double sum(double x) const { return reduce(scratch, warp_sum(x), false); }
+    __device__ double max(double x) const { return reduce(scratch, warp_max(x), true); }
+    // Static: a call that takes the block's address would put it, and all that holds it, in local memory.
+    __device__ __noinline__ static double reduce(double* memory, double of_warp, bool largest) {
+        double* scratch = in_shared(memory);
         if (lane_of_thread() == 0) scratch[warp_of_thread()] = of_warp;
         __syncthreads();
         double total = scratch[0];
-        for (int w = 1; w < size() / 32; ++w)
+        for (int w = 1; w < static_cast<int>(blockDim.x) / 32; ++w)
             total = largest ? (scratch[w] > total ? scratch[w] : total) : total + scratch[w];
         __syncthreads();
         return total;
@@ -269,6 +276,29 @@ __device__ __forceinline__ void multiply_add(double (&c)[4], double a0, double a
     asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
                  : "+d"(c[2]), "+d"(c[3])
                  : "d"(a1), "d"(b));
+#endif
+}
+
+// c [16, 8] += a [16, 16] b [16, 8] by one warp, a and b in 16 bits, two to a register: exact products, sums in float.
+// Lane l holds of a rows l/4 (0, 2) and l/4 + 8 (1, 3) and of b column l/4, both at depths 2(l%4) + {0, 1}, and 8 more
+// (2, 3 of a, 1 of b); c as above.
+template <bool BFLOAT>
+__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(TSM_EMULATION)
+    emulated_multiply_add(c, a, b, BFLOAT);
+#else
+    if constexpr (BFLOAT)
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    else
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 

@@ -1,19 +1,22 @@
 // The leading singular pair of features with any number of positions, without a Gram matrix: Lanczos with full
-// reorthogonalisation, one read of F a step (u = F q, w = F^T u), vectors and sums in double. F streams through shared
-// memory in chunks of rows. As many chunks as fit stay there after the first read; of the others, every read after the
-// first begins with those that the one before ended with, which are still in the ring or in the L2 cache. The pair is
-// handed out only with a proof that it is the leading one.
+// reorthogonalisation, one read of F a step (u = F q, w = F^T u), vectors and sums in double; see kFloatRows. F streams
+// through shared memory in chunks of rows. As many chunks as fit stay there after the first read; of the others, every
+// read after the first begins with those that the one before ended with, which are still in the ring or in the L2
+// cache. The pair is handed out only with a proof that it is the leading one.
 #include "cuda/parts/gram.cuh"
 
 namespace tsm::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
-constexpr int kSteps = 32;                               // at most
-constexpr int kEntries = 7;                              // of a row that a thread holds
-constexpr int kRing = 3;                                 // chunks that are read, or on their way
-constexpr int64_t kMostChannels = 1 << 24;               // counted in 32 bits
-constexpr int64_t kNearBytes = 14 * 1024;                // of the basis in shared memory
+constexpr int kSteps = 32;                  // at most
+constexpr int kEntries = 7;                 // of a row that a thread holds
+constexpr int kRing = 3;                    // chunks that are read, or on their way
+constexpr int64_t kMostChannels = 1 << 24;  // counted in 32 bits
+constexpr int64_t kNearBytes = 14 * 1024;   // of the basis in shared memory
+// After the first read and for results in float, features of float and 16 bits are multiplied in float: the rounding of
+// each row, 6e-8, is its own, and sums over so many rows of a thread go to double.
+constexpr int kFloatRows = 8;
 constexpr double kSettled = 1e-6, kSettledWide = 1e-12;  // residual over gap, for results in float and in double
 
 // Rows that a group of warps multiplies at a time.
@@ -46,6 +49,7 @@ struct Look {
 struct Krylov {
     double alpha[kSteps], beta[kSteps], s[kSteps], down[kSteps], up[kSteps], coefficient[kSteps];
     double theta, second;
+    double trace, power, largest;  // of G; what floats are multiplied by; of alpha: theta is no smaller
 };
 
 // How the rows of an item lie over the block, and what is in its shared memory.
@@ -104,16 +108,21 @@ struct Reads {
 
     __device__ __forceinline__ int64_t n() const { return rows.fibres.n; }
     __device__ __forceinline__ int64_t channels() const { return rows.fibres.count; }
+    template <class Number>
+    __device__ __forceinline__ static Number as(In x, bool bfloat) {
+        return static_cast<Number>(widen(x, bfloat));
+    }
     __device__ __forceinline__ double at(int64_t c, int64_t p) const {
         return read(data, rows.fibres.dtype, c * rows.fibres.stride[0] + p * rows.fibres.step);
     }
 
     // Sums over the threads that share a row. `spot`: a part of `exchange` that nobody reads now
-    __device__ __forceinline__ void sum_rows(double (&x)[R], int width, int spot) const {
+    template <class Number>
+    __device__ __forceinline__ void sum_rows(Number (&x)[R], int width, int spot) const {
 #pragma unroll
         for (int r = 0; r < R; ++r) x[r] = warp_sum(x[r]);
         if (width == 32) return;
-        double* sums = exchange + spot * kWarps * R;
+        Number* sums = reinterpret_cast<Number*>(exchange + spot * kWarps * R);
 #pragma unroll
         for (int r = 0; r < R; ++r)
             if (lane_of_thread() == 0) sums[warp_of_thread() * R + r] = x[r];
@@ -126,30 +135,33 @@ struct Reads {
             for (int w = 0; w < warps; ++w) x[r] += sums[w * R + r];
         }
     }
-    // sums += x (x q) over this group's rows of a chunk, of which this thread has entries `own` + width j.
-    template <bool kFirst>
+    // sums += x (x q) scale over this group's rows of a chunk, of which this thread has entries `own` + width j; q in
+    // one number or in two.
+    template <bool kFirst, class Number>
     __device__ __forceinline__ void add_rows(const In* entries, int n, int width, int groups, int own, bool bfloat,
-                                             const int (&offset)[kEntries], const double (&of_q)[kEntries],
-                                             double (&sums)[kEntries], int spot, Look& look) const {
-        double x[R][kEntries], dots[R], totals[R];
+                                             const int (&offset)[kEntries], const Number (&of_q)[kEntries],
+                                             const Number (&left_of_q)[kEntries], Number scale,
+                                             Number (&sums)[kEntries], int spot, Look& look) const {
+        Number x[R][kEntries], dots[R], totals[R];
 #pragma unroll
         for (int r = 0; r < R; ++r) {
             const In* row = entries + r * groups * n;
 #pragma unroll
-            for (int j = 0; j < kEntries; ++j) x[r][j] = widen(row[offset[j]], bfloat);
+            for (int j = 0; j < kEntries; ++j) x[r][j] = as<Number>(row[offset[j]], bfloat);
             if (center) {
-                const double shift = widen(row[0], bfloat);
+                const Number shift = as<Number>(row[0], bfloat);
 #pragma unroll
                 for (int j = 0; j < kEntries; ++j) x[r][j] -= shift;
             }
             dots[r] = totals[r] = 0;
 #pragma unroll
             for (int j = 0; j < kEntries; ++j) {
+                if (sizeof(Number) == 4) dots[r] += x[r][j] * left_of_q[j];
                 dots[r] += x[r][j] * of_q[j];
                 if (kFirst) {
-                    const double y = own + j * width < n ? x[r][j] : 0.0;
+                    const double y = own + j * width < n ? static_cast<double>(x[r][j]) : 0.0;
                     look.see(y);
-                    totals[r] += y;
+                    totals[r] += static_cast<Number>(y);
                 }
             }
         }
@@ -158,16 +170,17 @@ struct Reads {
             sum_rows(totals, width, 2 + spot);
 #pragma unroll
             for (int r = 0; r < R; ++r)
-                if (own == 0) look.see_row(totals[r], n);
+                if (own == 0) look.see_row(static_cast<double>(totals[r]), n);
         }
 #pragma unroll
         for (int r = 0; r < R; ++r)
 #pragma unroll
-            for (int j = 0; j < kEntries; ++j) sums[j] += dots[r] * x[r][j];
+            for (int j = 0; j < kEntries; ++j) sums[j] += dots[r] * scale * x[r][j];
     }
     // w = F^T (F q). The first read of an item is one with kFirst and not `backwards`; the direction changes with each.
-    template <bool kFirst>
-    __device__ Look multiply(const double* q, double* w, bool backwards) const {
+    // power: of two, by which q and F q are multiplied on the way, so that floats stay in range
+    template <bool kFirst, class Number>
+    __device__ Look multiply(const double* q, double* w, bool backwards, Number power) const {
         if (l.width == 0) return multiply_long<kFirst>(q, w);
         const int n = static_cast<int>(this->n()), width = l.width, groups = l.groups, chunk = l.chunk,
                   own = block.rank() % width, group = block.rank() / width, kept = l.held, far = l.chunks - kept;
@@ -184,16 +197,27 @@ struct Reads {
             fetch_rows(rows, data, int64_t{c} * chunk, chunk, place(c), block);
         };
         int offset[kEntries];  // of entries own + width j in a row; beyond the row's end that of its last one
-        double of_q[kEntries], sums[kEntries];
+        Number of_q[kEntries], left_of_q[kEntries], part[kEntries];
+        double sums[kEntries];
         Look look;
 #pragma unroll
         for (int j = 0; j < kEntries; ++j) {
             const int p = own + j * width;
             offset[j] = p < n ? p : n - 1;
-            of_q[j] = p < n ? q[p] : 0.0;
+            const double entry = p < n ? static_cast<double>(power) * q[p] : 0.0;
+            of_q[j] = static_cast<Number>(entry);
+            left_of_q[j] = static_cast<Number>(entry - static_cast<double>(of_q[j]));
+            part[j] = 0;
             sums[j] = 0;
         }
-        int spot = 0;
+        const auto flush = [&] {
+#pragma unroll
+            for (int j = 0; j < kEntries; ++j) {
+                sums[j] += static_cast<double>(part[j]);
+                part[j] = 0;
+            }
+        };
+        int spot = 0, filled = 0;
         if (kFirst) {
 #pragma unroll 1
             for (int i = 0; i < kRing - 1; ++i) fetch(i);
@@ -208,10 +232,16 @@ struct Reads {
             for (int c = stream > 0 ? first - 1 : first; c < end; ++c) {
                 const In* entries =
                     reinterpret_cast<const In*>(in_shared(place(c < first ? streamed(i) : c))) + group * n;
-                add_rows<kFirst>(entries, n, width, groups, own, bfloat, offset, of_q, sums, spot, look);
+                add_rows<kFirst>(entries, n, width, groups, own, bfloat, offset, of_q, left_of_q, power, part, spot,
+                                 look);
                 spot ^= 1;
+                if (sizeof(Number) == 4 && (filled += R) % kFloatRows == 0) flush();
             }
         }
+        flush();
+        const double back = 1 / (static_cast<double>(power) * static_cast<double>(power));
+#pragma unroll
+        for (int j = 0; j < kEntries; ++j) sums[j] *= back;
         // The upper half of the groups hands its sums to the lower one.
         const int half = l.half();
         double* mine = groups == 1 ? w : partial + group % half * n;
@@ -325,8 +355,8 @@ __device__ inline double ritz_value(const Krylov& t, int k, int skip, int rounds
     const double power = power_below(high);
     high *= power;
     for (int round = 0; round < rounds; ++round) {
-        const double step = (high - low) / 33, x = low + step * (lane_of_thread() + 1);
-        const int below = warp_sum(eigenvalues_above(t, k, power, x) > skip ? 1 : 0);
+        const double step = (high - low) * (1.0 / 33), x = low + step * (lane_of_thread() + 1);
+        const int below = count_lanes(eigenvalues_above(t, k, power, x) > skip);
         if (below < 32) high = low + step * (below + 1);
         low += step * below;
     }
@@ -377,11 +407,13 @@ struct Leading {
     const Reads<In> reads;
     Krylov& krylov;
     double *near, *basis, *w;
-    double settled;  // residual over gap
+    bool wide;  // results in double
 
     __device__ double* vector(int k) const {
         return k < reads.l.near ? near + k * Layout::vector(reads.n()) : basis + k * reads.n();
     }
+    // What is found: it lies behind the basis.
+    __device__ __forceinline__ double* map() const { return basis + kSteps * reads.n(); }
     // w less what it has of the first k vectors, alpha [k - 1] on the way: Gram and Schmidt, twice.
     __device__ void orthogonalize(int k) const {
         const Block& block = reads.block;
@@ -409,7 +441,7 @@ struct Leading {
     // theta, second and s of the Krylov space of the first k vectors.
     __device__ void decompose(int k) const {
         if (warp_of_thread() == 0) {
-            const double largest = ritz_value(krylov, k, 0, 11);
+            const double largest = ritz_value(krylov, k, 0, wide ? 11 : 9);
             ritz_vector(krylov, k, largest);
             if (lane_of_thread() == 0) krylov.theta = largest;
         } else if (warp_of_thread() == 1) {
@@ -431,7 +463,7 @@ struct Leading {
         return block.max(bound) < krylov.theta + 0.5 * (krylov.theta - krylov.second);
     }
     // sigma_1 v_1 into `map`; whether it is the leading pair.
-    __device__ bool run(double* map, bool* finite) const {
+    __device__ bool run(bool* finite) const {
         const bool center = reads.center;
         const int64_t n = reads.n();
         const Block& block = reads.block;
@@ -444,15 +476,15 @@ struct Leading {
             vectors.center(q);
             vectors.scale(q, q, 1 / sqrt(vectors.dot(q, q)));
         }
-        const Look look = reads.template multiply<true>(q, w, false);
+        const Look look = reads.template multiply<true, double>(q, w, false, 1);
         *finite = is_finite(look.norm2);
         const double trace = center ? look.norm2 - look.mean_part : look.norm2;
         const bool empty = !(trace > 1e-13 * look.norm2);
         if (!*finite || empty) {
-            for (int64_t p = block.rank(); p < n; p += block.size()) map[p] = *finite ? 0.0 : not_a_number();
+            for (int64_t p = block.rank(); p < n; p += block.size()) map()[p] = *finite ? 0.0 : not_a_number();
             return !*finite || look.norm2 == 0;
         }
-        const bool positive = !center && !look.negative, again = !center && look.negative;
+        const bool again = !center && look.negative, positive = !center && !again;
         if (again) {  // all ones may be orthogonal to what is sought
             const double length = sqrt(vectors.dot(w, w));
             for (int64_t p = block.rank(); p < n; p += block.size())
@@ -460,40 +492,72 @@ struct Leading {
             block.sync();
             vectors.scale(q, q, 1 / sqrt(vectors.dot(q, q)));
         }
-        const int most = n < kSteps ? static_cast<int>(n) : kSteps;
-        double largest = 0;  // of alpha: theta is no smaller
-        bool backwards = false;
-        for (int k = 1; k <= most; ++k) {
-            if (k > 1 || again) reads.template multiply<false>(vector(k - 1), w, backwards = !backwards);
-            if (center) vectors.center(w);
-            orthogonalize(k);
-            const double beta = sqrt(vectors.dot(w, w)), alpha = krylov.alpha[k - 1];
-            if (block.rank() == 0) krylov.beta[k - 1] = beta;
-            block.sync();
-            largest = alpha > largest ? alpha : largest;
-            const bool invariant = !(beta > 1e-12 * largest);
-            if (k > 2 || invariant || k == most) {
-                decompose(k);
-                const double gap = krylov.theta - krylov.second, residual = beta * krylov.s[k - 1];
-                const bool converged = residual <= settled * gap;
-                if (converged || invariant || k == most) return accept(map, k, converged, trace, positive);
-            }
-            vectors.scale(vector(k), w, 1 / beta);
+        using Narrow = std::conditional_t<sizeof(In) == 8, double, float>;
+        int exponent;
+        frexp(look.norm2, &exponent);
+        if (block.rank() == 0) {
+            krylov.trace = trace;
+            krylov.power = ldexp(1.0, exponent < -240 ? 120 : exponent > 240 ? -120 : -exponent / 2);
         }
-        return false;
+        block.sync();
+        const int most = n < kSteps ? static_cast<int>(n) : kSteps;
+        bool backwards = false;
+        for (bool narrow = !wide && sizeof(In) < 8, known = !again;; narrow = known = false) {
+            bool converged = false;
+            int k = 1;
+            for (;; ++k) {
+                if (k > 1 || !known) {
+                    backwards = !backwards;
+                    if (narrow)
+                        reads.template multiply<false, Narrow>(vector(k - 1), w, backwards,
+                                                               static_cast<Narrow>(krylov.power));
+                    else
+                        reads.template multiply<false, double>(vector(k - 1), w, backwards, 1);
+                }
+                if (center) vectors.center(w);
+                orthogonalize(k);
+                const double beta = sqrt(vectors.dot(w, w)), alpha = krylov.alpha[k - 1];
+                if (block.rank() == 0) {
+                    krylov.beta[k - 1] = beta;
+                    krylov.largest = k > 1 && krylov.largest > alpha ? krylov.largest : alpha;
+                }
+                block.sync();
+                const bool invariant = !(beta > 1e-12 * krylov.largest);
+                if (k > 2 || invariant || k == most) {
+                    decompose(k);
+                    const double gap = krylov.theta - krylov.second, residual = beta * krylov.s[k - 1];
+                    converged = residual <= (wide ? kSettledWide : kSettled) * gap;
+                    if (converged || invariant || k == most) break;
+                }
+                vectors.scale(vector(k), w, 1 / beta);
+            }
+            const bool proved = accept(k, converged, krylov.trace, positive);
+            if (!narrow || !converged || !floats_show()) return proved;
+            vectors.scale(vector(0), map(), 1 / sqrt(krylov.theta));  // to begin anew
+        }
     }
-    __device__ bool accept(double* map, int k, bool converged, double trace, bool positive) const {
+    // Whether products in float may show in a map: from a pair that is not alone, or of little spread.
+    __device__ bool floats_show() const {
+        double least = 1e300, largest = 0;
+        for (int64_t p = reads.block.rank(); p < reads.n(); p += reads.block.size()) {
+            least = fmin(least, fabs(map()[p]));
+            largest = fmax(largest, fabs(map()[p]));
+        }
+        const bool flat = is_flat(least, largest, reads.block);
+        return flat || krylov.theta - krylov.second < 0.01 * krylov.theta;
+    }
+    __device__ bool accept(int k, bool converged, double trace, bool positive) const {
         const Block& block = reads.block;
         for (int64_t p = block.rank(); p < reads.n(); p += block.size()) {
             double sum = 0;
             for (int i = 0; i < k; ++i) sum += krylov.s[i] * vector(i)[p];
-            map[p] = sum;
+            map()[p] = sum;
         }
         block.sync();
         if (!converged) return false;
-        const bool proved = 2 * krylov.theta > 1.05 * trace || (positive && bounded(map, krylov.s[k - 1]));
+        const bool proved = 2 * krylov.theta > 1.05 * trace || (positive && bounded(map(), krylov.s[k - 1]));
         const double sigma = sqrt(krylov.theta);
-        for (int64_t p = block.rank(); p < reads.n(); p += block.size()) map[p] *= sigma;
+        for (int64_t p = block.rank(); p < reads.n(); p += block.size()) map()[p] *= sigma;
         block.sync();
         return proved;
     }
@@ -523,9 +587,9 @@ __global__ void __launch_bounds__(kThreads)
     char* ring = reinterpret_cast<char*>(near) - kRing * layout.chunk_bytes;
     const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
     const Reads<In> reads{rows, center, data, layout, block, ring, held, partial, exchange};
-    const Leading<In> leading{reads, krylov, near, own, w, maps.wide ? kSettledWide : kSettled};
+    const Leading<In> leading{reads, krylov, near, own, w, maps.wide};
     bool is_fine = true;
-    const bool proved = leading.run(map, &is_fine);
+    const bool proved = leading.run(&is_fine);
     block.sync();
     for (int64_t p = block.rank(); p < n; p += block.size()) write(maps, item * n + p, map[p]);
     if (block.rank() == 0) {

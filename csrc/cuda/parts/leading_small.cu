@@ -7,6 +7,7 @@ namespace tsm::cuda {
 namespace {
 
 constexpr int kSquarings = 13;        // eigenvalues up to 0.997 of the first are told from it
+constexpr int kSquarings16 = 11;      // up to 0.987, where sums in float cost the map 2e-8 / 0.013
 constexpr double kRemainder = 1e-12;  // what all others together may have of the trace in the end
 
 // to = (scale from)^2, both symmetric [8 NT, kPitch].
@@ -33,27 +34,27 @@ __device__ void square(const double* from, double* to, double scale) {
     __syncthreads();
 }
 
-// Block b: item b. The Gram matrix itself goes to `gram`, or else the leading pair to `maps`.
-template <int NT, class In>
-__global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
-    gram_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, bool center, Output gram, const bool* skip,
-                Output maps, bool* settled, bool* finite) {
+// Where the leading pair of an item goes.
+struct Found {
+    Output maps;
+    bool *settled, *finite;
+};
+
+// The leading pair of G = m [8 NT, kPitch] of the item, with as much room behind it. What leaves the range of float is
+// not settled where G was summed there (`quick`).
+template <int NT>
+__device__ __forceinline__ void find_leading(double* m, int n, double* scratch, int64_t item, bool quick,
+                                             const Found& found) {
     constexpr int kWidth = kPitch<NT>;
-    const int64_t item = blockIdx.x;
-    if (skip && skip[item]) return;
-    const int n = static_cast<int>(rows.fibres.n), thread = static_cast<int>(threadIdx.x);
-    const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
-    double* scratch = reinterpret_cast<double*>(shared_memory());
-    double* m = scratch + kGramScratch;
-    gram_of<NT, In>(rows, data, center, reinterpret_cast<char*>(m), m, scratch);
-    if (gram.data) {
-        for (int at = thread; at < n * n; at += 32 * kGramWarps)
-            write(gram, item * n * n + at, m[at / n * kWidth + at % n]);
-        return;
-    }
+    const int thread = static_cast<int>(threadIdx.x);
+    const auto& [maps, settled, finite] = found;
     double* next = m + 8 * NT * kWidth;
     const Block block{scratch};
     double trace = block.sum(thread < n ? m[thread * (kWidth + 1)] : 0.0);
+    if (quick && !(trace > 1e-20 && trace < 1e37)) {
+        if (thread == 0) settled[item] = false;
+        return;
+    }
     if (!is_finite(trace) || !(trace > 0)) {
         const bool zero = trace <= 0;
         for (int i = thread; i < n; i += 32 * kGramWarps) write(maps, item * n + i, zero ? 0.0 : not_a_number());
@@ -65,17 +66,19 @@ __global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
     }
     double shift = 0, power = 1;  // trace(G^power) = trace * 2^shift
     double norm2 = 0;
-    for (int step = 0; step <= kSquarings; ++step) {
+    const int most = quick ? kSquarings16 : kSquarings;
+    for (int step = 0; step <= most; ++step) {
+        int exponent;
+        frexp(trace, &exponent);
+        const double scale = ldexp(1.0, -exponent), over = scale / (trace * scale);
         double squares = 0;
         for (int at = thread; at < 64 * NT * NT; at += 32 * kGramWarps) {
-            const double x = m[at / (8 * NT) * kWidth + at % (8 * NT)] / trace;
+            const double x = m[at / (8 * NT) * kWidth + at % (8 * NT)] * over;
             squares += x * x;
         }
         norm2 = block.sum(squares);
-        if (1 - norm2 < 2 * kRemainder || step == kSquarings) break;
-        int exponent;
-        frexp(trace, &exponent);
-        square<NT>(m, next, ldexp(1.0, -exponent));
+        if (1 - norm2 < 2 * kRemainder || step == most) break;
+        square<NT>(m, next, scale);
         shift = 2 * (shift + exponent);
         power *= 2;
         double* const swapped = m;
@@ -89,10 +92,49 @@ __global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
     const double x = thread < n ? m[thread * kWidth + column] : 0.0, length = sqrt(block.sum(x * x));
     const double lambda = exp2((log2(trace * sqrt(norm2)) + shift) / power);
     if (thread < n) write(maps, item * n + thread, sqrt(lambda) * x / length);
+    const bool flat = quick && is_flat(thread < n ? fabs(x) : 1e300, fabs(x), block);
     if (thread == 0) {
-        settled[item] = 1 - norm2 < 2 * kRemainder;
+        settled[item] = 1 - norm2 < 2 * kRemainder && !flat;
         finite[item] = true;
     }
+}
+
+// Block b: item b. The Gram matrix itself goes to `gram`, or else the leading pair to `found`.
+template <int NT, class In>
+__global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
+    gram_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, bool center, Output gram, const bool* skip,
+                Found found) {
+    const int64_t item = blockIdx.x;
+    if (skip && skip[item]) return;
+    const int n = static_cast<int>(rows.fibres.n);
+    const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
+    double* scratch = reinterpret_cast<double*>(shared_memory());
+    double* m = scratch + kGramScratch;
+    gram_of<NT>(n, InDouble<NT, In>{rows, data, center}, reinterpret_cast<char*>(m), m, scratch);
+    if (gram.data)
+        for (int at = static_cast<int>(threadIdx.x); at < n * n; at += 32 * kGramWarps)
+            write(gram, item * n * n + at, m[at / n * kPitch<NT> + at % n]);
+    else
+        find_leading<NT>(m, n, scratch, item, false, found);
+}
+
+// Block b: the leading pair of item b, of 16 bits, not centred: the matrix units multiply them as they are.
+template <int NT>
+__global__ void __launch_bounds__(32 * kGramWarps, 2)
+    gram16_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, Found found) {
+    const int64_t item = blockIdx.x;
+    const int n = static_cast<int>(rows.fibres.n);
+    double* scratch = reinterpret_cast<double*>(shared_memory());
+    double* m = scratch + kGramScratch;
+    const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
+    gram_of<NT>(n, In16Bits<NT>{rows, data}, reinterpret_cast<char*>(m), m, scratch);
+    find_leading<NT>(m, n, scratch, item, true, found);
+}
+
+template <int NT>
+int64_t bytes_of(int64_t staging, int matrices) {
+    const int64_t bytes = int64_t{8} * NT * kPitch<NT> * 8 * matrices;
+    return kGramScratch * 8 + (staging > bytes ? staging : bytes);
 }
 
 struct Launch {
@@ -101,17 +143,27 @@ struct Launch {
     bool center;
     Output gram;
     const bool* skip;
-    Output maps;
-    bool *settled, *finite;
+    Found found;
     void* stream;
     template <int NT, class In>
     void run() const {
-        const int64_t staging = gram_bytes(rows.fibres.dtype, rows.fibres.n);
-        const int64_t matrices = int64_t{8} * NT * kPitch<NT> * 8 * (gram.data ? 1 : 2);
         static const std::string name = "gram_kernel<" + std::to_string(NT) + ", " + type_name(In{}) + ">";
         launch(name, gram_kernel<NT, In>, x.batch, 32 * kGramWarps,
-               kGramScratch * 8 + (staging > matrices ? staging : matrices), stream, rows, x.batch_stride, center, gram,
-               skip, maps, settled, finite);
+               bytes_of<NT>(gram_bytes(rows.fibres.dtype, rows.fibres.n), gram.data ? 1 : 2), stream, rows,
+               x.batch_stride, center, gram, skip, found);
+    }
+};
+struct Launch16 {
+    const TensorBatch& x;
+    Rows rows;
+    Found found;
+    void* stream;
+    template <int NT, class>
+    void run() const {
+        static const std::string name = "gram16_kernel<" + std::to_string(NT) + ">";
+        launch(name, gram16_kernel<NT>, x.batch, 32 * kGramWarps,
+               bytes_of<NT>(int64_t{kGramWarps} * 2 * kRows16 * rows.fibres.n * 2, 2), stream, rows, x.batch_stride,
+               found);
     }
 };
 
@@ -120,15 +172,18 @@ struct Launch {
 void mode_gram_small(const TensorBatch& x, int mode, bool center, const Output& out, const bool* skip, void* stream) {
     const Fibres f = fibres_of(x.first, mode);
     for_size_and_dtype(f.n, f.dtype,
-                       Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, out, skip, Output{}, nullptr,
-                              nullptr, stream});
+                       Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, out, skip, Found{}, stream});
 }
 
 void leading_small(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, void* stream) {
     const Fibres f = fibres_of(x.first, 1);
-    for_size_and_dtype(f.n, f.dtype,
-                       Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, Output{}, nullptr, maps,
-                              settled, finite, stream});
+    const Found found{maps, settled, finite};
+    if (size_of(f.dtype) == 2 && !center && !maps.wide)
+        for_size<uint16_t>(f.n, Launch16{x, Rows{f, is_packed(x, f, kRows16)}, found, stream});
+    else
+        for_size_and_dtype(
+            f.n, f.dtype,
+            Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, Output{}, nullptr, found, stream});
 }
 
 }  // namespace tsm::cuda

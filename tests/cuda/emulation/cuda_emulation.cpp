@@ -90,6 +90,7 @@ struct Fiber {
     Waits waits = Waits::no;
     uint64_t bits = 0;           // what this lane offers the others of its warp
     double a0, a1, b;            // and to the matrix unit
+    uint32_t a[4], columns[2];   // the same in 16 bits
     void* fake = nullptr;        // AddressSanitizer's own
     std::vector<Copy> copies;    // asynchronous ones on their way, oldest first
     std::vector<size_t> groups;  // how many copies were started when each group was committed
@@ -265,6 +266,17 @@ uint64_t exchange(uint64_t bits, int from) {
     return taken;
 }
 
+unsigned __ballot_sync(unsigned, bool x) {
+    own().bits = x;
+    wait(Waits::lanes);
+    const unsigned first = scheduler.current / 32 * 32;
+    unsigned bits = 0;
+    for (unsigned lane = 0; lane < 32; ++lane)
+        bits |= static_cast<unsigned>(scheduler.fibers[first + lane]->bits) << lane;
+    wait(Waits::lanes);
+    return bits;
+}
+
 void emulated_multiply_add(double (&c)[4], double a0, double a1, double b) {
     Fiber& fiber = own();
     fiber.a0 = a0;
@@ -279,6 +291,30 @@ void emulated_multiply_add(double (&c)[4], double a0, double a1, double b) {
             c[j] += left.a0 * right.b;
             c[2 + j] += left.a1 * right.b;
         }
+    wait(Waits::lanes);
+}
+
+void emulated_multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bfloat) {
+    Fiber& fiber = own();
+    std::memcpy(fiber.a, a, sizeof a);
+    std::memcpy(fiber.columns, b, sizeof b);
+    wait(Waits::lanes);
+    const unsigned lane = scheduler.current % 32, first = scheduler.current - lane;
+    const auto value = [&](const uint32_t& pair, unsigned k) {
+        const auto bits = static_cast<uint16_t>(k % 2 ? pair >> 16 : pair);
+        return bfloat ? __uint_as_float(static_cast<unsigned>(bits) << 16) : __half2float(__ushort_as_half(bits));
+    };
+    for (unsigned q = 0; q < 4; ++q) {
+        double sum = static_cast<double>(c[q]);
+        for (unsigned k = 0; k < 16; ++k) {
+            const Fiber& left = *scheduler.fibers[first + lane / 4 * 4 + k % 8 / 2];
+            const Fiber& right = *scheduler.fibers[first + (2 * (lane % 4) + q % 2) * 4 + k % 8 / 2];
+            sum += static_cast<double>(value(left.a[q / 2 + k / 8 * 2], k)) *
+                   static_cast<double>(value(right.columns[k / 8], k));
+        }
+        const float nearest = static_cast<float>(sum);
+        c[q] = std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafterf(nearest, 0.0F) : nearest;
+    }
     wait(Waits::lanes);
 }
 

@@ -87,6 +87,11 @@ T __shfl_xor_sync(unsigned mask, T x, int step) {
     return __shfl_sync(mask, x, (static_cast<int>(threadIdx.x) & 31) ^ step);
 }
 
+unsigned __ballot_sync(unsigned mask, bool x);
+inline int __popc(unsigned bits) {
+    return __builtin_popcount(bits);
+}
+
 inline double __longlong_as_double(long long bits) {
     double x;
     std::memcpy(&x, &bits, 8);
@@ -132,3 +137,5 @@ void emulated_copy_async(void* shared, const void* global);
 void emulated_commit_copies();
 void emulated_wait_for_copies(size_t newest);  // all groups but so many
 void emulated_multiply_add(double (&c)[4], double a0, double a1, double b);
+// Sums in float lose what does not fit, as those of the units may.
+void emulated_multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bfloat);
