@@ -345,3 +345,12 @@ def test_the_mean_of_channels_that_nearly_cancel_is_constant_where_they_are(back
     assert torch.equal(maps[0], torch.zeros(12, 7))
     assert maps[1].min() == 0
     assert maps[1].max() == 1
+
+
+def test_a_mean_of_channels_does_not_depend_on_the_other_items(backend):
+    x = randn(3, 96, 6, 5).float() + 1e3
+    broken = x.clone()
+    broken[1, 0, 0, 0] = torch.nan
+    mean = partial(tsm_fast.mean_activation, normalize=False, backend=backend.name)
+    assert torch.equal(mean(broken, nan="propagate")[::2], mean(x)[::2])
+    assert torch.equal(mean(broken, nan="zero"), mean(broken.nan_to_num()))
