@@ -424,7 +424,7 @@ def _in_range(
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
     peak = peaks(maps)
-    lost = ((peak < least_peak(maps.dtype)) | (peak > torch.finfo(maps.dtype).max)).nonzero().flatten()
+    lost = ((peak < least_peak(maps.dtype)) | (peak > torch.finfo(maps.dtype).max / 2)).nonzero().flatten()
     if not len(lost):
         return maps, None
     items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))

@@ -313,7 +313,12 @@ def finished_maps(
 @lru_cache(maxsize=256)
 def _limits(dtype: torch.dtype, positions: int) -> tuple[float, float, float]:
     """Of ordinary maps: the least and the largest peak, and what is noise beside it."""
-    return least_peak(dtype), torch.finfo(dtype).max, map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU))
+    # Twice the largest peak, which a spread may be, is a number too.
+    return (
+        least_peak(dtype),
+        torch.finfo(dtype).max / 2,
+        map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU)),
+    )
 
 
 def finish(
