@@ -393,9 +393,13 @@ def _maps(
 def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
     """The mean over channels [B, H, W] and the finite items [B], in place of `Backend.saliency`."""
     if x.dtype == torch.float32 and precision != "float64" and not needs_grad(x):
-        maps = _sum_of_channels(x) / x.shape[1]
-        if maps.isfinite().all():  # as they are not where x holds NaN or Inf, or is too large for sums in float32
-            return maps.float(), torch.ones(len(x), dtype=torch.bool, device=x.device)
+        maps = (_sum_of_channels(x) / x.shape[1]).float()
+        finite = peaks(maps).isfinite()
+        if finite.all():
+            return maps, finite
+        bad = (~finite).nonzero().flatten()  # they hold NaN or Inf, or are too large for sums in float32
+        again, finite_again = _mean(x[bad].double(), precision="float32")
+        return maps.index_copy(0, bad, again), finite.index_copy(0, bad, finite_again)
     finite = peaks(x).isfinite()
     maps = (cast(x, torch.float64) if needs_grad(x) else x).mean(1, dtype=torch.float64)
     maps = torch.where(per_item(finite, maps), maps, torch.nan)
@@ -420,7 +424,7 @@ def _in_range(
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
     peak = peaks(maps)
-    lost = ((peak < least_peak(maps.dtype)) | (peak > torch.finfo(maps.dtype).max)).nonzero().flatten()
+    lost = ((peak < least_peak(maps.dtype)) | (peak > torch.finfo(maps.dtype).max / 2)).nonzero().flatten()
     if not len(lost):
         return maps, None
     items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))

@@ -165,6 +165,14 @@ def test_triplets_of_graded_matrices(backend_name, precision, last):
     assert error.abs().max() <= (1e-9 if precision == "float64" else 1e-5)
 
 
+def test_triplets_of_constant_channels():
+    channels = randn(1, 300, 1).float().expand(1, 300, 280)
+    for rank in (70, 280):
+        u, _, vh = tsm_fast.truncated_svd(channels, rank, backend="cpu")
+        assert orthonormality(u) <= ORTHONORMALITY[torch.float32]
+        assert orthonormality(vh.mT) <= ORTHONORMALITY[torch.float32]
+
+
 # --- HOOI ------------------------------------------------------------------------------------------------------------
 
 HOOI = {"n_iter_max": 20, "tol": 1e-4}

@@ -345,3 +345,20 @@ def test_the_mean_of_channels_that_nearly_cancel_is_constant_where_they_are(back
     assert torch.equal(maps[0], torch.zeros(12, 7))
     assert maps[1].min() == 0
     assert maps[1].max() == 1
+
+
+def test_a_mean_of_channels_does_not_depend_on_the_other_items(backend):
+    x = randn(3, 96, 6, 5).float() + 1e3
+    broken = x.clone()
+    broken[1, 0, 0, 0] = torch.nan
+    mean = partial(tsm_fast.mean_activation, normalize=False, backend=backend.name)
+    assert torch.equal(mean(broken, nan="propagate")[::2], mean(x)[::2])
+    assert torch.equal(mean(broken, nan="zero"), mean(broken.nan_to_num()))
+
+
+def test_the_spread_of_a_signed_map_may_be_more_than_the_largest_number(backend):
+    x = randn(1, 5, 1, 1) * torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
+    raw = partial(tsm_fast.eigencam, relu=False, backend=backend.name)
+    peak = raw(x, normalize=False, precision="float64").abs().max()
+    large = (x * (3e38 / peak)).float()
+    torch.testing.assert_close(raw(large), raw(x.float()), rtol=0, atol=MAP_ERROR["eigencam"])

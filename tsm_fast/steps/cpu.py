@@ -19,6 +19,7 @@ _DTYPES = {getattr(torch, name): code for name, code in _cpu.dtypes.items()}
 _CPU = torch.device("cpu")  # said to every new tensor, whatever torch takes for the default
 # Of the first singular value: what the last one must be for its triplet to come good from a pass in float, in float64.
 _FIRM, _FAINT = 0.03, 1e-3
+_NULL = 1e-5  # below it LAPACK's vectors in float32 may lack 3e-5 of orthonormality
 _NARROW = 64
 _LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
 
@@ -162,20 +163,19 @@ def _triplets(m: Tensor, rank: int, sign: str, precision: Precision) -> tuple[Te
 
 
 def _by_lapack(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor]:
-    u, s, v = _lapack(m.float(), rank)
-    # Beyond the rank, its vectors in float32 lose their length and their right angles: up to 2e-5 at 300 columns.
-    noise = max(m.shape[1:]) * torch.finfo(torch.float32).eps
-    lacking = (s[:, -1] <= noise * s[:, 0]).nonzero().flatten()
-    if len(lacking):
-        parts = _lapack(m[lacking].double(), rank)
-        u, s, v = (whole.index_copy(0, lacking, part.float()) for whole, part in zip((u, s, v), parts, strict=True))
+    u, s, vh = torch.linalg.svd(m.float(), full_matrices=False)
+    u, v = u[:, :, :rank], vh.mT[:, :, :rank]
+    null = (s[:, -1] < _NULL * s[:, 0]).nonzero().flatten()
+    if len(null):
+        u, v = (q.index_copy(0, null, _straight(q[null])) for q in (u, v))
     signs = column_signs(u if sign == "u" else v)
-    return u * signs, s, v * signs
+    return u * signs, s[:, :rank], v * signs
 
 
-def _lapack(m: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    u, s, vh = torch.linalg.svd(m, full_matrices=False)
-    return u[:, :, :rank], s[:, :rank], vh.mT[:, :, :rank]
+def _straight(q: Tensor) -> Tensor:  # [B, M, R]
+    """Nearly orthonormal columns, each made orthonormal to those before it, to first order."""
+    lack = q.mT @ q - torch.eye(q.shape[2], dtype=q.dtype, device=_CPU)
+    return q - q @ (lack.triu() - torch.diag_embed(lack.diagonal(dim1=1, dim2=2)) / 2)
 
 
 def _decomposed(
@@ -313,7 +313,12 @@ def finished_maps(
 @lru_cache(maxsize=256)
 def _limits(dtype: torch.dtype, positions: int) -> tuple[float, float, float]:
     """Of ordinary maps: the least and the largest peak, and what is noise beside it."""
-    return least_peak(dtype), torch.finfo(dtype).max, map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU))
+    # Twice the largest peak, which a spread may be, is a number too.
+    return (
+        least_peak(dtype),
+        torch.finfo(dtype).max / 2,
+        map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU)),
+    )
 
 
 def finish(
