@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .steps import checks, orders
 from .steps.arrays import Array, as_tensor
-from .steps.backend import Precision, least_peak, map_noise
+from .steps.backend import Backend, Precision, least_peak, map_noise
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
@@ -353,9 +353,9 @@ def _maps(
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     step: Any = _mean if method == "mean_activation" else module.saliency
-    whole: Any = None
+    whole, gpu = None, module.name in ("cuda", "triton")
     if len(positions) == 2 or size is None:  # all of it in one call of the compiled steps on the CPU
-        whole = getattr(module, "finished_maps", None)
+        whole = getattr(module, "finished_maps", partial(_at_once, module) if gpu else None)
     if len(positions) != 2:
         if rank is None:
             x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
@@ -388,6 +388,23 @@ def _maps(
     if exponent is not None and not normalize:
         maps = cast(scaled(cast(maps, torch.float64), exponent, _POWER[method]), maps.dtype)
     return (maps,)
+
+
+def _at_once(
+    module: Backend, x: Tensor, *, size: Sequence[int] | None, normalize: bool, faint: float, **what: Any
+) -> tuple[Tensor, Tensor | None]:
+    """As `steps.cpu.finished_maps`: the host waits for a GPU once, for all that it has to know of the maps."""
+    maps, finite = module.saliency(x, **what)
+    if not len(x):
+        return maps, finite
+    if not (normalize or size):
+        return (maps, None) if bool(finite.all()) else (maps, finite)
+    lowest, highest = maps.flatten(1).aminmax(dim=1)
+    peak, spread = torch.maximum(-lowest, highest), highest - lowest
+    ordinary = (peak >= least_peak(maps.dtype)) & (peak <= torch.finfo(maps.dtype).max / 2)
+    ordinary &= (spread >= faint * peak) | (spread <= map_noise(maps) * peak)
+    out = module.finish(maps, None if size is None else (size[0], size[1]), normalize=normalize)
+    return (out, None) if bool((finite & ordinary).all()) else (maps, finite)
 
 
 def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:

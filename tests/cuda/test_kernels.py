@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsm_fast
 from benchmarks import cuda_predictions
@@ -17,7 +18,7 @@ from tsm_fast.steps import reference
 
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, beyond_the_protocol, feature_maps, generator, randn
 from .emulation.load import emulated
-from .on_gpu import elsewhere
+from .on_gpu import elsewhere, stand_in
 
 OPTIONS: dict[str, Any] = {"center": True, "combine": "signed", "sign": "u"}
 SHAPES = [(33, 3, 5), (40, 7, 7), (70, 8, 8), (90, 7, 10), (10, 9, 10), (66, 9, 8)]
@@ -38,6 +39,16 @@ def cuda() -> ModuleType:
     return emulated()
 
 
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: values of tensors, and sizes that depend on them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
 def kernels(cuda: ModuleType) -> list[str]:
     """Those launched since the last call."""
     return [name for name, _, _ in cuda._cuda.launches()]
@@ -45,6 +56,20 @@ def kernels(cuda: ModuleType) -> list[str]:
 
 def test_the_steps_are_those_of_the_protocol(cuda):
     assert beyond_the_protocol(cuda) == {}
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": False}, {"size": (20, 20)}, {"nan": "propagate"}], ids=str)
+@pytest.mark.parametrize("method", [tsm_fast.tsm, tsm_fast.mtsm, tsm_fast.eigencam])
+def test_a_call_waits_once(cuda, monkeypatch, method, options):
+    stand_in("cuda", cuda, monkeypatch)
+    x = feature_maps(3, 40, 7, 7)
+    with Waits() as waits:
+        maps = method(x, backend="cuda", **options)
+    assert waits.count == 1
+    x[1] = torch.nan if "nan" in options else 1e-30
+    again = method(x, backend="cuda", **options)  # of items that need another look, the others stay as they are
+    assert torch.equal(again[::2], maps[::2])
+    assert not torch.equal(again[1], maps[1])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
