@@ -471,7 +471,7 @@ def eigh(
 ) -> tuple[Any, Any]:
     """All eigenpairs of every symmetric matrix of a batch, as `torch.linalg.eigh` gives them; for many small matrices.
 
-    For one matrix, or from some hundred rows on, `torch.linalg.eigh` is as fast or faster.
+    For one small matrix at a time `torch.linalg.eigh` is faster: its call checks less.
 
     Args:
         a: symmetric matrices `[B, n, n]`, torch, NumPy or DLPack, any float dtype, any strides; only the lower triangle

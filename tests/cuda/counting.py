@@ -9,7 +9,7 @@ import pytest
 
 BACKENDS = ("cuda", "triton")
 NAMED = "by_{}"  # what a backend is called in the name of a test; pytest takes "cuda" for this folder
-FEWEST = 2400  # of each: all tests of the steps but those on the features of a network, whose packages may be missing
+FEWEST = 2500  # of each: all tests of the steps but those on the features of a network, whose packages may be missing
 
 
 def mark(request: pytest.FixtureRequest, backend: str) -> None:
