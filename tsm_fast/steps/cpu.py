@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _cpu
 from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, least_peak, map_noise, result_dtype
-from .scaling import column_signs, peaks, per_item
+from .scaling import column_signs, peaks, per_item, straightened
 
 name = "cpu"
 
@@ -167,15 +167,9 @@ def _by_lapack(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor]
     u, v = u[:, :, :rank], vh.mT[:, :, :rank]
     null = (s[:, -1] < _NULL * s[:, 0]).nonzero().flatten()
     if len(null):
-        u, v = (q.index_copy(0, null, _straight(q[null])) for q in (u, v))
+        u, v = (q.index_copy(0, null, straightened(q[null])) for q in (u, v))
     signs = column_signs(u if sign == "u" else v)
     return u * signs, s[:, :rank], v * signs
-
-
-def _straight(q: Tensor) -> Tensor:  # [B, M, R]
-    """Nearly orthonormal columns, each made orthonormal to those before it, to first order."""
-    lack = q.mT @ q - torch.eye(q.shape[2], dtype=q.dtype, device=_CPU)
-    return q - q @ (lack.triu() - torch.diag_embed(lack.diagonal(dim1=1, dim2=2)) / 2)
 
 
 def _decomposed(

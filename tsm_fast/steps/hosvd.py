@@ -12,7 +12,7 @@ from .backend import Backend
 from .choice import needs_grad
 from .gradients import bounded, cast, instead, norm, root, row_norms, svd
 from .gradients import eigh as differentiable_eigh
-from .scaling import column_signs, per_item, scaled, unfold, unit_range
+from .scaling import column_signs, per_item, scaled, straightened, unfold, unit_range
 
 # The eigenvectors of a float64 Gram matrix give singular vectors that are orthonormal to about 1e-16 / ratio**2, with
 # the ratio of the last singular value kept to the first: enough for float64 results above _STRAIGHT, and to be
@@ -103,7 +103,7 @@ def _singular_triplets(module: Backend, m: Tensor, rank: int, dtype: torch.dtype
     u, s = _columns(module.core_contraction(m, [v], [1], precision="float64"))
     if dtype == torch.float64:
         bent = (~(values[:, -1] > _STRAIGHT * values[:, 0])).nonzero().flatten()
-        u = u.index_copy(0, bent, _straightened(u[bent]))
+        u = u.index_copy(0, bent, straightened(u[bent]))
     weak = (~(values[:, -1] > _WELL_CONDITIONED * values[:, 0])).nonzero().flatten()
     if not len(weak):
         return u, s, v
@@ -123,9 +123,3 @@ def _columns(w: Tensor) -> tuple[Tensor, Tensor]:
     """The columns of [B, M, R] with length 1, and their lengths [B, R]."""
     length = torch.linalg.vector_norm(w, dim=1)
     return w / torch.where(length == 0, 1.0, length)[:, None], length
-
-
-def _straightened(u: Tensor) -> Tensor:
-    """Nearly orthonormal columns [B, M, R] made orthonormal up to the square of what they lacked."""
-    lacking = u.mT @ u - torch.eye(u.shape[2], dtype=u.dtype, device=u.device)
-    return u - u @ (lacking.triu() - torch.diag_embed(lacking.diagonal(dim1=1, dim2=2) / 2))

@@ -86,3 +86,10 @@ def column_signs(columns: Tensor) -> Tensor:
     """The sign [B, 1, R] of the entry of largest magnitude of each column of [B, n, R], the first on ties; 0 has +1."""
     index = columns.abs().argmax(1, keepdim=True)
     return torch.where(columns.gather(1, index) < 0, -1.0, 1.0).to(columns)
+
+
+def straightened(columns: Tensor) -> Tensor:
+    """Nearly orthonormal columns [B, M, R] made orthonormal up to the square of what they lacked, each to those before
+    it."""
+    lacking = columns.mT @ columns - torch.eye(columns.shape[2], dtype=columns.dtype, device=columns.device)
+    return columns - columns @ (lacking.triu() - torch.diag_embed(lacking.diagonal(dim1=1, dim2=2) / 2))
