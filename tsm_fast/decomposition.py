@@ -507,10 +507,12 @@ def eigh(
 def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
     module = resolve(backend, a)
     readable("a", a, module.name)
-    compute = partial(triplets.eigh, module, result_dtype(a.dtype, precision))
-    if hasattr(module, "eigenpairs") and not needs_grad(a):  # the compiled steps on the CPU hold nothing beside
-        return compute(_checked("a", a))
-    return by_parts(compute, _checked("a", a), 32 * a.shape[1:].numel())
+    a, dtype = _checked("a", a), result_dtype(a.dtype, precision)
+    own: Any = getattr(module, "eigenpairs", None)  # of the compiled steps on the CPU: holds nothing beside
+    if own is not None and not needs_grad(a):
+        values, vectors = own(a, dtype)
+        return values.flip(1), vectors.flip(2)
+    return by_parts(partial(triplets.eigh, module, dtype), a, 32 * a.shape[1:].numel())
 
 
 def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, Tensor]:

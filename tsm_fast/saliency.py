@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .steps import checks, orders
 from .steps.arrays import Array, as_tensor
-from .steps.backend import Backend, Precision, least_peak, map_noise
+from .steps.backend import Backend, Precision, map_noise, peak_range
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
@@ -399,10 +399,8 @@ def _at_once(
         return maps, finite
     if not (normalize or size):
         return (maps, None) if bool(finite.all()) else (maps, finite)
-    lowest, highest = maps.flatten(1).aminmax(dim=1)
-    peak, spread = torch.maximum(-lowest, highest), highest - lowest
-    ordinary = (peak >= least_peak(maps.dtype)) & (peak <= torch.finfo(maps.dtype).max / 2)
-    ordinary &= (spread >= faint * peak) | (spread <= map_noise(maps) * peak)
+    peak, spread = _extremes(maps)
+    ordinary = ~(_are_lost(maps, peak) | _are_faint(maps, peak, spread, faint))
     out = module.finish(maps, None if size is None else (size[0], size[1]), normalize=normalize)
     return (out, None) if bool((finite & ordinary).all()) else (maps, finite)
 
@@ -440,8 +438,7 @@ def _in_range(
     """The maps, with those that overflow or lose digits to underflow in their dtype computed again from the item
     times a power of two, which normalising undoes; and the exponents [B] of that power, None for no such map.
     """
-    peak = peaks(maps)
-    lost = ((peak < least_peak(maps.dtype)) | (peak > torch.finfo(maps.dtype).max / 2)).nonzero().flatten()
+    lost = _are_lost(maps, peaks(maps)).nonzero().flatten()
     if not len(lost):
         return maps, None
     items = _zeroed(cast(x[lost], torch.promote_types(x.dtype, torch.float32)))
@@ -453,7 +450,24 @@ def _in_range(
         items = cast(items, torch.float64) if (exponent - left).max() > 60 else items
         exponent = torch.maximum(left, exponent - 1000)
     again = raw(scaled(items, -exponent))[0]
-    return maps.index_copy(0, lost, again), torch.zeros_like(peak, dtype=torch.int64).index_copy(0, lost, exponent)
+    return maps.index_copy(0, lost, again), exponent.new_zeros(len(maps)).index_copy(0, lost, exponent)
+
+
+def _extremes(maps: Tensor) -> tuple[Tensor, Tensor]:  # [B], [B]
+    """The largest magnitude of each, as `peaks`, and what it spreads over."""
+    highest, lowest = (bound(maps.detach(), (1, 2)) for bound in (torch.amax, torch.amin))
+    return torch.maximum(highest, -lowest), highest - lowest
+
+
+def _are_lost(maps: Tensor, peak: Tensor) -> Tensor:  # [B]
+    """Which overflow, or lose digits to underflow."""
+    least, most = peak_range(maps.dtype)
+    return (peak < least) | (peak > most)
+
+
+def _are_faint(maps: Tensor, peak: Tensor, spread: Tensor, share: float) -> Tensor:  # [B]
+    """Which spread by less than a share of their largest magnitude, and by more than noise."""
+    return (spread < share * peak) & (spread > map_noise(maps) * peak)
 
 
 def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
@@ -461,8 +475,7 @@ def _contrasted(maps: Tensor, x: Tensor, exponent: Tensor | None, raw: Callable[
 
     `exponent` is that of `_in_range`.
     """
-    spread, largest = maps.amax((1, 2)) - maps.amin((1, 2)), peaks(maps)
-    faint = ((spread < _FAINT * largest) & (spread > map_noise(maps) * largest)).nonzero().flatten()
+    faint = _are_faint(maps, *_extremes(maps), _FAINT).nonzero().flatten()
     if not len(faint):
         return maps
     items = cast(_zeroed(x[faint]), torch.float64)

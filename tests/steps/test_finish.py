@@ -10,7 +10,7 @@ from torch import Tensor
 import tsm_fast
 from tsm_fast.saliency import _FAINT
 from tsm_fast.steps import reference
-from tsm_fast.steps.backend import least_peak, map_noise
+from tsm_fast.steps.backend import map_noise, peak_range
 from tsm_fast.steps.scaling import peaks
 
 from ..helpers import MAP_ERROR, feature_maps
@@ -286,10 +286,10 @@ def test_which_maps_are_ordinary(backend, dtype):
             1 + maps[1] * share for share in (2**-5, 2**-6, 2**-7, 1e-3, limits.eps, 4 * limits.eps, 64 * limits.eps)
         ]
         others = [maps[1] * limits.tiny, maps[1] * 0, maps[1] - 0.5, maps[1] * torch.inf, maps[1] * torch.nan, *near]
-        for other in [*others, *(-other for other in near), torch.full(shape, least_peak(dtype), dtype=dtype)]:
+        for other in [*others, *(-other for other in near), torch.full(shape, peak_range(dtype)[0], dtype=dtype)]:
             tried = torch.stack([maps[0], other, maps[2]])
             peak, spread = peaks(tried), tried.amax((1, 2)) - tried.amin((1, 2))
-            lost = (peak < least_peak(dtype)) | (peak > limits.max)
+            lost = (peak < peak_range(dtype)[0]) | (peak > limits.max)
             for faint in (_FAINT, 0):
                 flat = (spread < faint * peak) & (spread > map_noise(tried) * peak)
                 told.append(backend.are_ordinary(tried, faint))

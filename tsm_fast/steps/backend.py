@@ -115,9 +115,9 @@ def map_noise(maps: Tensor) -> float:
     return 8 * (own + maps.shape[1] * maps.shape[2] * wide)
 
 
-def least_peak(dtype: torch.dtype) -> float:
-    """The largest magnitude that a raw map has to have: a factor 1 / eps for the map, another one for the gradient of a
-    map that is constant to its last digits.
+def peak_range(dtype: torch.dtype) -> tuple[float, float]:
+    """Between which the largest magnitude of a raw map has to lie: at least a factor 1 / eps for the map, and another
+    one for the gradient of a map that is constant to its last digits; at most what a spread may be twice of.
     """
     limits = torch.finfo(dtype)
-    return limits.tiny / limits.eps**2
+    return limits.tiny / limits.eps**2, limits.max / 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _cpu
-from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, least_peak, map_noise, result_dtype
+from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, peak_range, result_dtype
 from .scaling import column_signs, peaks, per_item, straightened
 
 name = "cpu"
@@ -307,12 +307,7 @@ def finished_maps(
 @lru_cache(maxsize=256)
 def _limits(dtype: torch.dtype, positions: int) -> tuple[float, float, float]:
     """Of ordinary maps: the least and the largest peak, and what is noise beside it."""
-    # Twice the largest peak, which a spread may be, is a number too.
-    return (
-        least_peak(dtype),
-        torch.finfo(dtype).max / 2,
-        map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU)),
-    )
+    return *peak_range(dtype), map_noise(torch.empty(0, positions, 1, dtype=dtype, device=_CPU))
 
 
 def finish(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +49,6 @@ def truncated_svd(module: Backend, rank: int, sign: str, dtype: torch.dtype, m: 
 
 def eigh(module: Backend, dtype: torch.dtype, a: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues [B, n], ascending, and eigenvectors [B, n, n] of symmetric matrices, by their lower triangles."""
-    own: Any = getattr(module, "eigenpairs", None)  # of the compiled steps on the CPU, without gradients
-    if own is not None and not needs_grad(a):
-        values, vectors = own(a, dtype)
-        return values.flip(1), vectors.flip(2)
     wide = _differentiable(a)
     symmetric = wide.detach().double().tril()
     symmetric = symmetric + symmetric.tril(-1).mT
