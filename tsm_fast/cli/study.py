@@ -24,7 +24,7 @@ from ..pipeline.sources.open import open_source, reopen
 from ..pipeline.worker.network import keep_memory
 from ..steps import checks
 from ..study import finished, names, running
-from ..study.asking import ask, told
+from ..study.asking import ask, families_of, told
 from ..study.groups import groups_of
 from . import options
 from .common import complain, errors, refuse
@@ -259,8 +259,7 @@ def study(
 def _check(metrics: list[str] | None, score: str | None, preset: str | None, networks: list[str] | None) -> None:
     """What is wrong whatever the pictures and the model."""
     with errors(2):
-        for family in metrics or ():
-            checks.choice("metrics", family, names.FAMILIES)
+        families_of(metrics)
         if score is not None:
             checks.choice("score", score, ("class", "embedding"))
         if preset is not None:

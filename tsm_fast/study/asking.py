@@ -71,9 +71,7 @@ def ask(
     Raises:
         ValueError: a family that was named cannot be measured, or what is given cannot be used.
     """
-    wanted = tuple(names.FAMILIES) if metrics is None else tuple(metrics)
-    for family in wanted:
-        checks.choice("metrics", family, names.FAMILIES)
+    wanted = families_of(metrics)
     if checks.integer("faithful_images", faithful_images) < 0:
         raise ValueError(f"faithful_images must be at least 0, got {faithful_images}")
     if abs(checks.integer("seed", seed)) >= 2**63:
@@ -119,6 +117,14 @@ def ask(
         settings = replace(settings, shard_size=max(BATCH, min(round(BATCH * share), LARGEST)))
     seconds = _estimate(network, made, settings, len(items), min(faithful_images, len(items)))
     return Asked(replace(settings, computation=made), left_out, keys, made.score_name, seconds)
+
+
+def families_of(metrics: Sequence[str] | None) -> tuple[str, ...]:
+    """The families that were named, or all; ValueError for one that there is not."""
+    wanted = tuple(names.FAMILIES) if metrics is None else tuple(metrics)
+    for family in wanted:
+        checks.choice("metrics", family, names.FAMILIES)
+    return wanted
 
 
 class _Network:
@@ -245,10 +251,12 @@ def _estimate(network: _Network, made: Measures, settings: Settings, images: int
         started = time.perf_counter()
         network.extractor.features_and_output(inputs) if made.score == "class" else network.features(inputs)
         each = min(each, (time.perf_counter() - started) / len(inputs))
-    maps = measured.smooth_noise((LARGEST, *grid(network.inputs.shape)), range(LARGEST))
-    started = time.perf_counter()
-    measured.localise({"": maps}, maps > 0.5)
-    located = (time.perf_counter() - started) / len(maps)
+    located = 0.0
+    if "localisation" in made.families:
+        maps = measured.smooth_noise((LARGEST, *grid(network.inputs.shape)), range(LARGEST))
+        started = time.perf_counter()
+        measured.localise({"": maps}, maps > 0.5)
+        located = (time.perf_counter() - started) / len(maps)
     torch.set_num_threads(threads)
     layers = len(network.extractor.layers)
     methods = len(settings.methods)
@@ -260,8 +268,7 @@ def _estimate(network: _Network, made: Measures, settings: Settings, images: int
     if "road" in made.families:
         passes += layers * plain * 2 * len(SHARES) / ROAD_PART
     passes += 4 * ("stability" in made.families) + STAGES * ("randomisation" in made.families)
-    against = layers * len(arms) * ("localisation" in made.families)
-    return OVERHEAD * (each * (images + costly * passes) + located * images * against)
+    return OVERHEAD * (each * (images + costly * passes) + located * images * layers * len(arms))
 
 
 def told(asked: Asked, workers: int) -> str:

@@ -115,7 +115,7 @@ def _side_by_side(
     titles = [title(arm.removesuffix(form)) for arm in arms]
     best = [about.best] * len(studies)
     made_of = Values(arms, titles, list(studies), list(studies), best, values, candidates)
-    text = f"{about.title[0].upper()}{about.title[1:]}" + (f", {names.FORMS['ranked']}" if form else "")
+    text = names.heading(metric, "ranked" if form else "")
     shared = counted(len(next(iter(rows.values()))), "image")
     name = metric + ("-ranked" if form else "")
     return made(

@@ -29,9 +29,9 @@ from ..pipeline.files.writing import writing
 from ..pipeline.results.reader import SaliencyDataset
 from ..pipeline.settings import Settings
 from ..readable import counted
-from ..steps import checks
 from . import masks as mask_files
 from . import names
+from .asking import families_of
 from .before import POOL, STRANGERS, Before, at_grid, chosen, grid, number
 from .groups import groups_of
 from .masks import BoxMasks, Found, Masks
@@ -80,9 +80,7 @@ def run(
         Stopped: `stop` was set.
     """
     there, folder = Run.open(source), Path(out)
-    for family in metrics or ():
-        checks.choice("metrics", family, names.FAMILIES)
-    other = [family for family in metrics or () if family != "localisation"]
+    other = [family for family in families_of(metrics or ()) if family != "localisation"]
     if other or masks is None:
         what = ", ".join(other) or "anything but localisation against masks"
         raise ValueError(f"{what} needs the network of {source}: give its model ({there.file.about.model}), or masks")

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..models.preprocessing import Preprocess
+from ..pipeline.files import publish
 from ..pipeline.sources.keys import decode_key, encode_key
 from ..pipeline.sources.source import Item
 
@@ -234,7 +235,7 @@ class Cropped:
 
 def _content(path: Path | None) -> str | None:
     try:
-        return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+        return None if path is None else publish.sha256(path)
     except OSError:
         return None
 

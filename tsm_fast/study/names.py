@@ -84,3 +84,12 @@ CURVES = ("insertion_curve", "deletion_curve")  # of a map, onto and from a blur
 # "unreadable"), the share of the input that it covers, whether the costly families ran (1) or not (0), how the score is
 # ("ok", "nan"), its value, and the class it is of.
 ROW = ("mask", "mask_area", "faithful", "score", "score_value", "target")
+
+
+def heading(metric: str, form: str = "") -> str:
+    """What stands above a table of one metric, for people."""
+    return capital(METRICS[metric].title) + (f", {FORMS[form]}" if form else "")
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -81,8 +81,7 @@ class Table:
         metric, _, form = self.name.partition("-")
         if metric not in names.METRICS:
             return self.name.replace("-", " ").capitalize()
-        text = names.METRICS[metric].title
-        return f"{text[0].upper()}{text[1:]}" + (f", {names.FORMS[form]}" if form else "")
+        return names.heading(metric, form)
 
     def cell(self, metric: str, map: str) -> Cell | None:
         """One of them."""
@@ -126,7 +125,7 @@ def title(arm: str) -> str:
     """What people read for a map, a control or a form of one."""
     base, _, form = arm.partition("@")
     text = names.CONTROLS.get(base) or variants.title(base)
-    text = text[0].upper() + text[1:]
+    text = names.capital(text)
     return f"{text}, {names.FORMS[form]}" if form else text
 
 
@@ -245,7 +244,7 @@ def said(values: Values, metric: str, best: str, groups: np.ndarray | None) -> l
 
 def sentence(head: str, best: str, titles: Sequence[str], found: Any, p: np.ndarray, number: int) -> str:
     """A difference in words: who is above whom, or that none is seen."""
-    head = head[0].upper() + head[1:]
+    head = names.capital(head)
     mean, low, high = (float(values[number]) for values in (found.mean, found.low, found.high))
     if not p[number] < LEVEL:
         edges = f"{_fine(mean)} [{_fine(low)}, {_fine(high)}]"
