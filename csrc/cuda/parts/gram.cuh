@@ -118,11 +118,11 @@ __device__ __forceinline__ void each_entry(int r, int s, Visit visit) {
     for (int q = 0; q < 4; ++q) visit(16 * r + 8 * (q / 2) + lane / 4, 8 * s + lane % 4 * 2 + q % 2, q);
 }
 
-template <int NT, class In>
-__device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
-                                           bool shifted, char* staging) {
-    const int n = static_cast<int>(rows.fibres.n), chunk = chunk_rows(rows.fibres.dtype);
-    const int64_t bytes = chunk_bytes(rows.fibres.dtype, n), stride = int64_t{kGramWarps} * chunk;
+// Calls add(chunk) for every `chunk` rows of this warp, while the next ones come into its other buffer.
+template <class Add>
+__device__ __forceinline__ void stream_rows(const Rows& rows, const void* data, int chunk, int64_t bytes, char* staging,
+                                            Add add) {
+    const int64_t stride = int64_t{kGramWarps} * chunk;
     char* own = staging + warp_of_thread() * 2 * bytes;
     int64_t first = int64_t{warp_of_thread()} * chunk;
     fetch_rows(rows, data, first, chunk, own, Warp{});
@@ -130,9 +130,18 @@ __device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], co
         fetch_rows(rows, data, first + stride, chunk, own + (turn ^ 1) * bytes, Warp{});
         wait_for_all_but_newest();
         __syncwarp(kAllLanes);
-        add_chunk<NT, In>(acc, own + turn * bytes, n, chunk, shifted, rows.fibres.dtype == DType::bf16);
+        add(own + turn * bytes);
         __syncwarp(kAllLanes);
     }
+}
+
+template <int NT, class In>
+__device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
+                                           bool shifted, char* staging) {
+    const DType dtype = rows.fibres.dtype;
+    const int n = static_cast<int>(rows.fibres.n), chunk = chunk_rows(dtype);
+    stream_rows(rows, data, chunk, chunk_bytes(dtype, n), staging,
+                [&](const char* at) { add_chunk<NT, In>(acc, at, n, chunk, shifted, dtype == DType::bf16); });
 }
 
 // ---- 16 bits: products are exact in float, and so many of them are summed there before the sum goes to double ----
@@ -176,17 +185,8 @@ template <int NT, bool BFLOAT>
 __device__ __forceinline__ void accumulate16(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
                                              char* staging) {
     const int n = static_cast<int>(rows.fibres.n);
-    const int64_t bytes = int64_t{kRows16} * n * 2, stride = int64_t{kGramWarps} * kRows16;
-    char* own = staging + warp_of_thread() * 2 * bytes;
-    int64_t first = int64_t{warp_of_thread()} * kRows16;
-    fetch_rows(rows, data, first, kRows16, own, Warp{});
-    for (int turn = 0; first < rows.fibres.count; first += stride, turn ^= 1) {
-        fetch_rows(rows, data, first + stride, kRows16, own + (turn ^ 1) * bytes, Warp{});
-        wait_for_all_but_newest();
-        __syncwarp(kAllLanes);
-        add_chunk16<NT, BFLOAT>(acc, reinterpret_cast<const uint16_t*>(own + turn * bytes), n);
-        __syncwarp(kAllLanes);
-    }
+    stream_rows(rows, data, kRows16, int64_t{kRows16} * n * 2, staging,
+                [&](const char* at) { add_chunk16<NT, BFLOAT>(acc, reinterpret_cast<const uint16_t*>(at), n); });
 }
 
 // Whether a map, of which this thread has an entry's magnitude, or the extremes of several, spreads so little that
