@@ -34,7 +34,7 @@ static inline __attribute__((always_inline)) void row_products(const T* rows, in
 }
 
 // c[m][n] = sum_k p(k, m) q[k * ldq + n] on MR rows and NR vectors, added to c where `more`; the last vector has `last`
-// columns when `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m].
+// columns when `last` > 0. ALONG: p(k, m) = p[m * ldp + k], else p[k * ldp + m]. `lines` of the memory ahead a step.
 template <class T, bool ALONG, int MR, int NR>
 static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, int64_t last, T* c,
                                 int64_t ldc, bool more, Ahead& ahead, int64_t lines) {
@@ -50,9 +50,7 @@ static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T*
             }
     const T* row[MR];
     for (int r = 0; r < MR; ++r) row[r] = p + (ALONG ? r * ldp : r);
-    for (int64_t k = 0; k < depth; ++k) {
-        for (int64_t l = 0; l < lines && ahead.next < ahead.end; ++l, ahead.next += 64)
-            __builtin_prefetch(ahead.next, 0, 2);
+    auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec<T> b[NR];
         for (int v = 0; v < NR - 1; ++v) b[v] = load(q + v * L);
         b[NR - 1] = last > 0 ? load_first(q + (NR - 1) * L, last) : load(q + (NR - 1) * L);
@@ -62,7 +60,16 @@ static inline void product_tile(int64_t depth, const T* p, int64_t ldp, const T*
             for (int v = 0; v < NR; ++v) acc[r][v] += a * b[v];
         }
         if (!ALONG) p += ldp;
+    };
+    const int64_t most = lines > 0 ? ahead.lines() / lines : 0, fetched = most < depth ? most : depth;
+    const char* fetch = ahead.next;
+    ahead.next += fetched * lines * 64;
+    int64_t k = 0;
+    for (; k < fetched; ++k) {
+        for (int64_t l = 0; l < lines; ++l, fetch += 64) __builtin_prefetch(fetch, 0, 2);
+        step(k);
     }
+    for (; k < depth; ++k) step(k);
     // Unrolled, so that the sums stay in registers up to here.
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r)
@@ -120,21 +127,51 @@ static inline void product_block(int64_t rows, int64_t columns, int64_t depth, c
         product_rows<T, ALONG, 1>(columns, depth, p + m * step, ldp, q, ldq, c + m * ldc, ldc, more, ahead, lines);
 }
 
-// Where q is larger than the first cache it is read once, block after block, and c is added to.
+// c[m][n] = sum_k p[k * ldp + m] q[k * ldq + n] for NC columns, added to c where `more`: rows in vectors.
+template <class T, int NC>
+static inline void product_columns(int64_t rows, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq, T* c,
+                                   int64_t ldc, bool more) {
+    constexpr int L = kLanes<T>;
+    for (int64_t m = 0; m < rows; m += L) {
+        const int64_t count = rows - m < L ? rows - m : L;
+        T sums[NC][L] = {};
+        for (int n = 0; more && n < NC; ++n)
+            for (int64_t r = 0; r < count; ++r) sums[n][r] = c[(m + r) * ldc + n];
+        Vec<T> acc[NC];
+        for (int n = 0; n < NC; ++n) acc[n] = load(sums[n]);
+        for (int64_t k = 0; k < depth; ++k) {
+            const T* from = p + k * ldp + m;
+            const Vec<T> a = count < L ? load_first(from, count) : load(from);
+            for (int n = 0; n < NC; ++n) acc[n] += a * splat(q[k * ldq + n]);
+        }
+        for (int n = 0; n < NC; ++n) {
+            store(sums[n], acc[n]);
+            for (int64_t r = 0; r < count; ++r) c[(m + r) * ldc + n] = sums[n][r];
+        }
+    }
+}
+
+// Where q is larger than what stays in the second cache it is read once, block after block, and c is added to. Columns that would
+// fill little of a vector stand in vectors of rows instead, where p lies so.
 template <class T, bool ALONG>
 static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
                              int64_t ldq, T* c, int64_t ldc) {
-    constexpr int64_t kBlock = 24 << 10;
+    constexpr int64_t kBlock = 128 << 10, L = kLanes<T>;
     const auto row = static_cast<int64_t>(sizeof(T)) * ldq;
     int64_t block = kBlock / row > 8 ? kBlock / row : 8;
     if (depth <= 2 * block) block = depth;
+    const int64_t few = columns % L * ((rows + L - 1) / L), alone = !ALONG && few < rows ? columns % L : 0;
     const char* end = reinterpret_cast<const char*>(q + (depth - 1) * ldq + columns);
     for (int64_t k = 0; k < depth; k += block) {
         const int64_t kc = depth - k < block ? depth - k : block;
         const char* next = reinterpret_cast<const char*>(q + kc * ldq);
         const char* last = next + block * row < end ? next + block * row : end;
         const Ahead ahead = next < end ? Ahead{next, last} : Ahead{nullptr, nullptr};
-        product_block<T, ALONG>(rows, columns, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
+        if (alone < columns)
+            product_block<T, ALONG>(rows, columns - alone, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
+        int64_t n = columns - alone;
+        for (; n + 4 <= columns; n += 4) product_columns<T, 4>(rows, kc, p, ldp, q + n, ldq, c + n, ldc, k > 0);
+        for (; n < columns; ++n) product_columns<T, 1>(rows, kc, p, ldp, q + n, ldq, c + n, ldc, k > 0);
         p += kc * (ALONG ? 1 : ldp);
         q += kc * ldq;
     }
