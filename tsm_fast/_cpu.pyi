@@ -16,9 +16,7 @@ def mode_gram(x: _Array, mode: int, *, center: bool, wide: bool, out: int, wide_
 def truncated_svd(
     gram: _Array, rank: int, *, roots: bool, wide: bool, values: int, vectors: int, wide_out: bool, threads: int
 ) -> None: ...
-def core_contraction(
-    x: _Array, factors: Sequence[int], rank: Sequence[int], *, out: int, wide: bool, threads: int
-) -> None: ...
+def core_contraction(x: _Array, factors: Sequence[_Array | None], *, out: int, wide: bool, threads: int) -> None: ...
 def hooi(
     x: _Array,
     rank: Sequence[int],

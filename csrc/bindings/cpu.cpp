@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bindings/array.h"
@@ -83,17 +84,13 @@ PYBIND11_MODULE(_cpu, m) {
         "gram"_a, "rank"_a, named, "roots"_a, "wide"_a, "values"_a, "vectors"_a, "wide_out"_a, "threads"_a, release);
     m.def(
         "core_contraction",
-        [](const Array& x, const std::vector<uintptr_t>& factors, const std::vector<int64_t>& rank, uintptr_t out,
-           bool wide, int threads) {
-            const TensorBatch batch = batch_of(x);
-            const void* pointers[kMaxOrder];
-            for (size_t i = 0; i < factors.size(); ++i) {
-                const bool same = rank[i] == batch.first.shape[i];  // as the size of a mode without a factor is
-                pointers[i] = same ? reinterpret_cast<const void*>(factors[i]) : memory_at<const void>(factors[i]);
-            }
-            core_contraction(batch, pointers, rank.data(), output(out, wide), threads);
+        [](const Array& x, const std::vector<std::optional<Array>>& factors, uintptr_t out, bool wide, int threads) {
+            TensorBatch each[kMaxOrder]{};
+            for (size_t i = 0; i < factors.size() && i < kMaxOrder; ++i)
+                if (factors[i]) each[i] = batch_of(*factors[i]);
+            core_contraction(batch_of(x), each, output(out, wide), threads);
         },
-        "x"_a, "factors"_a, "rank"_a, named, "out"_a, "wide"_a, "threads"_a, release);
+        "x"_a, "factors"_a, named, "out"_a, "wide"_a, "threads"_a, release);
     m.def(
         "hooi",
         [](const Array& x, const std::vector<int64_t>& rank, const std::vector<int>& modes,

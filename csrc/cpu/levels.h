@@ -96,9 +96,8 @@ struct Level {
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
                           double* const* vectors, double loss, const ArenaState& memory);
 
-    // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
-    void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
-                             const ArenaState& memory);
+    // factors[n]: [I_n, R_n], or without data where mode n stays.
+    void (*core_contraction)(bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory);
 
     int (*hooi_group)(bool wide, const CpuHooiPlan& plan);
     void (*hooi)(bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);

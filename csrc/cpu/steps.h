@@ -12,9 +12,8 @@ void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Out
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads);
 
-// factors[i]: contiguous [B, I_n, rank[n]] in the type of out, or null; out: [B, ...]
-void core_contraction(const TensorBatch& x, const void* const* factors, const int64_t* rank, const Output& out,
-                      int threads);
+// factors[n]: [B, I_n, R_n], or without data where mode n stays; out: [B, ...]
+void core_contraction(const TensorBatch& x, const TensorBatch* factors, const Output& out, int threads);
 
 void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& start, const HooiOutput& out,
           int threads);

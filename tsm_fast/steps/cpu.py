@@ -99,17 +99,16 @@ def core_contraction(
     """`X x_n A_n^T` over the given modes."""
     dtype = result_dtype(x.dtype, precision)
     shape = list(x.shape[1:])
-    pointers = [0] * len(shape)
-    ready = [factor.to(dtype).contiguous() for factor in factors]
-    for factor, mode in zip(ready, modes, strict=True):
-        pointers[mode] = factor.data_ptr()
+    arrays: list[_Array | None] = [None] * len(shape)
+    for factor, mode in zip(factors, modes, strict=True):
+        arrays[mode] = _array(factor)
         shape[mode] = factor.shape[2]
     if not x.numel():
         return torch.zeros(len(x), *shape, dtype=dtype, device=_CPU)
     out = _empty(len(x), *shape, dtype=dtype)
     if out.numel():
         wide, threads = dtype == torch.float64, torch.get_num_threads()
-        _cpu.core_contraction(_array(x), pointers, shape, out=out.data_ptr(), wide=wide, threads=threads)
+        _cpu.core_contraction(_array(x), arrays, out=out.data_ptr(), wide=wide, threads=threads)
     return out
 
 

@@ -151,8 +151,8 @@ static inline void product_columns(int64_t rows, int64_t depth, const T* p, int6
     }
 }
 
-// Where q is larger than what stays in the second cache it is read once, block after block, and c is added to. Columns that would
-// fill little of a vector stand in vectors of rows instead, where p lies so.
+// Where q is larger than what stays in the second cache it is read once, block after block, and c is added to. Columns
+// that would fill little of a vector stand in vectors of rows instead, where p lies so.
 template <class T, bool ALONG>
 static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
                              int64_t ldq, T* c, int64_t ldc) {
@@ -167,8 +167,7 @@ static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const
         const char* next = reinterpret_cast<const char*>(q + kc * ldq);
         const char* last = next + block * row < end ? next + block * row : end;
         const Ahead ahead = next < end ? Ahead{next, last} : Ahead{nullptr, nullptr};
-        if (alone < columns)
-            product_block<T, ALONG>(rows, columns - alone, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
+        if (alone < columns) product_block<T, ALONG>(rows, columns - alone, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
         int64_t n = columns - alone;
         for (; n + 4 <= columns; n += 4) product_columns<T, 4>(rows, kc, p, ldp, q + n, ldq, c + n, ldc, k > 0);
         for (; n < columns; ++n) product_columns<T, 1>(rows, kc, p, ldp, q + n, ldq, c + n, ldc, k > 0);
@@ -362,30 +361,29 @@ static void multiply_columns(const Tensor& matrix, double scale, const A* a, int
     }
 }
 
-// Elements of any tensor between X and its contraction with all factors, in whatever order.
-static int64_t largest_intermediate(const Tensor& x, const void* const* factors, const int64_t* rank) {
-    int64_t n = 1;
-    for (int i = 0; i < x.order; ++i) n *= factors[i] && rank[i] > x.shape[i] ? rank[i] : x.shape[i];
-    return n;
+// The item as contiguous T: its own memory, or a copy.
+template <class T>
+static const T* as_dense(const Tensor& x, Arena& arena) {
+    if (const T* own = dense_data<T>(x)) return own;
+    T* copy = arena.take<T>(x.size());
+    copy_dense<T>(x, 1, copy, arena);
+    return copy;
 }
 
+// factors[n]: [I_n, R_n], or without data where mode n stays.
 template <class T>
-static void core_contraction_as(const Tensor& x, const void* const* factors, const int64_t* rank, void* out,
-                                Arena arena) {
-    const T* dense = dense_data<T>(x);
-    if (!dense) {
-        T* copy = arena.take<T>(x.size());
-        copy_dense<T>(x, 1, copy, arena);
-        dense = copy;
+static void core_contraction_as(const Tensor& x, const Tensor* factors, void* out, Arena arena) {
+    const T* dense = as_dense<T>(x, arena);
+    const T* typed[kMaxOrder];
+    int64_t rank[kMaxOrder], size = 1, largest = 1;  // of what lies between X and the result, in whatever order
+    for (int i = 0; i < x.order; ++i) {
+        typed[i] = factors[i].data ? as_dense<T>(factors[i], arena) : nullptr;
+        rank[i] = typed[i] ? factors[i].shape[1] : x.shape[i];
+        size *= rank[i];
+        largest *= rank[i] > x.shape[i] ? rank[i] : x.shape[i];
     }
     T* spare[2];
-    for (auto& buffer : spare) buffer = arena.take<T>(largest_intermediate(x, factors, rank));
-    const T* typed[kMaxOrder];
-    int64_t size = 1;
-    for (int i = 0; i < x.order; ++i) {
-        typed[i] = static_cast<const T*>(factors[i]);
-        size *= factors[i] ? rank[i] : x.shape[i];
-    }
+    for (auto& buffer : spare) buffer = arena.take<T>(largest);
     const T* y = multi_mode_product<T>(arena, dense, x.order, x.shape, typed, rank, spare);
     __builtin_memcpy(out, y, static_cast<size_t>(size) * sizeof(T));
 }

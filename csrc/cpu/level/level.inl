@@ -20,8 +20,8 @@ const Level kLevel = {
     [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, double loss, const ArenaState& memory) {
         TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), loss);
     },
-    [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, const ArenaState& memory) {
-        TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena(memory));
+    [](bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory) {
+        TSM_BOTH(core_contraction_as)(x, factors, out, Arena(memory));
     },
     [](bool wide, const CpuHooiPlan& plan) { return TSM_BOTH(hooi_group_size)(plan); },
     [](bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory) {
