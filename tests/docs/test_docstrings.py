@@ -31,6 +31,13 @@ def test_every_parameter_is_described(name):
         assert parameter in text, f"{name} does not describe {parameter}"
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_raised_stands_before_a_colon(name):
+    raised = re.search(r"^Raises:\n((?: .*\n?)+)", inspect.getdoc(FUNCTIONS[name]) or "", re.MULTILINE)
+    for entry in re.findall(r"^ {4}(\S.*)", raised[1] if raised else "", re.MULTILINE):
+        assert re.match(r"\w+(, \w+)*: ", entry), entry
+
+
 def test_the_package_of_metrics_names_them_all():
     for name in metrics.__all__:
         kind = getattr(metrics, name)

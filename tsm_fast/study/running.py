@@ -88,7 +88,7 @@ def run(
         - `tables/NAME.{md,csv,tex}`, `figures/NAME.{png,svg}`, `index.html`.
 
     Raises:
-        As `tsm_fast.extract` does.
+        TypeError, ValueError, TooManyErrors, ShardFailed, KeyboardInterrupt, OSError: as `tsm_fast.extract`.
     """
     if model is None and finished.is_run(pictures):
         with reporter() if progress else nullcontext(Quiet()) as telling:
