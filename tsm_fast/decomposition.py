@@ -507,12 +507,15 @@ def eigh(
 def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
     module = resolve(backend, a)
     readable("a", a, module.name)
-    a, dtype = _checked("a", a), result_dtype(a.dtype, precision)
-    own: Any = getattr(module, "eigenpairs", None)  # of the compiled steps on the CPU: holds nothing beside
+    dtype = result_dtype(a.dtype, precision)
+    # Of the compiled steps on the CPU: holds nothing beside, and wakes none of PyTorch's threads, which spin for a while
+    # on the cores that the solver takes.
+    own: Any = getattr(module, "eigenpairs", None)
     if own is not None and not needs_grad(a):
-        values, vectors = own(a, dtype)
-        return values.flip(1), vectors.flip(2)
-    return by_parts(partial(triplets.eigh, module, dtype), a, 32 * a.shape[1:].numel())
+        values, vectors, finite = own(a, dtype)
+        checks.finite("a", finite)
+        return values, vectors
+    return by_parts(partial(triplets.eigh, module, dtype), _checked("a", a), 32 * a.shape[1:].numel())
 
 
 def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ namespace tsm {
 // out: [B, I_n, I_n]
 void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Output& out, int threads);
 
-// gram: [B, n, n]; values: [B, rank] singular values; vectors: [B, n, rank]
-// Of symmetric matrices, by their lower triangles: the leading eigenvalues, or with `roots` their roots, and vectors.
+// gram: [B, n, n]; values: [B, rank]; vectors: [B, n, rank]
+// Of symmetric matrices, by their lower triangles: the leading eigenvalues, ascending, or with `roots` their roots,
+// descending, and vectors; NaN where one is not finite.
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads);
 

@@ -37,6 +37,11 @@ void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, con
                         for (int k = 0; k < count; ++k) {
                             for (int j = 0; roots && j < rank; ++j)
                                 value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
+                            if (!roots) {
+                                std::reverse(value[k], value[k] + rank);
+                                for (int64_t i = 0; i < n; ++i)
+                                    std::reverse(vector[k] + i * rank, vector[k] + (i + 1) * rank);
+                            }
                             values.put((first + k) * rank, value[k], rank);
                             vectors.put((first + k) * n * rank, vector[k], n * rank);
                         }

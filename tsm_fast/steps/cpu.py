@@ -66,9 +66,12 @@ def truncated_svd(
     return _eigenpairs(gram, rank, result_dtype(gram.dtype, precision), roots=True, wide=precision != "float32")
 
 
-def eigenpairs(a: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # [B, n, n]
-    """All eigenvalues [B, n], descending, and vectors [B, n, n] of symmetric matrices, by their lower triangles."""
-    return _eigenpairs(a, a.shape[1], dtype, roots=False, wide=True)
+def eigenpairs(a: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:  # [B, n, n]
+    """All eigenvalues [B, n], ascending, and vectors [B, n, n] of symmetric matrices, by their lower triangles, and the
+    finite items [B].
+    """
+    values, vectors = _eigenpairs(a, a.shape[1], dtype, roots=False, wide=True)
+    return values, vectors, ~values[:, :1].isnan().any(1)
 
 
 def _eigenpairs(gram: Tensor, rank: int, dtype: torch.dtype, *, roots: bool, wide: bool) -> tuple[Tensor, Tensor]:

@@ -141,9 +141,9 @@ inline double sum_lanes<double>(Vec<double> v) {
 }
 #endif
 
-// Blocks of H rows and H lanes change places across the diagonal.
+// Every second block of H lanes of a becomes the first of such two of b, and the other way round.
 template <class T, int H>
-static inline __attribute__((always_inline)) void swap_blocks(Vec<T>* v) {
+static inline __attribute__((always_inline)) void swap_pair(Vec<T>& a, Vec<T>& b) {
     constexpr int L = kLanes<T>;
     typedef typename IntegerOf<sizeof(T)>::type Place __attribute__((vector_size(TSM_VECTOR_BYTES)));
     Place low, high;
@@ -151,21 +151,47 @@ static inline __attribute__((always_inline)) void swap_blocks(Vec<T>* v) {
         low[l] = l & H ? L + l - H : l;
         high[l] = l & H ? L + l : l + H;
     }
+    const Vec<T> x = a, y = b;
+#if defined(__clang__)
+    for (int l = 0; l < L; ++l) {
+        a[l] = low[l] < L ? x[low[l]] : y[low[l] - L];
+        b[l] = high[l] < L ? x[high[l]] : y[high[l] - L];
+    }
+#else
+    a = __builtin_shuffle(x, y, low);
+    b = __builtin_shuffle(x, y, high);
+#endif
+}
+// Blocks of H rows and H lanes change places across the diagonal.
+template <class T, int H>
+static inline __attribute__((always_inline)) void swap_blocks(Vec<T>* v) {
+    constexpr int L = kLanes<T>;
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
-        if (!(i & H)) {
-            const Vec<T> a = v[i], b = v[i + H];
-#if defined(__clang__)
-            for (int l = 0; l < L; ++l) {
-                v[i][l] = low[l] < L ? a[low[l]] : b[low[l] - L];
-                v[i + H][l] = high[l] < L ? a[high[l]] : b[high[l] - L];
-            }
-#else
-            v[i] = __builtin_shuffle(a, b, low);
-            v[i + H] = __builtin_shuffle(a, b, high);
-#endif
-        }
+        if (!(i & H)) swap_pair<T, H>(v[i], v[i + H]);
     if constexpr (2 * H < L) swap_blocks<T, 2 * H>(v);
+}
+// sums[r] += the lanes of v[r], for N rows, whose vectors are spoiled.
+template <class T, int N, int H = 1>
+static inline __attribute__((always_inline)) void add_row_sums(Vec<T>* v, T* sums) {
+    constexpr int L = kLanes<T>;
+    if constexpr (N > L) {
+        add_row_sums<T, N / 2>(v, sums);
+        add_row_sums<T, N / 2>(v + N / 2, sums + N / 2);
+    } else if constexpr (H < N) {  // pairs of rows to one of half sums
+#pragma GCC unroll 16
+        for (int i = 0; i < N; i += 2 * H) {
+            swap_pair<T, H>(v[i], v[i + H]);
+            v[i] += v[i + H];
+        }
+        add_row_sums<T, N, 2 * H>(v, sums);
+    } else {
+        T part[L];
+        store(part, v[0]);
+        for (int half = L / 2; half >= N; half /= 2)
+            for (int i = 0; i < half; ++i) part[i] += part[i + half];
+        for (int r = 0; r < N; ++r) sums[r] += part[r];
+    }
 }
 // Every second element of both.
 template <class T>

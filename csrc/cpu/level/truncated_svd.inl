@@ -85,6 +85,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
                 a[i * solver.ld + j] = solved ? static_cast<T>(row[j] * power[lane]) : element(lane, i, j);
             for (int64_t j = n; j < solver.ld; ++j) a[i * solver.ld + j] = 0;
         }
+        for (int64_t i = n * solver.ld; i < squared<T>(n) * solver.ld; ++i) a[i] = 0;
     }
     solver.eigenvalues(count);
     for (int lane = 0; lane < count; ++lane) {

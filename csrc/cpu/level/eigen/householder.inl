@@ -112,78 +112,160 @@ static void form_q(const Vec<T>* a, int n, int ld, const Vec<T>* tau, Vec<T>* z,
     }
 }
 
-// a -= v0 w0^T + w0 v0^T and p += a v on rows [i, i + RB) of one matrix, columns from `first` (a multiple of kLanes)
-// to the end of the diagonal block, which is kept whole while the rest above the diagonal is not.
-template <class T, int RB>
-static inline void update_and_multiply_one(T* a, int64_t ld, int first, int i, const T* v0, const T* w0, const T* v,
-                                           T* p) {
-    using V = Vec<T>;
-    constexpr int L = kLanes<T>;
-    const int diagonal = i / L * L;
-    T* row[RB];
-    V acc[RB] = {};
-    for (int r = 0; r < RB; ++r) row[r] = a + (i + r) * ld;
-    for (int j = first; j < diagonal; j += L) {
-        const V w0j = load(w0 + j), v0j = load(v0 + j), vj = load(v + j);
-        V pj = load(p + j);
-        for (int r = 0; r < RB; ++r) {
-            const V x = load(row[r] + j) - v0[i + r] * w0j - w0[i + r] * v0j;
-            store(row[r] + j, x);
-            acc[r] += x * vj;
-            pj += x * v[i + r];
-        }
-        store(p + j, pj);
-    }
-    for (int r = 0; r < RB; ++r) {
-        const V x = load(row[r] + diagonal) - v0[i + r] * load(w0 + diagonal) - w0[i + r] * load(v0 + diagonal);
-        store(row[r] + diagonal, x);
-        p[i + r] += sum_lanes<T>(acc[r] + x * load(v + diagonal));
-    }
+// ---- one matrix, vectors along its rows ----
+// Of the rows that remain, the upper triangle is kept, in blocks of kBlock rows whose square on the diagonal is whole.
+// The updates of kPanel reflectors wait for one pass (LAPACK latrd), so that every other pass only reads.
+template <class T>
+constexpr int kBlock = TSM_VECTOR_BYTES == 64 ? 8 : 4;
+template <class T>
+constexpr int kSquare = kBlock<T> > kLanes<T> ? kBlock<T> : kLanes<T>;
+constexpr int kPanel = 8;
+template <class T>
+static inline int64_t squared(int64_t n) {  // up to whole squares
+    return (n + kSquare<T> - 1) / kSquare<T> * kSquare<T>;
 }
 
-// As tridiagonalize, for one whole symmetric matrix a: [n, ld], ld a multiple of kLanes; d and e `lanes` apart.
-// work: [4, ld]
+// p += A v for the block of rows from i, and what their columns behind the square add to the rows below. end: of a row
+template <class T>
+static inline void multiply_block(const T* a, int64_t ld, int64_t end, int64_t i, const T* v, T* p) {
+    using V = Vec<T>;
+    constexpr int L = kLanes<T>, RB = kBlock<T>;
+    const int64_t square = i / kSquare<T> * kSquare<T>;
+    const T* row = a + i * ld;
+    V acc[RB] = {}, own[RB];
+    for (int r = 0; r < RB; ++r) own[r] = splat<T>(v[i + r]);
+    int64_t j = square;
+    for (; j < square + kSquare<T>; j += L)
+        for (int r = 0; r < RB; ++r) acc[r] += load(row + r * ld + j) * load(v + j);
+    for (; j < end; j += L) {
+        const V vj = load(v + j);
+        V even = load(p + j), odd{};
+        for (int r = 0; r < RB; r += 2) {
+            const V x = load(row + r * ld + j), y = load(row + (r + 1) * ld + j);
+            acc[r] += x * vj;
+            acc[r + 1] += y * vj;
+            even += x * own[r];
+            odd += y * own[r + 1];
+        }
+        store(p + j, even + odd);
+    }
+    add_row_sums<T, RB>(acc, p + i);
+}
+
+// a -= v w^T + w v^T over `count` pairs, rows ldv apart, on NV vectors of the block of rows from i, from column j.
+template <class T, int NV>
+static inline void update_block(T* a, int64_t ld, int64_t i, int64_t j, const T* v, const T* w, int64_t ldw,
+                                int count) {
+    using V = Vec<T>;
+    constexpr int L = kLanes<T>, RB = kBlock<T>;
+    T* at = a + i * ld + j;
+    V sums[RB][NV];
+    for (int r = 0; r < RB; ++r)
+        for (int c = 0; c < NV; ++c) sums[r][c] = load(at + r * ld + c * L);
+    for (int q = 0; q < count; ++q) {
+        const T *vq = v + q * ld, *wq = w + q * ldw;
+        V vj[NV], wj[NV];
+        for (int c = 0; c < NV; ++c) {
+            vj[c] = load(vq + j + c * L);
+            wj[c] = load(wq + j + c * L);
+        }
+        for (int r = 0; r < RB; ++r)
+            for (int c = 0; c < NV; ++c) sums[r][c] -= vq[i + r] * wj[c] + wq[i + r] * vj[c];
+    }
+    for (int r = 0; r < RB; ++r)
+        for (int c = 0; c < NV; ++c) store(at + r * ld + c * L, sums[r][c]);
+}
+
+// sums[r] = x[r]^T y for N rows, ld apart, on columns [from, end)
+template <class T, int N>
+static inline void row_products(const T* x, int64_t ld, const T* y, int64_t from, int64_t end, T* sums) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[N] = {};
+    for (int64_t j = from; j < end; j += L)
+        for (int r = 0; r < N; ++r) acc[r] += load(x + r * ld + j) * load(y + j);
+    for (int r = 0; r < N; ++r) sums[r] = 0;
+    add_row_sums<T, N>(acc, sums);
+}
+template <class T>
+static inline T row_product(const T* x, const T* y, int64_t from, int64_t end) {
+    constexpr int L = kLanes<T>;
+    Vec<T> even{}, odd{};
+    int64_t j = from;
+    for (; j + 2 * L <= end; j += 2 * L) {
+        even += load(x + j) * load(y + j);
+        odd += load(x + j + L) * load(y + j + L);
+    }
+    if (j < end) even += load(x + j) * load(y + j);
+    return sum_lanes<T>(even + odd);
+}
+
+// As tridiagonalize, for one whole symmetric matrix a: [squared(n), ld], zeros behind row and column n; d and e `lanes`
+// apart. work: [kPanel + 1, ld]
 template <class T>
 static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T* tau, T* work) {
-    constexpr int L = kLanes<T>, RB = L < 4 ? L : 4;
-    T *v0 = work, *w0 = work + ld, *v = work + 2 * ld, *p = work + 3 * ld;
-    for (int64_t i = 0; i < 4 * ld; ++i) work[i] = 0;
+    using V = Vec<T>;
+    constexpr int L = kLanes<T>;
+    const int64_t end = squared<T>(n);
+    T *v = work, *ws = work + ld;
+    for (int64_t i = 0; i < (kPanel + 1) * ld; ++i) work[i] = 0;
     for (int k = 0; k < n; ++k) {
-        const T vk = v0[k], wk = w0[k];
-        for (int i = k; i < n; ++i) v[i] = a[i * ld + k] - v0[i] * wk - w0[i] * vk;
+        const int waiting = k % kPanel;
+        const T* vs = a + int64_t{k - waiting} * ld;
+        T *row = a + int64_t{k} * ld, *p = ws + waiting * ld;
+        const int64_t from = k / L * L, next = (k + 1) / L * L;
+        for (int64_t j = from; j < end; j += L) {
+            V x = load(row + j), y{};
+            for (int q = 0; q < waiting; ++q) {
+                x -= vs[q * ld + k] * load(ws + q * ld + j);
+                y += ws[q * ld + k] * load(vs + q * ld + j);
+            }
+            store(v + j, x - y);
+        }
         d[k * lanes] = v[k];
-        v[k] = 0;
         if (k == n - 1) break;
         const T alpha = v[k + 1];
-        T rest = 0;
-        for (int i = k + 2; i < n; ++i) rest += v[i] * v[i];
+        for (int64_t j = from; j <= k + 1; ++j) v[j] = 0;
+        const T rest = row_product(v, v, next, end);
         const T norm = static_cast<T>(__builtin_sqrt(static_cast<double>(alpha * alpha + rest)));
         const T beta = alpha < 0 ? norm : -norm;
         const bool none = rest < kNoSquare<T>;
         e[k * lanes] = none ? alpha : beta;
         tau[k] = none ? 0 : (beta - alpha) / beta;
         const T scale = none ? 0 : 1 / (alpha - beta);
+        for (int64_t j = next; j < end; j += L) {
+            store(v + j, load(v + j) * scale);
+            store(p + j, V{});
+        }
         v[k + 1] = 1;
-        for (int i = k + 2; i < n; ++i) v[i] *= scale;
-        for (int64_t i = 0; i < ld; ++i) p[i] = 0;
-        for (int i = k + 1; i < n; ++i) a[k * ld + i] = v[i];
-        const int first = (k + 1) / L * L;
-        int i = k + 1;
-        for (; i < n && i % RB != 0; ++i) update_and_multiply_one<T, 1>(a, ld, first, i, v0, w0, v, p);
-        for (; i + RB <= n; i += RB) update_and_multiply_one<T, RB>(a, ld, first, i, v0, w0, v, p);
-        for (; i < n; ++i) update_and_multiply_one<T, 1>(a, ld, first, i, v0, w0, v, p);
-        T pv = 0;
-        for (int j = k + 1; j < n; ++j) pv += p[j] * v[j];
-        const T half = tau[k] * tau[k] * pv * T(-0.5);
-        for (int j = 0; j <= k; ++j) p[j] = 0;
-        for (int j = k + 1; j < n; ++j) p[j] = tau[k] * p[j] + half * v[j];
-        T* spare_v = v0;
-        T* spare_w = w0;
-        v0 = v;
-        w0 = p;
-        v = spare_v;
-        p = spare_w;
-        for (int j = 0; j <= k; ++j) v[j] = 0;
+        for (int64_t j = k + 1; j < end; ++j) row[j] = v[j];
+        for (int64_t i = (k + 1) / kBlock<T> * kBlock<T>; i < end; i += kBlock<T>) multiply_block(a, ld, end, i, v, p);
+        T by_v[kPanel], by_w[kPanel];
+        int q = 0;
+        for (; q + 4 <= waiting; q += 4) {
+            row_products<T, 4>(ws + q * ld, ld, v, next, end, by_v + q);
+            row_products<T, 4>(vs + q * ld, ld, v, next, end, by_w + q);
+        }
+        for (; q < waiting; ++q) {
+            by_v[q] = row_product(ws + q * ld, v, next, end);
+            by_w[q] = row_product(vs + q * ld, v, next, end);
+        }
+        for (int64_t j = next; j < end; j += L) {
+            V x = load(p + j), y{};
+            for (q = 0; q < waiting; ++q) {
+                x -= by_v[q] * load(vs + q * ld + j);
+                y += by_w[q] * load(ws + q * ld + j);
+            }
+            store(p + j, x - y);
+        }
+        const T half = tau[k] * tau[k] * row_product(p, v, next, end) * T(-0.5);
+        for (int64_t j = next; j < end; j += L) store(p + j, tau[k] * load(p + j) + half * load(v + j));
+        for (int64_t j = next; j <= k; ++j) p[j] = 0;
+        if (waiting + 1 < kPanel) continue;
+        for (int64_t i = k + 1; i < end; i += kBlock<T>) {
+            int64_t j = i / kSquare<T> * kSquare<T>;
+            for (; j + 2 * L <= end; j += 2 * L) update_block<T, 2>(a, ld, i, j, vs, ws, ld, kPanel);
+            if (j < end) update_block<T, 1>(a, ld, i, j, vs, ws, ld, kPanel);
+        }
     }
 }
 

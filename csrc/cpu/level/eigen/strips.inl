@@ -18,11 +18,11 @@ struct StripEigen {
     V *z, *d, *e, *found, *d_work, *e_work, *rotations, *shifted;  // found: the eigenvalues, unsorted
     int* order;
 
-    static int64_t ld_of(int64_t n) { return padded<T>(n) + (padded<T>(n) % 64 == 0 ? L : 0); }
+    static int64_t ld_of(int64_t n) { return squared<T>(n) + (squared<T>(n) % 64 == 0 ? kSquare<T> : 0); }
     StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
-        matrices = arena.take<T>(group * n * ld);
+        matrices = arena.take<T>(group * squared<T>(n) * ld);
         taus = arena.take<T>(group * ld);
-        work = arena.take<T>(4 * ld);
+        work = arena.take<T>((kPanel + 1) * ld);
         blocks = arena.take<T>(4 * ld);
         z = arena.take<V>(int64_t{strips} * n);
         d = arena.take<V>(n);
@@ -34,7 +34,9 @@ struct StripEigen {
         shifted = arena.take<V>(kShiftedVectors<T> * n);
         order = arena.take<int>(n);
     }
-    T* matrix(int lane) { return matrices + int64_t{lane} * n * ld; }  // [n, ld], whole, zeros behind column n
+    T* matrix(int lane) {
+        return matrices + lane * squared<T>(n) * ld;
+    }  // [squared(n), ld], whole, zeros behind row and column n
     const T* tau(int lane) const { return taus + lane * ld; }
 
     void eigenvalues(int count) {
