@@ -18,7 +18,7 @@ const Level kLevel = {
     },
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
     [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, double loss, const ArenaState& memory) {
-        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), loss);
+        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), loss, false);
     },
     [](bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory) {
         TSM_BOTH(core_contraction_as)(x, factors, out, Arena(memory));

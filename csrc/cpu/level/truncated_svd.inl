@@ -9,6 +9,13 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
+// Whether matrices of size n are solved in lockstep. `apart`: not where few pairs are wanted of them, whose other lanes
+// may well be idle.
+template <class T>
+static bool in_lockstep(int64_t n, int rank, bool apart) {
+    return n <= (apart && few_eigenvalues<T>(n, rank) ? 24 : kLockstep);
+}
+
 // How many matrices of size n are solved together.
 template <class T>
 static int eigh_group(int64_t n) {
@@ -33,7 +40,7 @@ static void point_up_one(double* vectors, int n, int rank, double* most, double*
 // A matrix with NaN or Inf gives NaN. `loss`: how much of their orthonormality the vectors may lack.
 template <class T>
 static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values,
-                       double* const* vectors, Arena arena, double loss = most_loss(false)) {
+                       double* const* vectors, Arena arena, double loss = most_loss(false), bool apart = false) {
     constexpr int L = kLanes<T>;
     double power[L];
     bool finite[L], zero[L];
@@ -56,7 +63,7 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         if (!finite[lane])
             for (int64_t i = 0; i < int64_t{n} * rank; ++i) vectors[lane][i] = other;
     };
-    if (n <= kLockstep) {
+    if (in_lockstep<T>(n, rank, apart)) {
         LaneEigen<T> solver(n, arena);
         Vec<T>* a = arena.take<Vec<T>>(n * solver.ld);
         Vec<T>* lane_values = arena.take<Vec<T>>(n);
@@ -87,9 +94,9 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         }
         for (int64_t i = n * solver.ld; i < squared<T>(n) * solver.ld; ++i) a[i] = 0;
     }
-    solver.eigenvalues(count);
+    solver.eigenvalues(count, rank);
     for (int lane = 0; lane < count; ++lane) {
-        descending<T>(reinterpret_cast<const T*>(solver.found) + lane, n, solver.order);
+        solver.sort(lane, rank);
         for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
         solver.vectors(lane, rank, lambda, vectors[lane], loss);
         point_up_one(vectors[lane], n, rank, signs, signs + rank);

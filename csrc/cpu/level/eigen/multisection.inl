@@ -9,8 +9,8 @@ namespace {
 
 using Counts = int64_t __attribute__((vector_size(TSM_VECTOR_BYTES)));
 
-// below[i]: how many eigenvalues of (d, e) are less than x[i], for NV vectors of points; squares: those of e, none zero.
-// The sequence is scaled every few steps, so that it keeps away from what double can hold.
+// below[i]: how many eigenvalues of (d, e) are less than x[i], for NV vectors of points; squares: those of e, none
+// zero. The sequence is scaled every few steps, so that it keeps away from what double can hold.
 template <int NV>
 static inline void count_below(const double* d, const double* squares, int n, const Vec<double>* x, Counts* below) {
     constexpr int kSteps = 8;

@@ -1,10 +1,17 @@
 // Eigenpairs of symmetric matrices of any size: the O(n^3) parts one by one, with the vectors in strips of kLanes rows,
 // and the eigenvalues' QL together.
 #pragma once
+#include "cpu/level/eigen/multisection.inl"
 #include "cpu/level/eigen/tridiagonal.inl"
 
 namespace tsm::TSM_LEVEL {
 namespace {
+
+// Whether as few as `rank` eigenvalues are found by multisection, and not by QL.
+template <class T>
+static bool few_eigenvalues(int64_t n, int64_t rank) {
+    return sizeof(T) == 8 && 4 * rank <= n;
+}
 
 // Solves up to kLanes matrices of any size, one after the other but for their eigenvalues.
 template <class T>
@@ -39,16 +46,37 @@ struct StripEigen {
     }  // [squared(n), ld], whole, zeros behind row and column n
     const T* tau(int lane) const { return taus + lane * ld; }
 
-    void eigenvalues(int count) {
+    // The eigenvalues of the first `count` matrices, all of them or the `rank` largest.
+    void eigenvalues(int count, int rank) {
         for (int lane = 0; lane < count; ++lane)
             tridiagonalize_one<T>(matrix(lane), n, ld, reinterpret_cast<T*>(d) + lane, reinterpret_cast<T*>(e) + lane,
                                   L, taus + lane * ld, work);
+        if constexpr (sizeof(T) == 8)
+            if (few_eigenvalues<T>(n, rank)) {
+                T *own_d = reinterpret_cast<T*>(d_work), *own_e = own_d + n, *squares = reinterpret_cast<T*>(e_work);
+                for (int lane = 0; lane < count; ++lane) {
+                    for (int i = 0; i < n; ++i) {
+                        own_d[i] = d[i][lane];
+                        own_e[i] = e[i][lane];
+                    }
+                    largest_eigenvalues(own_d, own_e, n, rank, work, squares);
+                    for (int j = 0; j < rank; ++j) found[j][lane] = work[j];
+                }
+                return;
+            }
         for (int i = 0; i < n; ++i) {
             for (int lane = count; lane < L; ++lane) d[i][lane] = e[i][lane] = 0;
             found[i] = d[i];
             e_work[i] = i < n - 1 ? e[i] : V{};
         }
         eigenvalues_lanes<T>(found, e_work, n);
+    }
+    // Where the j-th largest of lane's eigenvalues stands in `found`.
+    void sort(int lane, int rank) {
+        if (few_eigenvalues<T>(n, rank))
+            for (int j = 0; j < rank; ++j) order[j] = j;
+        else
+            descending<T>(reinterpret_cast<const T*>(found) + lane, n, order);
     }
     // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank], whose loss of
     // orthonormality is at most `loss`.
