@@ -222,7 +222,9 @@ static inline Vec<T> vsqrt(Vec<T> v) {
 
 template <class T>
 static inline Vec<T> vabs(Vec<T> v) {
-    return v < 0 ? -v : v;
+    typedef typename IntegerOf<sizeof(T)>::type Bits __attribute__((vector_size(TSM_VECTOR_BYTES)));
+    constexpr auto all = static_cast<typename IntegerOf<sizeof(T)>::type>(~uint64_t{0} >> (65 - 8 * sizeof(T)));
+    return reinterpret_cast<Vec<T>>(reinterpret_cast<Bits>(v) & all);
 }
 
 template <class T>
