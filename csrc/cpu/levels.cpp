@@ -11,6 +11,7 @@ namespace tsm {
 namespace scalar { extern const Level kLevel; }
 namespace avx2 { extern const Level kLevel; }
 namespace avx512 { extern const Level kLevel; }
+namespace avx512vnni { extern const WordPanel kWordPanel; }
 #elif defined(__aarch64__)
 namespace neon { extern const Level kLevel; }
 #else
@@ -69,6 +70,15 @@ const Level& choose() {
 const Level& level() {
     static const Level& chosen = choose();
     return chosen;
+}
+
+WordPanel wide_word_panel() {
+#if defined(__x86_64__)
+    static const bool there = __builtin_cpu_supports("avx512vnni");
+    return there ? avx512vnni::kWordPanel : nullptr;
+#else
+    return nullptr;
+#endif
 }
 
 const char* const* supported_levels() {

@@ -86,6 +86,23 @@ struct FinishPlan {
     const Tap *down, *across;  // [rows], [columns]
 };
 
+// Columns [n, count] in 16-bit integers, each times a number of its own, and the largest and smallest products with
+// them that were found (level/word_dots.inl).
+struct WordColumns {
+    int64_t n, count;
+    int64_t whole;             // the first of them stand in `tiles` by whole vectors, the others one by one in `dots`
+    int64_t ld;                // of rows and dots: n up to whole vectors of words
+    int32_t* tiles{};          // [(n + 1) / 2, whole], two words an entry
+    int16_t *dots{}, *rows{};  // [count - whole, ld], and scratch for a panel
+    float* inverse{};          // [count], of the factor of each column
+    float *most{}, *least{};   // [count], or 0
+    double longest = 0;        // of all rows
+};
+using WordPanel = void (*)(WordColumns& columns, const float* rows, int64_t ld, int64_t count, const char* ahead,
+                           int64_t lines);
+// For machines with an instruction for dots of words; null elsewhere.
+WordPanel wide_word_panel();
+
 // `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;

@@ -3,6 +3,7 @@
 // or channels, where the combination of the u_i is projected in one pass.
 #pragma once
 #include "cpu/level/eigen/leading_pair.inl"
+#include "cpu/level/extremes.inl"
 #include "cpu/level/hooi.inl"
 #include "cpu/level/mode_gram.inl"
 #include "cpu/level/truncated_svd.inl"
@@ -260,59 +261,6 @@ struct SaliencyGroup {
             for (int64_t r = 0; r < count; ++r) visit(k + r, out + r * ld);
         }
     }
-    // The largest and the smallest entry, or 0, of each column of (rows of `f`) b, b [f.n, columns] in double, without
-    // writing the product: whole vectors of columns by tiles, the rest by dots. high, low: [columns]
-    void extremes(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, int64_t columns, double* high,
-                  double* low, Arena scratch) const {
-        constexpr int L = kLanes<T>, NR = 3, MR = TSM_VECTOR_BYTES == 64 ? 8 : 4;
-        const int64_t rest = columns % L, whole = rest <= 3 ? columns - rest : columns - rest + L, np = padded<T>(f.n);
-        T* tiles = scratch.take<T>(f.n * whole);
-        T* dots = scratch.take<T>((columns > whole ? columns - whole : 1) * np);
-        T* most = scratch.take<T>(whole + L);
-        T* least = scratch.take<T>(whole + L);
-        for (int64_t i = 0; i < f.n; ++i)
-            for (int64_t j = 0; j < whole; ++j)
-                tiles[i * whole + j] = j < columns ? static_cast<T>(b[i * ldb + j]) : T(0);
-        for (int64_t j = whole; j < columns; ++j)
-            for (int64_t i = 0; i < np; ++i)
-                dots[(j - whole) * np + i] = i < f.n ? static_cast<T>(b[i * ldb + j]) : T(0);
-        for (int64_t j = 0; j < whole + L; ++j) most[j] = least[j] = 0;
-
-        Panels<T> panels(f, how, scratch);
-        for (int64_t k = 0; k < f.count; k += panels.per_panel) {
-            const int64_t count = f.count - k < panels.per_panel ? f.count - k : panels.per_panel;
-            const T* rows = panels.rows(k, count);
-            for (int64_t j = 0; j < whole; j += NR * L) {
-                const int64_t left = (whole - j) / L;
-                int64_t r = 0;
-                const Ahead none{nullptr, nullptr};
-                for (; r + MR <= count; r += MR) {
-                    const Ahead ahead = j == 0 ? panels.ahead(k + r, MR) : none;
-                    const T* at = rows + r * panels.ld;
-                    if (left >= 3)
-                        extreme_tile<MR, 3>(at, panels.ld, f.n, tiles + j, whole, ahead, most + j, least + j);
-                    else if (left == 2)
-                        extreme_tile<MR, 2>(at, panels.ld, f.n, tiles + j, whole, ahead, most + j, least + j);
-                    else
-                        extreme_tile<MR, 1>(at, panels.ld, f.n, tiles + j, whole, ahead, most + j, least + j);
-                }
-                for (; r < count; ++r)
-                    for (int64_t v = 0; v < (left < 3 ? left : 3); ++v)
-                        extreme_tile<1, 1>(rows + r * panels.ld, panels.ld, f.n, tiles + j + v * L, whole, none,
-                                           most + j + v * L, least + j + v * L);
-            }
-            for (int64_t j = whole; j < columns; ++j)
-                for (int64_t r = 0; r < count; ++r) {
-                    const T x = row_dot(rows + r * panels.ld, dots + (j - whole) * np, f.n);
-                    most[j] = x > most[j] ? x : most[j];
-                    least[j] = x < least[j] ? x : least[j];
-                }
-        }
-        for (int64_t j = 0; j < columns; ++j) {
-            high[j] = static_cast<double>(most[j]);
-            low[j] = static_cast<double>(least[j]);
-        }
-    }
     // Of the products of the rows of `f` with b, whose largest and smallest are `high` and `low`: the sign of the one
     // of largest magnitude, the first one on a tie. b: [f.n], ldb apart
     double sign_of_largest(const Fibres& f, const Adjust& how, const double* b, int64_t ldb, double high, double low,
@@ -327,32 +275,6 @@ struct SaliencyGroup {
             if (sign == 0 && __builtin_fabs(x) >= (1 - kTie<T>)*most) sign = x < 0 ? -1 : 1;
         });
         return sign < 0 ? -1 : 1;
-    }
-    template <int MR, int NR>
-    static inline void extreme_tile(const T* rows, int64_t ld, int64_t depth, const T* q, int64_t ldq, Ahead ahead,
-                                    T* most, T* least) {
-        constexpr int L = kLanes<T>;
-        Vec<T> acc[MR][NR] = {};
-        row_products<T, MR, NR>(rows, ld, depth, q, ldq, ahead, acc);
-#pragma GCC unroll 3
-        for (int v = 0; v < NR; ++v) {
-            Vec<T> high = load(most + v * L), low = load(least + v * L);
-#pragma GCC unroll 8
-            for (int r = 0; r < MR; ++r) {
-                high = acc[r][v] > high ? acc[r][v] : high;
-                low = acc[r][v] < low ? acc[r][v] : low;
-            }
-            store(most + v * L, high);
-            store(least + v * L, low);
-        }
-    }
-    static inline T row_dot(const T* row, const T* b, int64_t n) {  // b is padded with zeros
-        constexpr int L = kLanes<T>;
-        Vec<T> sum{};
-        int64_t j = 0;
-        for (; j + L <= n; j += L) sum += load(row + j) * load(b + j);
-        if (j < n) sum += load_first(row + j, n - j) * load(b + j);
-        return sum_lanes<T>(sum);
     }
     // Leading columns whose signs can matter: what the others weigh together is below the rounding of the first.
     int64_t columns_that_matter(const double* lambda) const {
@@ -436,7 +358,7 @@ struct SaliencyGroup {
             const double largest = __builtin_fabs(largest_entry(map, s));  // u_1 ~ F v_1, v_1 ~ map
             for (int64_t i = 0; i < s; ++i) v[i] = largest > 0 ? map[i] / largest : 0;
             double high, low;
-            extremes(channels(k), adjust_channels(k), v, 1, 1, &high, &low, scratch);
+            extremes<T>(channels(k), adjust_channels(k), v, 1, 1, &high, &low, scratch);
             return sign_of_largest(channels(k), adjust_channels(k), v, 1, high, low, scratch);
         }
         // The response of the uncentred features to u_1 ~ F v_1, v_1 ~ map, summed over the positions.
@@ -461,7 +383,9 @@ struct SaliencyGroup {
         const double* lambda = values[k];
         double* weights = scratch.take<double>(n);
         for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
-        const bool sure = plan.absolute || apply_signs(k, weights, scratch);
+        double* doubtful = scratch.take<double>(n);
+        for (int64_t j = 0; j < n; ++j) doubtful[j] = 0;
+        if (!plan.absolute) apply_signs(k, weights, doubtful, scratch);
         double* moved = scratch.take<double>(n);
         turn_weights(lambda, weights, n, diagonal_seen(k, scratch), moved);
         double error = 0;
@@ -469,7 +393,7 @@ struct SaliencyGroup {
             for (int64_t i = 0; i < s; ++i) {
                 const double* v = vectors[k] + i * n;
                 map[i] = plan.rectified(dot(weights, v, n, plan.absolute));
-                error = larger_size(error, dot(moved, v, n));
+                error = larger_size(error, __builtin_fabs(dot(moved, v, n)) + 2 * dot(doubtful, v, n, true));
             }
         } else if (plan.absolute) {
             multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
@@ -491,48 +415,79 @@ struct SaliencyGroup {
             error = project(k, z, other, map, scratch);
             for (int64_t i = 0; i < s; ++i) map[i] = plan.rectified(map[i]);
         }
-        const bool settled = !guarded() || holds(map, s, error, kCombinedError);
+        bool sure = !guarded() || holds(map, s, error, kCombinedError);
+        for (int64_t j = 0; !by_position && j < n; ++j) sure = sure && !(doubtful[j] > 0);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
-        return sure && settled;
+        return sure;
     }
-    // Multiplies the weights with the signs of their vectors; false where one that matters could be another in float.
-    // Rounding of the Gram matrix turns vector j by up to 1e-7 / n trace / gap_j, and a pass over F moves the entries
-    // of F v_j by 1e-7 sigma_1 / sigma_j of the largest.
-    bool apply_signs(int k, double* weights, Arena scratch) const {
-        const double* lambda = values[k];
+    // Multiplies the weights with the signs of their vectors. doubtful: those of vectors that could have another sign
+    // in float, else 0. Rounding of the Gram matrix turns vector j by up to 1e-7 / n trace / gap_j, and a pass over F
+    // moves the entries of F v_j by 1e-7 sigma_1 / sigma_j of the largest.
+    void apply_signs(int k, double* weights, double* doubtful, Arena scratch) const {
+        const double *lambda = values[k], *v = vectors[k];
         const int64_t columns = columns_that_matter(lambda);
         double* high = scratch.take<double>(n);
         double* low = scratch.take<double>(n);
+        double* off = scratch.take<double>(n);
+        double* moved = scratch.take<double>(n);
         const bool pass = by_position == (plan.sign == Sign::u);
         const Fibres rows = by_position ? channels(k) : positions(k);
         const Adjust how = by_position ? adjust_channels(k) : adjust(k);
-        if (pass) {
-            extremes(rows, how, vectors[k], n, columns, high, low, scratch);
-        } else {  // the vectors themselves, which the solver signed
-            for (int64_t j = 0; j < n; ++j) high[j] = low[j] = 0;
+        double trace = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            trace += lambda[j];
+            high[j] = low[j] = off[j] = doubtful[j] = 0;
+        }
+        for (int64_t j = 0; j < columns; ++j) {
+            const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
+                         below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
+            moved[j] = 1e-7 / static_cast<double>(n) * trace / (above < below ? above : below);
+            if (pass) moved[j] += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
+            if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) moved[j] = 0;
+        }
+        const auto undecided = [&](int64_t j) {
+            const double most = high[j] > -low[j] ? high[j] : -low[j];
+            return !(__builtin_fabs(high[j] + low[j]) > (moved[j] > kTie<T> ? moved[j] : kTie<T>)*most + 2 * off[j]);
+        };
+        if (!pass) {  // the vectors themselves, which the solver signed
             for (int64_t i = 0; i < n; ++i)
-                for (int64_t j = 0; j < n; ++j) {
-                    const double x = vectors[k][i * n + j];
+                for (int64_t j = 0; j < columns; ++j) {
+                    const double x = v[i * n + j];
                     high[j] = x > high[j] ? x : high[j];
                     low[j] = x < low[j] ? x : low[j];
                 }
+        } else if (sizeof(T) == 8) {
+            extremes<T>(rows, how, v, n, columns, high, low, scratch);
+        } else {
+            word_extremes(rows, how, v, n, columns, high, low, off, scratch);
+            again_in_float(rows, how, v, columns, undecided, high, low, off, scratch);
         }
-        double trace = 0;
-        for (int64_t j = 0; j < n; ++j) trace += lambda[j];
-        bool sure = true;
         for (int64_t j = 0; j < columns; ++j) {
-            const double* v = vectors[k] + j;
-            weights[j] *= pass ? sign_of_largest(rows, how, v, n, high[j], low[j], scratch)
-                               : (largest_entry(v, n, n) < 0 ? -1 : 1);
-            if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) continue;
-            const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
-                         below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
-            const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
-            double moved = 1e-7 / static_cast<double>(n) * trace / gap;
-            if (pass) moved += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
-            sure = sure && __builtin_fabs(high[j] + low[j]) > moved * most;
+            weights[j] *= pass ? sign_of_largest(rows, how, v + j, n, high[j], low[j], scratch)
+                               : (largest_entry(v + j, n, n) < 0 ? -1 : 1);
+            const double most = high[j] > -low[j] ? high[j] : -low[j];
+            if (!(__builtin_fabs(high[j] + low[j]) > moved[j] * most)) doubtful[j] = __builtin_fabs(weights[j]);
         }
-        return sure;
+    }
+    // The extremes of the undecided columns of v [n, n] by T.
+    template <class Undecided>
+    void again_in_float(const Fibres& rows, const Adjust& how, const double* v, int64_t columns, Undecided undecided,
+                        double* high, double* low, double* off, Arena scratch) const {
+        int64_t* at = scratch.take<int64_t>(columns);
+        int64_t count = 0;
+        for (int64_t j = 0; j < columns; ++j)
+            if (off[j] > 0 && undecided(j)) at[count++] = j;
+        if (count == 0) return;
+        double* b = scratch.take<double>(n * count);
+        double* most = scratch.take<double>(2 * count);
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t q = 0; q < count; ++q) b[i * count + q] = v[i * n + at[q]];
+        extremes<T>(rows, how, b, count, count, most, most + count, scratch);
+        for (int64_t q = 0; q < count; ++q) {
+            high[at[q]] = most[q];
+            low[at[q]] = most[count + q];
+            off[at[q]] = 0;
+        }
     }
 };
 

@@ -141,6 +141,30 @@ inline double sum_lanes<double>(Vec<double> v) {
 }
 #endif
 
+// sums[r]: of the lanes of acc[r], for four of them.
+#if defined(__AVX512F__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    const __m512 a = reinterpret_cast<__m512>(acc[0]), b = reinterpret_cast<__m512>(acc[1]);
+    const __m512 c = reinterpret_cast<__m512>(acc[2]), d = reinterpret_cast<__m512>(acc[3]);
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 q = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(q), _mm512_extractf32x8_ps(q, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+}
+#elif defined(__AVX2__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    const __m256 ab = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[0]), reinterpret_cast<__m256>(acc[1]));
+    const __m256 cd = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[2]), reinterpret_cast<__m256>(acc[3]));
+    const __m256 q = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1)));
+}
+#else
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    for (int r = 0; r < 4; ++r) sums[r] = sum_lanes<float>(acc[r]);
+}
+#endif
+
 // Every second block of H lanes of a becomes the first of such two of b, and the other way round.
 template <class T, int H>
 static inline __attribute__((always_inline)) void swap_pair(Vec<T>& a, Vec<T>& b) {
@@ -224,7 +248,9 @@ static inline Vec<T> vsqrt(Vec<T> v) {
 
 template <class T>
 static inline Vec<T> vabs(Vec<T> v) {
-    return v < 0 ? -v : v;
+    typedef typename IntegerOf<sizeof(T)>::type Bits __attribute__((vector_size(TSM_VECTOR_BYTES)));
+    constexpr auto all = static_cast<typename IntegerOf<sizeof(T)>::type>(~uint64_t{0} >> (65 - 8 * sizeof(T)));
+    return reinterpret_cast<Vec<T>>(reinterpret_cast<Bits>(v) & all);
 }
 
 template <class T>
@@ -309,7 +335,7 @@ static inline double power_below(double largest) {
 }
 
 // The largest magnitude of n numbers; NaN where one of them is NaN or Inf.
-static double largest_of(const double* x, int64_t n) {
+static inline double largest_of(const double* x, int64_t n) {
     constexpr int L = kLanes<double>;
     Vec<double> most{}, odd{};
     int64_t i = 0;

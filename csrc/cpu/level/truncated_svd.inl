@@ -68,16 +68,14 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         Vec<T>* a = arena.take<Vec<T>>(n * solver.ld);
         Vec<T>* lane_values = arena.take<Vec<T>>(n);
         Vec<T>* lane_vectors = arena.take<Vec<T>>(n * n);
-        T* as = reinterpret_cast<T*>(a);
+        solver.load_lower(g, power, count, a);
         for (int lane = 0; lane < L; ++lane)
-            for (int i = 0; i < n; ++i)
-                for (int j = 0; j <= i; ++j) as[(i * solver.ld + j) * L + lane] = element(lane, i, j);
+            for (int i = 0; (lane >= count || !finite[lane] || zero[lane]) && i < n; ++i)
+                for (int j = 0; j <= i; ++j) a[i * solver.ld + j][lane] = element(lane, i, j);
         solver.solve(a, rank, lane_values, lane_vectors, loss);
-        for (int lane = 0; lane < count; ++lane) {
-            for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lane_values[j][lane]);
-            for (int i = 0; i < n * rank; ++i) vectors[lane][i] = static_cast<double>(lane_vectors[i][lane]);
-            rescale(lane);
-        }
+        solver.store_lanes(lane_values, rank, count, values);
+        solver.store_lanes(lane_vectors, int64_t{n} * rank, count, vectors);
+        for (int lane = 0; lane < count; ++lane) rescale(lane);
         return;
     }
     StripEigen<T> solver(n, eigh_group<T>(n), arena);

@@ -29,13 +29,13 @@ struct LaneEigen {
     int n, ld;  // an odd leading dimension keeps columns out of one cache set
     V *z, *d, *e, *tau, *work, *rotations, *d_work, *e_work;
     LaneEigen(int size, Arena& arena) : n(size), ld(size | 1) {
-        z = arena.take<V>(n * ld);
+        z = arena.take<V>((n + kSetsAtOnce - 1) * ld);
         d = arena.take<V>(n);
         e = arena.take<V>(n);
         tau = arena.take<V>(n);
         d_work = arena.take<V>(n);
         e_work = arena.take<V>(n);
-        work = arena.take<V>((kShiftedVectors<T> + 1) * n);
+        work = arena.take<V>(((kShiftedVectors<T> + 1) * kSetsAtOnce + 1) * (n + kSetsAtOnce));
         rotations = arena.take<V>(kSweepsKept * 2 * n);
     }
 
@@ -60,6 +60,38 @@ struct LaneEigen {
         const V bent = lost > loss_kept<T>(loss) ? splat<T>(1) : V{};
         if (any(bent)) straighten(a, rank, bent, vectors);
         point_up<T>(vectors, n, rank);
+    }
+    // a: the lower triangles of count matrices g[lane] [n, n], each times its factor.
+    void load_lower(const double* const* g, const double* factor, int count, V* a) const {
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j <= i; j += L) {
+                V v[L];
+                for (int lane = 0; lane < L; ++lane) {
+                    const double* row = g[lane < count ? lane : 0] + int64_t{i} * n + j;
+                    const int some = n - j < L ? n - j : L;
+                    if constexpr (sizeof(T) == 8) {
+                        v[lane] = (some == L ? load(row) : load_first(row, some)) * factor[lane < count ? lane : 0];
+                    } else {
+                        for (int c = 0; c < some; ++c)
+                            v[lane][c] = static_cast<T>(row[c] * factor[lane < count ? lane : 0]);
+                    }
+                }
+                transpose<T>(v);
+                for (int c = 0; c < L && j + c <= i; ++c) a[i * ld + j + c] = v[c];
+            }
+    }
+    // to[lane][i] = from[i][lane] for i < size
+    static void store_lanes(const V* from, int64_t size, int count, double* const* to) {
+        for (int64_t i = 0; i < size; i += L) {
+            V v[L];
+            for (int c = 0; c < L; ++c) v[c] = i + c < size ? from[i + c] : V{};
+            transpose<T>(v);
+            for (int lane = 0; lane < count; ++lane)
+                if (sizeof(T) == 8 && i + L <= size)
+                    store(to[lane] + i, reinterpret_cast<Vec<double>&>(v[lane]));
+                else
+                    for (int c = 0; c < L && i + c < size; ++c) to[lane][i + c] = static_cast<double>(v[lane][c]);
+        }
     }
     static bool any(V lanes) {
         bool one = false;

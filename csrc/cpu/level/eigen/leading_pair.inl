@@ -12,29 +12,6 @@ constexpr int64_t kSumRows = 256;            // rows whose float sums are kept a
 constexpr int64_t kFetchAhead = 24 << 10;    // bytes
 constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
 
-#if defined(__AVX512F__)
-static inline void sum_four(const Vec<float>* acc, float* sums) {
-    const __m512 a = reinterpret_cast<__m512>(acc[0]), b = reinterpret_cast<__m512>(acc[1]);
-    const __m512 c = reinterpret_cast<__m512>(acc[2]), d = reinterpret_cast<__m512>(acc[3]);
-    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512 q = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(q), _mm512_extractf32x8_ps(q, 1));
-    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
-}
-#elif defined(__AVX2__)
-static inline void sum_four(const Vec<float>* acc, float* sums) {
-    const __m256 ab = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[0]), reinterpret_cast<__m256>(acc[1]));
-    const __m256 cd = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[2]), reinterpret_cast<__m256>(acc[3]));
-    const __m256 q = _mm256_hadd_ps(ab, cd);
-    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1)));
-}
-#else
-static inline void sum_four(const Vec<float>* acc, float* sums) {
-    for (int r = 0; r < 4; ++r) sums[r] = sum_lanes<float>(acc[r]);
-}
-#endif
-
 // Rows of one item in memory order; `next` is the item that will be read after it, fetched into the cache meanwhile.
 struct Rows {
     const float* data;

@@ -178,7 +178,7 @@ struct StripEigen {
                 at[l] = shift;
             }
             V* y = z + int64_t{s} * n;
-            lu.factorize(dl, el, at);
+            lu.factorize(dl, el, &at);
             for (int i = 0; i < n; ++i)
                 for (int l = 0; l < L; ++l) y[i][l] = irregular<T>(static_cast<uint32_t>((s * L + l) * n + i));
             V growth{};

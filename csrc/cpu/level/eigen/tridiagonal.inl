@@ -126,7 +126,8 @@ static void rotate_strips(Vec<T>* z, int n, const T* rotations, const int* low, 
     }
 }
 
-// Eigenvalues of (d, e) into d, unsorted; e [n] is destroyed.
+// Eigenvalues of (d, e) into d, unsorted; e [n] is destroyed. Of what a step takes from the one before it, g = gamma /
+// c waits for one division and gamma for another: written as functions of each other they would wait for both.
 template <class T>
 static void eigenvalues_lanes(Vec<T>* d, Vec<T>* e, int n) {
     using V = Vec<T>;
@@ -136,53 +137,73 @@ static void eigenvalues_lanes(Vec<T>* d, Vec<T>* e, int n) {
     e[n - 1] = V{};
     V norm{};
     for (int i = 0; i < n; ++i) norm = vmax<T>(norm, vabs<T>(d[i]) + vabs<T>(e[i]));
-    const V small = norm * norm * (kEpsilon<T> * kEpsilon<T>);
+    const V least = norm * kEpsilon<T>, small = least * least;
     for (int i = 0; i < n; ++i) e[i] *= e[i];  // squares from here on
-    int first[L] = {}, stop[L];
+    // Each lane works on rows first..stop of its own block, and what the next shift needs of it stays at hand.
+    int first[L], stop[L];
+    T from[L], to[L], top[L], beside[L], below[L], bottom[L];
+    const auto look = [&](int lane, int l, int m) {
+        first[lane] = l;
+        stop[lane] = m;
+        from[lane] = static_cast<T>(l);
+        to[lane] = static_cast<T>(m);
+        top[lane] = ds[l * L + lane];
+        beside[lane] = es[l * L + lane];
+        below[lane] = ds[(l < m ? l + 1 : m) * L + lane];
+        bottom[lane] = ds[m * L + lane];
+    };
+    const auto next_block = [&](int lane, int l) {
+        const T limit = small[lane];
+        while (l < n - 1 && !(es[l * L + lane] > limit)) ++l;
+        int m = l;
+        while (m < n - 1 && es[m * L + lane] > limit) ++m;
+        look(lane, l, m);
+    };
+    for (int lane = 0; lane < L; ++lane) next_block(lane, 0);
     for (int sweep = 0; sweep < 40 * n + 40; ++sweep) {
         int lo = n, hi = -1;
-        V in_first{}, in_stop{}, sigma{}, last{};
-        for (int lane = 0; lane < L; ++lane) {
-            int l = first[lane];
-            const T limit = small[lane];
-            while (l < n - 1 && !(es[l * L + lane] > limit)) ++l;
-            first[lane] = l;
-            int m = l;
-            while (m < n - 1 && es[m * L + lane] > limit) ++m;
-            stop[lane] = m;
-            in_first[lane] = static_cast<T>(l);
-            in_stop[lane] = static_cast<T>(m);
-            last[lane] = ds[m * L + lane];
-            if (m == l) continue;
-            lo = l < lo ? l : lo;
-            hi = m > hi ? m : hi;
-            const double root_e = __builtin_sqrt(static_cast<double>(es[l * L + lane])), p = ds[l * L + lane];
-            const double t = (ds[(l + 1) * L + lane] - p) / (2 * root_e), r = __builtin_sqrt(t * t + 1);
-            sigma[lane] = static_cast<T>(p - root_e / (t + (t < 0 ? -r : r)));
-        }
-        if (hi < 0) break;
-        V c = splat<T>(1), s{}, gamma = last - sigma, p = gamma * gamma;
-        for (int i = hi - 1; i >= lo; --i) {
-            const V at = splat<T>(static_cast<T>(i));
-            const auto on = (at >= in_first) & (at < in_stop);
-            // c = p / r, s = bb / r and r / p from one division.
-            const V bb = e[i], r = p + bb, q = T(1) / (r * p);
-            const auto flat = p == 0;
-            const V c1 = flat ? (bb == 0 ? splat<T>(1) : V{}) : p * (q * p),
-                    s1 = flat ? (bb == 0 ? V{} : splat<T>(1)) : bb * (q * p);
-            const V alpha = d[i], g1 = c1 * (alpha - sigma) - s1 * gamma;
-            const V p1 = flat ? c * bb : g1 * g1 * (r * (r * q));
-            e[i + 1] = on & (at + 1 < in_stop) ? s * r : e[i + 1];
-            d[i + 1] = on ? gamma + (alpha - g1) : d[i + 1];
-            gamma = on ? g1 : gamma;
-            p = on ? p1 : p;
-            c = on ? c1 : c;
-            s = on ? s1 : s;
-        }
         for (int lane = 0; lane < L; ++lane) {
             if (stop[lane] == first[lane]) continue;
-            es[first[lane] * L + lane] = s[lane] * p[lane];
-            ds[first[lane] * L + lane] = sigma[lane] + gamma[lane];
+            lo = first[lane] < lo ? first[lane] : lo;
+            hi = stop[lane] > hi ? stop[lane] : hi;
+        }
+        if (hi < 0) break;
+        const V head = load(top), root = vsqrt<T>(load(beside)), t = (load(below) - head) / (root + root);
+        const V far = vsqrt<T>(t * t + 1), sigma = head - root / (t + (t < 0 ? -far : far));
+        const V begin = load(from), end = load(to);
+        V gamma = load(bottom) - sigma, s{}, cut = end, at_cut = gamma, second{};
+        gamma = vabs<T>(gamma) < least ? least : gamma;
+        V g = gamma;
+        for (int i = hi - 1; i >= lo; --i) {
+            const V at = splat<T>(static_cast<T>(i)), alpha = d[i];
+            const auto on = (at >= begin) & (at < end), inner = on & (at + 1 < end);
+            const V w = e[i] / g, sum = gamma + w, inverse = T(1) / sum;
+            V g1 = alpha - sigma - w;
+            g1 = vabs<T>(g1) < least ? least : g1;
+            const V gamma1 = g1 * gamma * inverse, e1 = s * (g * sum), d1 = gamma + (alpha - gamma1);
+            e[i + 1] = inner ? e1 : e[i + 1];
+            d[i + 1] = on ? d1 : d[i + 1];
+            const auto cuts = on & ~(inner & (e1 > small));
+            cut = cuts ? at + 1 : cut;
+            at_cut = cuts ? d1 : at_cut;
+            second = on ? d1 : second;
+            s = on ? w * inverse : s;
+            g = on ? g1 : g;
+            gamma = on ? gamma1 : gamma;
+        }
+        store(top, sigma + gamma);
+        store(beside, s * (g * gamma));
+        store(below, second);
+        store(bottom, at_cut);
+        store(to, cut);
+        for (int lane = 0; lane < L; ++lane) {
+            const int l = first[lane];
+            if (stop[lane] == l) continue;
+            ds[l * L + lane] = top[lane];
+            es[l * L + lane] = beside[lane];
+            stop[lane] = static_cast<int>(to[lane]);
+            if (beside[lane] > small[lane]) continue;
+            l + 1 < stop[lane] ? look(lane, l + 1, stop[lane]) : next_block(lane, l + 1);
         }
     }
 }
@@ -190,60 +211,73 @@ static void eigenvalues_lanes(Vec<T>* d, Vec<T>* e, int n) {
 template <class T>
 constexpr int kShiftedVectors = 5;  // times n: what Shifted keeps
 
-// T - lambda I = L U with partial pivoting, lambda a lane's own; d and e one vector or one number an entry.
-template <class T>
+// T - lambda I = L U with partial pivoting, lambda a lane's own; d and e one vector or one number an entry. NS sets of
+// lanes at once, since each row waits for the one before it.
+template <class T, int NS = 1>
 struct Shifted {
     using V = Vec<T>;
-    V *inverse, *upper, *second, *factor, *swapped;
+    V *inverse, *upper, *second, *factor, *swapped;  // [n, NS]
     int n;
 
     Shifted(int size, V* memory)
         : inverse(memory),
-          upper(memory + size),
-          second(memory + 2 * size),
-          factor(memory + 3 * size),
-          swapped(memory + 4 * size),
+          upper(memory + NS * size),
+          second(memory + 2 * NS * size),
+          factor(memory + 3 * NS * size),
+          swapped(memory + 4 * NS * size),
           n(size) {}
 
     template <class D>
-    void factorize(const D* d, const D* e, V lambda) {
+    void factorize(const D* d, const D* e, const V* lambda) {
         const V tiny = splat<T>(kEpsilon<T>);
-        V p = d[0] - lambda, q = n > 1 ? V{} + e[0] : V{};
-        for (int i = 0; i < n - 1; ++i) {
-            const V below = V{} + e[i], next = d[i + 1] - lambda, after = i + 2 < n ? V{} + e[i + 1] : V{};
-            const auto swap = vabs<T>(below) > vabs<T>(p);
-            V pivot = swap ? below : p;
-            pivot = vabs<T>(pivot) < tiny ? tiny : pivot;
-            inverse[i] = T(1) / pivot;
-            const V m = (swap ? p : below) * inverse[i];
-            upper[i] = swap ? next : q;
-            second[i] = swap ? after : V{};
-            factor[i] = m;
-            swapped[i] = swap ? splat<T>(1) : V{};
-            p = (swap ? q : next) - m * upper[i];
-            q = swap ? -m * after : after;
+        V p[NS], q[NS];
+        for (int s = 0; s < NS; ++s) {
+            p[s] = d[0] - lambda[s];
+            q[s] = n > 1 ? V{} + e[0] : V{};
         }
-        inverse[n - 1] = T(1) / (vabs<T>(p) < tiny ? tiny : p);
-        upper[n - 1] = second[n - 1] = V{};
+        for (int i = 0; i < n - 1; ++i)
+            for (int s = 0; s < NS; ++s) {
+                const V below = V{} + e[i], next = d[i + 1] - lambda[s], after = i + 2 < n ? V{} + e[i + 1] : V{};
+                const auto swap = vabs<T>(below) > vabs<T>(p[s]);
+                V pivot = swap ? below : p[s];
+                pivot = vabs<T>(pivot) < tiny ? tiny : pivot;
+                const V reciprocal = T(1) / pivot, m = (swap ? p[s] : below) * reciprocal, right = swap ? next : q[s];
+                inverse[i * NS + s] = reciprocal;
+                upper[i * NS + s] = right;
+                second[i * NS + s] = swap ? after : V{};
+                factor[i * NS + s] = m;
+                swapped[i * NS + s] = swap ? splat<T>(1) : V{};
+                p[s] = (swap ? q[s] : next) - m * right;
+                q[s] = swap ? -m * after : after;
+            }
+        for (int s = 0; s < NS; ++s) {
+            inverse[(n - 1) * NS + s] = T(1) / (vabs<T>(p[s]) < tiny ? tiny : p[s]);
+            upper[(n - 1) * NS + s] = second[(n - 1) * NS + s] = V{};
+        }
     }
-    void forward(V* y) const {
-        V b = y[0];
-        for (int i = 0; i < n - 1; ++i) {
-            const auto swap = swapped[i] != 0;
-            const V next = y[i + 1], kept = swap ? next : b, other = swap ? b : next;
-            y[i] = kept;
-            b = other - factor[i] * kept;
-        }
-        y[n - 1] = b;
+    // y: NS vectors of n entries, `step` apart
+    void forward(V* y, int64_t step = 0) const {
+        V b[NS];
+        for (int s = 0; s < NS; ++s) b[s] = y[s * step];
+        for (int i = 0; i < n - 1; ++i)
+            for (int s = 0; s < NS; ++s) {
+                const auto swap = swapped[i * NS + s] != 0;
+                const V next = y[s * step + i + 1], kept = swap ? next : b[s], other = swap ? b[s] : next;
+                y[s * step + i] = kept;
+                b[s] = other - factor[i * NS + s] * kept;
+            }
+        for (int s = 0; s < NS; ++s) y[s * step + n - 1] = b[s];
     }
-    void backward(V* y) const {
-        V one{}, two{};
-        for (int i = n - 1; i >= 0; --i) {
-            const V x = (y[i] - second[i] * two - upper[i] * one) * inverse[i];
-            y[i] = x;
-            two = one;
-            one = x;
-        }
+    void backward(V* y, int64_t step = 0) const {
+        V one[NS] = {}, two[NS] = {};
+        for (int i = n - 1; i >= 0; --i)
+            for (int s = 0; s < NS; ++s) {
+                const int at = i * NS + s;
+                const V x = (y[s * step + i] - second[at] * two[s] - upper[at] * one[s]) * inverse[at];
+                y[s * step + i] = x;
+                two[s] = one[s];
+                one[s] = x;
+            }
     }
 };
 
@@ -263,57 +297,70 @@ static inline Vec<T> normalize_lanes(Vec<T>* y, int n) {
 // Two eigenvalues closer than this, of a matrix of norm about 1, have vectors that inverse iteration alone would leave
 // orthogonal only to kEpsilon / kClose = 2e-11.
 constexpr double kClose = 1e-5;
+constexpr int kSetsAtOnce = 2;    // of eigenvectors in inverse iteration, each waiting for divisions
 constexpr double kGrowth = 1e10;  // of a unit vector in one solve: 1 / the residual
 
 // Eigenvectors y [rank, n], `step` apart, of (d, e) for its largest eigenvalues lambda [rank], descending. Returns the
-// lanes, as 0 or 1, whose vectors fail the test of their residuals. work: [kShiftedVectors + 1, n]
+// lanes, as 0 or 1, whose vectors fail the test of their residuals. work:
+// [kShiftedVectors + 1, kSetsAtOnce, n]; y is written to up to a multiple of kSetsAtOnce.
 static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e, int n, const Vec<double>* lambda,
                                      int rank, Vec<double>* y, int64_t step, Vec<double>* work) {
     using V = Vec<double>;
-    Shifted<double> shifted(n, work);
-    V* kept = work + kShiftedVectors<double> * n;
-    V failed{}, shift{}, begin{};  // begin: the first vector of the cluster that a lane is in
-    for (int j = 0; j < rank; ++j) {
+    constexpr int NS = kSetsAtOnce;
+    Shifted<double, NS> shifted(n, work);
+    V* kept = work + kShiftedVectors<double> * NS * n;
+    double* starts = reinterpret_cast<double*>(kept + NS * n);
+    for (int i = 0; i < 2 * n + NS; ++i) starts[i] = irregular<double>(static_cast<uint32_t>(i));
+    V failed{}, last{}, cluster{};  // cluster: the first vector of the one that a lane is in
+    for (int j = 0; j < rank; j += NS) {
         V* own = y + j * step;
-        if (j > 0) begin = lambda[j - 1] - lambda[j] < kClose ? begin : splat<double>(j);
-        // Equal eigenvalues are told apart by a few units in the last place, as their vectors must be.
-        const V below = shift - 4 * kEpsilon<double>;
-        shift = j == 0 ? lambda[j] : (lambda[j] < below ? lambda[j] : below);
-        shifted.factorize(d, e, shift);
-        for (int i = 0; i < n; ++i) own[i] = splat(irregular<double>(static_cast<uint32_t>(j * n + i)));
-        int first = j;
-        for (int lane = 0; lane < kLanes<double>; ++lane)
-            first = begin[lane] < first ? static_cast<int>(begin[lane]) : first;
-        const V alone = begin == j ? splat(1.0) : V{};
-        V growth{};
-        const int solves = first < j ? 3 : 2;
-        for (int solve = 0; solve < solves; ++solve) {
-            if (solve == 2)
-                for (int i = 0; i < n; ++i) kept[i] = own[i];
-            if (solve > 0) shifted.forward(own);
-            shifted.backward(own);
-            const V length = normalize_lanes<double>(own, n);
-            growth = solve == 2 ? (alone != 0 ? growth : length) : length;
-            for (int p = first; p < j; ++p) {
-                const V* other = y + p * step;
-                V dot{};
-                for (int i = 0; i < n; ++i) dot += own[i] * other[i];
-                dot = begin <= p ? dot : V{};
-                for (int i = 0; i < n; ++i) own[i] -= dot * other[i];
-            }
-            if (first < j) {
-                V left{};
-                for (int i = 0; i < n; ++i) left += own[i] * own[i];
-                left = vsqrt<double>(left);
-                const V inverse = alone != 0 ? splat(1.0) : 1.0 / left;
-                for (int i = 0; i < n; ++i) own[i] *= inverse;
-                // What is left of the last solve after the cluster's other vectors are gone must be a vector still.
-                if (solve == 2) failed = (alone == 0) & ~(left > 1e-3) ? splat(1.0) : failed;
-            }
-            if (solve == 2)  // lanes that stand alone were done before
-                for (int i = 0; i < n; ++i) own[i] = alone != 0 ? kept[i] : own[i];
+        V shift[NS], begin[NS], alone[NS], growth[NS] = {};
+        int first[NS], solves = 2;
+        for (int s = 0; s < NS; ++s) {
+            const int at = j + s < rank ? j + s : rank - 1;
+            // Equal eigenvalues are told apart by a few units in the last place, as their vectors must be.
+            const V below = last - 4 * kEpsilon<double>;
+            last = shift[s] = at == 0 || lambda[at] < below ? lambda[at] : below;
+            if (at > 0) cluster = lambda[at - 1] - lambda[at] < kClose ? cluster : splat<double>(at);
+            begin[s] = cluster;
+            alone[s] = begin[s] == j + s ? splat(1.0) : V{};
+            first[s] = j + s;
+            for (int lane = 0; lane < kLanes<double>; ++lane)
+                first[s] = cluster[lane] < first[s] ? static_cast<int>(cluster[lane]) : first[s];
+            if (first[s] < j + s && j + s < rank) solves = 3;
+            for (int i = 0; i < n; ++i) own[s * step + i] = splat(starts[j + s + i]);
         }
-        failed = growth > kGrowth ? failed : splat(1.0);
+        shifted.factorize(d, e, shift);
+        for (int solve = 0; solve < solves; ++solve) {
+            for (int s = 0; s < NS && solve == 2; ++s)
+                for (int i = 0; i < n; ++i) kept[s * n + i] = own[s * step + i];
+            if (solve > 0) shifted.forward(own, step);
+            shifted.backward(own, step);
+            for (int s = 0; s < NS && j + s < rank; ++s) {
+                V* x = own + s * step;
+                const V length = normalize_lanes<double>(x, n);
+                growth[s] = solve == 2 ? (alone[s] != 0 ? growth[s] : length) : length;
+                for (int p = first[s]; p < j + s; ++p) {
+                    const V* other = y + p * step;
+                    V dot{};
+                    for (int i = 0; i < n; ++i) dot += x[i] * other[i];
+                    dot = begin[s] <= p ? dot : V{};
+                    for (int i = 0; i < n; ++i) x[i] -= dot * other[i];
+                }
+                if (first[s] < j + s) {
+                    V left{};
+                    for (int i = 0; i < n; ++i) left += x[i] * x[i];
+                    left = vsqrt<double>(left);
+                    const V inverse = alone[s] != 0 ? splat(1.0) : 1.0 / left;
+                    for (int i = 0; i < n; ++i) x[i] *= inverse;
+                    // What is left of the last solve after the cluster's other vectors are gone must be a vector still.
+                    if (solve == 2) failed = (alone[s] == 0) & ~(left > 1e-3) ? splat(1.0) : failed;
+                }
+                if (solve == 2)  // lanes that stand alone were done before
+                    for (int i = 0; i < n; ++i) x[i] = alone[s] != 0 ? kept[s * n + i] : x[i];
+            }
+        }
+        for (int s = 0; s < NS && j + s < rank; ++s) failed = growth[s] > kGrowth ? failed : splat(1.0);
     }
     return failed;
 }
