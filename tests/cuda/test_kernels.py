@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsm_fast
 from benchmarks import cuda_predictions
@@ -19,6 +18,7 @@ from tsm_fast.steps import reference
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, beyond_the_protocol, feature_maps, generator, randn
 from .emulation.load import emulated
 from .on_gpu import elsewhere, stand_in
+from .waits import Waits
 
 OPTIONS: dict[str, Any] = {"center": True, "combine": "signed", "sign": "u"}
 SHAPES = [(33, 3, 5), (40, 7, 7), (70, 8, 8), (90, 7, 10), (10, 9, 10), (66, 9, 8)]
@@ -37,16 +37,6 @@ CALLS = {
 @pytest.fixture
 def cuda() -> ModuleType:
     return emulated()
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: values of tensors, and sizes that depend on them."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-        return func(*args, **(kwargs or {}))
 
 
 def kernels(cuda: ModuleType) -> list[str]:
