@@ -41,6 +41,7 @@ AN_OUTPUT = 60  # of a product: its place, by divisions
 A_FETCH = 700  # eight entries of X at once, from memory, and their products
 A_SQUARING = 3500  # 14 products that wait for each other, four times, and the norm
 A_ROW_OF_16_BITS = 32 * (107 / 16 + 270 / 64)  # instructions of threads, one warp a row, at 56 positions
+A_LOAD = 650  # an entry from memory, and the store that waits for it: 49 of them after each other bring 32 rows
 BETWEEN_STEPS = 27_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
 SLOW = 4  # an access to the L2 cache, four at a time, in units of one to shared memory
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
@@ -74,6 +75,18 @@ def _gram(c: int, s: int, leading: bool) -> Cost:
     return Cost({**amounts, "conversions": 8.0 * tiles * c}, pause)
 
 
+def _gram_columns(c: int, s: int) -> Cost:
+    """Of channels that come last: from shared memory an access for every eight columns of four rows."""
+    packed = _gram(c, s, True)
+    return packed._replace(amounts={**packed.amounts, "shared memory": 4.0 * c * s + 128 * _tiles(s) * c / 4})
+
+
+def _gram_entries(c: int, s: int) -> Cost:
+    """Of strides that no copy by 16 bytes is for: four warps bring chunks of 32 rows entry by entry."""
+    packed = _gram(c, s, True)
+    return packed._replace(amounts={**packed.amounts, "chain": chain(ceil(c / 32) / 4 * s * A_LOAD, 3)})
+
+
 def _gram16(c: int, s: int) -> Cost:
     """Of 16 bits, by a leading pair; two blocks a multiprocessor. Sums go to double once in 64 rows."""
     tiles = _tiles(s)
@@ -91,10 +104,12 @@ def _gram_tiles(n: int, depth: int) -> Cost:
     )
 
 
-def leading_layout(c: int, s: int) -> tuple[int, int, int]:
-    """As leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used."""
+def leading_layout(c: int, s: int, columns: bool = False) -> tuple[int, int, int]:
+    """As leading_large.cu lays float32 features out: chunks of rows, those that stay on chip, bytes used. `columns`: of
+    channels that come last, copied by 16 bytes.
+    """
     groups = next(16 // warps for warps in (1, 2, 4, 8, 16) if warps * 224 >= s)
-    chunk = (groups * 2 * s * 4 + 15) // 16 * 16
+    chunk = (groups * 2 * s * 4 + (16 * s if columns else 0) + 15) // 16 * 16
     chunks = ceil(c / (groups * 2))
     used = (2872 + 8 * (s + (ceil(groups / 2) * s if groups > 1 else 0)) + 15) // 16 * 16 + 3 * chunk
     vector = 8 * ceil(s / 2) * 2
@@ -103,14 +118,25 @@ def leading_layout(c: int, s: int) -> tuple[int, int, int]:
     return chunks, min(chunks, held + 3), used + held * chunk
 
 
-def _leading(c: int, s: int) -> Cost:
-    """One block on a multiprocessor."""
-    chunks, kept, _ = leading_layout(c, s)
+def _leading(c: int, s: int, columns: bool = False) -> Cost:
+    """One block on a multiprocessor. Entries of a column lie in the same fourth of the banks where `columns`."""
+    chunks, kept, _ = leading_layout(c, s, columns)
     reads = 1 + (LANCZOS_STEPS - 1) * (1 - kept / chunks)
     amounts = {"HBM": 4 * c * s * reads, "float64 vector": 4.0 * c * s}
     # The first read is in double; after it sums go there once in eight rows.
+    if columns:
+        amounts["shared memory"] = 4.0 * c * s * (reads + 4 * LANCZOS_STEPS)
     amounts["conversions"] = (1 + (LANCZOS_STEPS - 1) / 8) * chunks * 2 * 512 * 7
     return Cost(amounts, chain(BETWEEN_STEPS, 1))
+
+
+def _leading_entries(c: int, s: int) -> Cost:
+    """Of strides that no copy by 16 bytes is for: a block brings chunks entry by entry."""
+    chunks, kept, _ = leading_layout(c, s)
+    fetched = chunks + (LANCZOS_STEPS - 1) * (chunks - kept)
+    a_chunk = ceil(ceil(c / chunks) * s / 512) * A_LOAD
+    packed = _leading(c, s)
+    return packed._replace(amounts={**packed.amounts, "chain": chain(fetched * a_chunk, 1)})
 
 
 def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
@@ -232,6 +258,9 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
     small = s <= 64
     lead = ("gram_kernel", _gram(c, s, True)) if small else ("leading_large_kernel", _leading(c, s))
     found = {"tsm": [lead], "eigencam": [lead, ("sign_kernel", _sign(s))]}
+    last = ("gram_columns_kernel", _gram_columns(c, s)) if small else (lead[0], _leading(c, s, columns=True))
+    found["tsm, channels_last"] = [last]
+    found["tsm, other strides"] = [(lead[0], _gram_entries(c, s) if small else _leading_entries(c, s))]
     if small:
         found["tsm, 16 bits"] = [("gram16_kernel", _gram16(c, s))]
         gram = ("gram_kernel", _gram(c, s, False))

@@ -28,6 +28,7 @@ ARCHITECTURES = (80, 90, 120)
 # Kernels that multiply on the float64 matrix units.
 MATRIX = (
     "gram_kernel",
+    "gram_columns_kernel",
     "gram16",
     "gram_tile_kernel",
     "contraction_kernel",
@@ -119,9 +120,13 @@ def launches(backend: Any) -> dict[str, tuple[str, int]]:
             x = torch.rand(1, c, h, w).to(dtype)
             backend.saliency(x, "eigencam", None, combine="signed", **options)
             keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}")
+            last = x.contiguous(memory_format=torch.channels_last)
+            backend.saliency(last, "eigencam", None, combine="signed", **options)
+            keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}, channels_last")
             if dtype == torch.float16:
-                backend.saliency(x, "tsm", None, combine="signed", **options)
-                keep(f"tsm, {h}x{w} float16")
+                for features, layout in ((x, ""), (last, ", channels_last")):
+                    backend.saliency(features, "tsm", None, combine="signed", **options)
+                    keep(f"tsm, {h}x{w} float16{layout}")
             if dtype == torch.float32:
                 backend.saliency(x, "mtsm", None, combine="signed", **options)
                 keep(f"mtsm, {h}x{w}")

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..steps.backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Precision, result_dtype
+from ..steps.capture import refuse
 from ..steps.scaling import column_signs as signs_of
 from ..steps.scaling import scaled, unfold, unit_range
 from .core_contraction import contract, mode_product
@@ -283,6 +284,7 @@ def _over_height(matrix, weight, H: tl.constexpr, W: tl.constexpr):
 
 
 def _by_steps(x: Tensor, rank: Sequence[int], n_iter_max: int, tol: float, sign: str, options: HooiOptions) -> Sweeps:
+    refuse(x, "HOOI after every sweep (in this backend: but for feature maps of up to 64 positions)")
     batch, (modes, start, padding) = len(x), options
     norm = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=torch.float64)
     zero = norm == 0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..steps.backend import Method, Precision
+from ..steps.capture import refuse_above
 from ..steps.scaling import column_signs, scaled, unit_range
 from .core_contraction import mode_product
 from .hooi import responses
@@ -37,6 +38,8 @@ def saliency(
     dtype = torch.float64 if precision == "float64" else torch.float32
     if not len(x):
         return x.new_empty(0, *x.shape[2:], dtype=dtype), x.new_ones(0, dtype=torch.bool)
+    if rank is None:
+        refuse_above(ON_CHIP, min(x.shape[1], x.shape[2] * x.shape[3]), x)
     unit, exponent = unit_range(x)
     power = 1 if method in ("eigencam", "tsm") else 2
     if rank is None:

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..steps.backend import Precision, result_dtype
+from ..steps.capture import refuse_above
 from ..steps.cusolver import library_eigenpairs
 from ..steps.scaling import column_signs as signs_of
 from . import lanczos, tridiagonal
@@ -31,6 +32,7 @@ def truncated_svd(
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
     dtype = result_dtype(gram.dtype, precision)
+    refuse_above(ON_CHIP, gram.shape[1], gram)
     values, vectors = eigh(gram.double(), rank)
     return values.clamp(min=0).sqrt().to(dtype), vectors.to(dtype)
 

@@ -638,7 +638,9 @@ def test_bad_arguments_fail_before_any_forward(small: Residual) -> None:
         TypeError, match="method 'tsm' never centres: center= is one of 'eigencam' and 'multivec_eigencam'"
     ):
         SaliencyExtractor(small, method="tsm", center=False)
-    options = "layers, method, size, rank, reshape_transform, transform, relu, nan, normalize, precision, backend"
+    options = (
+        "layers, method, size, rank, reshape_transform, transform, cuda_graph, relu, nan, normalize, precision, backend"
+    )
     for theirs, ours in (("target_layers", "layers"), ("layer", "layers"), ("normalise", "normalize")):
         with pytest.raises(TypeError, match=f"no option '{theirs}': did you mean {ours}=. It has model, {options}"):
             SaliencyExtractor(small, **{theirs: "stem"})  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from . import modes as mode_products
 from .steps import checks, starts
 from .steps import hosvd as triplets
 from .steps.arrays import Array, as_tensor
-from .steps.backend import N_ITER_MAX, TOL, HooiResult, Precision, result_dtype
+from .steps.backend import N_ITER_MAX, TOL, Backend, HooiResult, Precision, result_dtype
+from .steps.capture import is_captured, refuse
 from .steps.choice import needs_grad, resolve
 from .steps.memory import readable, untraced
 from .steps.operators import operator, wanted
@@ -247,8 +248,7 @@ def _tucker(
     backend: str | None,
 ) -> tuple[Tensor, ...]:
     """The core, the errors [B, K] of as many sweeps as there were, their number, what converged, factors, values."""
-    module = resolve(backend, x)
-    readable("x", x, module.name)
+    module = _resolved("x", x, backend)
     for i, factor in enumerate(given):
         readable(f"init[{i}]", factor, module.name)
         checks.finite(f"init[{i}]", peaks(factor).isfinite())
@@ -257,9 +257,10 @@ def _tucker(
         whole[mode] = r
     options = starts.options(module, x, rank, modes, given if init == "given" else None, init == "random", state)
     hooi = partial(module.hooi, x, whole, tol=tol, sign=sign, precision=precision, options=options)
-    result = _with_more_room(hooi, limit)
+    captured = is_captured(x)
+    result = hooi(n_iter_max=limit) if captured else _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
-    most = int(result.n_sweeps.max()) if len(x) else 0
+    most = limit if captured else int(result.n_sweeps.max()) if len(x) else 0
     errors = result.errors[:, :most].contiguous()
     return result.core, errors, result.n_sweeps, result.converged, *result.factors, *result.singular_values
 
@@ -366,8 +367,8 @@ def hosvd(
 def _hosvd(x: Tensor, rank: Sequence[int], sign: str, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
     """The core, the errors [B, 1], the factors and the singular values."""
     dtype = result_dtype(x.dtype, precision)
-    module = resolve(backend, x)
-    readable("x", x, module.name)
+    refuse(x, "hosvd")
+    module = _resolved("x", x, backend)
     own: Any = getattr(module, "hosvd", None)  # of the compiled steps on the CPU, without gradients
     if own is not None and not needs_grad(x):
         result = own(x, rank, sign=sign, precision=precision)
@@ -439,8 +440,8 @@ def truncated_svd(
 
 def _svd(m: Tensor, rank: int, sign: str, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
     dtype = result_dtype(m.dtype, precision)
-    module = resolve(backend, m)
-    readable("m", m, module.name)
+    refuse(m, "truncated_svd")
+    module = _resolved("m", m, backend)
     own: Any = getattr(module, "singular_triplets", None)  # of the compiled steps on the CPU, without gradients
     if own is not None and not needs_grad(m) and torch.float64 not in (dtype, m.dtype):
         u, s, v, finite = own(m, rank, sign)
@@ -505,8 +506,7 @@ def eigh(
 
 
 def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
-    module = resolve(backend, a)
-    readable("a", a, module.name)
+    module = _resolved("a", a, backend)
     dtype = result_dtype(a.dtype, precision)
     # Of the compiled steps on the CPU: holds nothing beside, and wakes none of PyTorch's threads, which spin for a while
     # on the cores that the solver takes.
@@ -527,6 +527,14 @@ def _like_eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Te
 def _eigh_operator(a: Tensor, *options: Any) -> tuple[Tensor, ...]:
     checks.symmetric("a", a)
     return _eigh(a, *options)
+
+
+def _resolved(name: str, x: Tensor, backend: str | None) -> Backend:
+    module = resolve(backend, x)
+    readable(name, x, module.name)
+    if module.name == "reference":
+        refuse(x, "backend 'reference'", "use backend='cuda' or 'triton', on tensors without gradients")
+    return module
 
 
 def _checked(name: str, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ._graphs import Graphs
 from ._lazy import needs
 from ._turns import turn
 from .layers import Layers, around, choose_layer, describe, find_layers, first_tensor, is_glob, named_layers
@@ -63,6 +64,10 @@ class SaliencyExtractor:
             (`tsm_fast.reshape` has some).
         transform: from an RGB picture to `[C, H, W]`, or an image processor of transformers, for inputs that are
             pictures. None takes that of the model where it is known, else ImageNet's usual one; `preprocessing` tells.
+        cuda_graph: replay the maps of features on a GPU as one CUDA graph, for small batches, where launching takes
+            longer than computing. The first call with features of one shape, strides, dtype and device captures, which
+            takes a moment and memory that stays; up to 16 such kinds do, others run as without. Maps and errors are the
+            same. The model itself is not part of the graph.
         **options: the other options of the methods: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
             `precision`, `backend`; each goes to those methods that have it.
 
@@ -87,7 +92,8 @@ class SaliencyExtractor:
         ValueError: a layer does not exist (close names are offered), or gives something else than feature maps.
         TypeError: wrong types, integer or complex feature maps, or an option that no method has.
         FileNotFoundError: there is no such picture.
-        RuntimeError: a layer that did not run, or a call after `close()`.
+        RuntimeError: a layer that did not run, a call after `close()`, or, with `cuda_graph`, features that are on no
+            GPU, or whose maps have to wait for it (those above n = 256; of `backend="triton"` above 64).
 
     >>> import torch, tsm_fast
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
@@ -107,6 +113,7 @@ class SaliencyExtractor:
         rank: int | Sequence[int] | None = None,
         reshape_transform: Reshape = None,
         transform: Callable[[Any], Any] | None = None,
+        cuda_graph: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -116,7 +123,9 @@ class SaliencyExtractor:
             raise ValueError("reshape_transform needs layers= where it is a function: it does not tell which to choose")
         if transform is not None and not callable(transform):
             raise TypeError(f"transform must be a function from a picture to [C, H, W], got {type(transform).__name__}")
+        checks.flag("cuda_graph", cuda_graph)
         self._model: nn.Module | None = _unwrapped(model)
+        self._graphs = Graphs() if cuda_graph else None
         self._maps = _bound(_variants(method), {**({} if rank is None else {"rank": rank}), **options})
         self.method: str | tuple[str, ...] = method if isinstance(method, str) else tuple(self._maps)
         self.size: Literal["input"] | int | tuple[int, ...] | None = _checked_size(size)
@@ -207,7 +216,7 @@ class SaliencyExtractor:
 
     def close(self) -> None:
         """Let go of the model; a later call raises RuntimeError."""
-        self._model, self._modules = None, {}
+        self._model, self._modules, self._graphs = None, {}, None
 
     def __enter__(self) -> "SaliencyExtractor":
         return self
@@ -316,8 +325,12 @@ class SaliencyExtractor:
         # The decomposition keeps its own precision contract: autocast would round its products.
         device = features.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            maps = {name: function(features, size=size) for name, function in self._maps.items()}
+            graphs = self._graphs
+            maps = self._all_maps(features, size) if graphs is None else graphs(self._all_maps, features, size)
         return maps if isinstance(self.method, tuple) else next(iter(maps.values()))
+
+    def _all_maps(self, features: Tensor, size: Any) -> dict[str, Tensor]:
+        return {name: function(features, size=size) for name, function in self._maps.items()}
 
     def _preprocessing(self) -> "Own":
         if self._own is None:

@@ -148,7 +148,7 @@ def _finished(what: str, function: Callable[..., Any], options: Mapping[str, Any
         if nan == "raise":
             checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
         made = _checked(what, function(torch.where(x.isfinite(), x, 0), **own), x) if len(x) else x[:, 0]
-        if nan == "propagate":
+        if nan != "zero":
             made = torch.where(per_item(finite, made), made, torch.nan)
         if normalize or size is not None:
             made = made if len(positions) == 2 else made.flatten(1)[..., None]

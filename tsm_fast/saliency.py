@@ -10,6 +10,7 @@ from torch import Tensor
 from .steps import checks, orders
 from .steps.arrays import Array, as_tensor
 from .steps.backend import Backend, Precision, map_noise, peak_range
+from .steps.capture import is_captured, refuse
 from .steps.choice import needs_grad, resolve
 from .steps.gradients import cast
 from .steps.memory import readable, untraced
@@ -352,10 +353,12 @@ def _maps(
     positions = x.shape[2:]
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
+    gpu = module.name in ("cuda", "triton")
+    if not gpu:
+        refuse(x, f"backend {module.name!r}", "use backend='cuda' or 'triton', on features without gradients")
+    elif nan == "zero" and is_captured(x):
+        x = _zeroed(x)
     step: Any = _mean if method == "mean_activation" else module.saliency
-    whole, gpu = None, module.name in ("cuda", "triton")
-    if len(positions) == 2 or size is None:  # all of it in one call of the compiled steps on the CPU
-        whole = getattr(module, "finished_maps", partial(_at_once, module) if gpu else None)
     if len(positions) != 2:
         if rank is None:
             x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
@@ -364,13 +367,18 @@ def _maps(
     what = {"method": method, "rank": rank, "center": center, "combine": combine, "sign": sign, "relu": relu}
     contrasts = normalize and precision == "auto"
     raw = partial(step, **what, precision=precision)
-    if whole is None or step != module.saliency:
+    whole: Any = None
+    if gpu:
+        whole = partial(_at_once, module, raw, positions)
+    elif step == module.saliency and (len(positions) == 2 or size is None):
+        own: Any = getattr(module, "finished_maps", None)  # all of it in one call of the compiled steps on the CPU
+        whole = own and partial(own, **what, precision=precision)
+    if whole is None:
         maps, finite = raw(x)
     else:
-        faint = _FAINT if contrasts else 0
-        maps, finite = whole(x, **what, precision=precision, size=size, normalize=normalize, faint=faint)
+        maps, finite = whole(x, size=size, normalize=normalize, faint=_FAINT if contrasts else 0)
         if finite is None:
-            return (maps if len(positions) == 2 else maps.view(len(maps), *positions),)
+            return (maps.view(len(maps), *(size or positions)),)
     if nan == "raise":
         checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
     elif nan == "zero" and not finite.all():
@@ -391,18 +399,30 @@ def _maps(
 
 
 def _at_once(
-    module: Backend, x: Tensor, *, size: Sequence[int] | None, normalize: bool, faint: float, **what: Any
+    module: Backend,
+    raw: Callable[[Tensor], tuple[Tensor, Tensor]],
+    positions: Sequence[int],
+    x: Tensor,
+    *,
+    size: Sequence[int] | None,
+    normalize: bool,
+    faint: float,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `steps.cpu.finished_maps`: the host waits for a GPU once, for all that it has to know of the maps."""
-    maps, finite = module.saliency(x, **what)
+    """As `steps.cpu.finished_maps`: the host waits for a GPU once, for all that it has to know of the maps. Where it
+    cannot, while a CUDA graph is captured, maps are NaN that it would raise about or have computed again.
+    """
+    maps, finite = raw(x)
     if not len(x):
         return maps, finite
-    if not (normalize or size):
-        return (maps, None) if bool(finite.all()) else (maps, finite)
-    peak, spread = _extremes(maps)
-    ordinary = ~(_are_lost(maps, peak) | _are_faint(maps, peak, spread, faint))
-    out = module.finish(maps, None if size is None else (size[0], size[1]), normalize=normalize)
-    return (out, None) if bool((finite & ordinary).all()) else (maps, finite)
+    ordinary, out = finite, maps
+    if normalize or size:
+        peak, spread = _extremes(maps)
+        ordinary = finite & ~(_are_lost(maps, peak) | _are_faint(maps, peak, spread, faint))
+        out = orders.finish(module, maps, positions, size, normalize=normalize)
+    if is_captured(x):
+        ordinary = ordinary | (finite & ~x.any(tuple(range(1, x.ndim))))  # items of zeros have maps of zeros
+        return torch.where(per_item(ordinary, out), out, torch.nan), None
+    return (out, None) if bool(ordinary.all()) else (maps, finite)
 
 
 def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
@@ -410,7 +430,7 @@ def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]
     if x.dtype == torch.float32 and precision != "float64" and not needs_grad(x):
         maps = (_sum_of_channels(x) / x.shape[1]).float()
         finite = peaks(maps).isfinite()
-        if finite.all():
+        if is_captured(x) or finite.all():
             return maps, finite
         bad = (~finite).nonzero().flatten()  # they hold NaN or Inf, or are too large for sums in float32
         again, finite_again = _mean(x[bad].double(), precision="float32")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import tsm_fast
+from tsm_fast import SaliencyExtractor
 from tsm_fast.steps import choice, cusolver, reference
 
 from ..helpers import MAP_ERROR, feature_maps, orthonormality, projector, randn, spectrum
@@ -78,6 +81,80 @@ def test_graphs(cuda, shape, method, rank):
     x.copy_(feature_maps(4, *shape, seed=1))
     graph.replay()
     assert agree(result, x, method, rank)
+
+
+PUBLIC: dict[str, Any] = {
+    "tsm": tsm_fast.tsm,
+    "eigencam": partial(tsm_fast.eigencam, size=(14, 14)),
+    "mtsm": tsm_fast.mtsm,
+    "mtsm, rank": partial(tsm_fast.mtsm, rank=(4, 3, 3)),
+    "mean_activation": tsm_fast.mean_activation,
+}
+
+
+def captured(call: Any, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """The call in a graph that reads x, after one on a side stream."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(x)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call(x)
+    return graph, result
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_graphs_of_the_public_functions(built, name):
+    call = partial(PUBLIC[name], backend=built.name)
+    x = feature_maps(4, 40, 7, 7).cuda()
+    graph, maps = captured(call, x)
+    x.copy_(feature_maps(4, 40, 7, 7, seed=1))
+    graph.replay()
+    expected = call(x)
+    assert torch.equal(maps, expected)
+    x[1, 0, 0, 0] = torch.nan
+    graph.replay()
+    assert maps[1].isnan().all()
+    assert torch.equal(maps[::2], expected[::2])
+
+
+def test_graphs_of_decompositions(built):
+    x = feature_maps(4, 40, 7, 7).cuda()
+    graph, result = captured(partial(tsm_fast.tucker, rank=(4, 3, 3), n_iter_max=20, backend=built.name), x)
+    pairs_graph, pairs = captured(partial(tsm_fast.eigh, backend=built.name), x[:, 0])
+    x.copy_(feature_maps(4, 40, 7, 7, seed=1))
+    graph.replay()
+    pairs_graph.replay()
+    expected = tsm_fast.tucker(x, rank=(4, 3, 3), n_iter_max=20, backend=built.name)
+    assert torch.equal(result.core, expected.core)
+    assert all(map(torch.equal, result.factors, expected.factors))
+    assert all(map(torch.equal, pairs, tsm_fast.eigh(x[:, 0], backend=built.name)))
+
+
+def test_what_waits_is_refused_in_a_graph(built):
+    x = feature_maps(2, 260, 17, 17).cuda()
+    torch.cuda.synchronize()
+    with pytest.raises(RuntimeError, match="while a CUDA graph is captured"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        tsm_fast.tsm(x, backend=built.name)
+    assert tsm_fast.tsm(x, backend=built.name).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+def test_an_extractor_that_replays(built, dtype):
+    model = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU()).cuda().to(dtype)
+    options: dict[str, Any] = {"method": [*PUBLIC][:3], "size": "input", "backend": built.name}
+    plain, extract = (SaliencyExtractor(model, "1", cuda_graph=graph, **options) for graph in (False, True))
+    for seed in range(6):
+        images = randn(2 + seed % 2, 3, 9, 9, seed=seed, dtype=dtype).cuda()
+        images = images.contiguous(memory_format=torch.channels_last) if seed > 3 else images
+        with torch.cuda.stream(torch.cuda.Stream()) if seed == 2 else nullcontext():
+            maps, expected = extract(images), plain(images)
+            assert all(torch.equal(maps[name], expected[name]) for name in expected)
+    images[0] = torch.nan
+    with pytest.raises(ValueError, match="got NaN or Inf in item 0"):
+        extract(images)
 
 
 def test_streams_at_once(cuda):

@@ -126,6 +126,9 @@ def test_predictions_stand_beside_the_kernels(bench, monkeypatch):
     assert set(both) == {"gram_kernel", "finish_kernel"}
     assert set(gpu_cases.predicted(Case("svd auto", "196x196", "cuda", 9, "float64"))) == {"svd_large_kernel"}
     assert gpu_cases.predicted(Case("tsm", "2048x7x7", "cuda", 4096, "float16")) == {}
+    last = Case("tsm", "2048x7x7", "cuda", 4096, "float32", "channels_last")
+    assert set(gpu_cases.predicted(last)) == {"gram_columns_kernel"}
+    assert gpu_cases.predicted(last._replace(backend="triton")) == {}
     monkeypatch.setattr(GpuBench, "facts", lambda self: {"gpu": "NVIDIA H200"})
     kernels = bench.kernels(case, None, None)
     assert kernels["gram_kernel"] == {"us": 0.25, "predicted": counted["gram_kernel"]}

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsm_fast
 from benchmarks import cuda_predictions
@@ -19,8 +18,15 @@ from tsm_fast.steps import reference
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, beyond_the_protocol, feature_maps, generator, randn
 from .emulation.load import emulated
 from .on_gpu import elsewhere, stand_in
+from .waits import Waits
 
 OPTIONS: dict[str, Any] = {"center": True, "combine": "signed", "sign": "u"}
+NAMES = {
+    torch.float16: "unsigned short",
+    torch.bfloat16: "unsigned short",
+    torch.float32: "float",
+    torch.float64: "double",
+}
 SHAPES = [(33, 3, 5), (40, 7, 7), (70, 8, 8), (90, 7, 10), (10, 9, 10), (66, 9, 8)]
 CALLS = {
     "tsm": ("tsm", None, {}),
@@ -37,16 +43,6 @@ CALLS = {
 @pytest.fixture
 def cuda() -> ModuleType:
     return emulated()
-
-
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: values of tensors, and sizes that depend on them."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-        return func(*args, **(kwargs or {}))
 
 
 def kernels(cuda: ModuleType) -> list[str]:
@@ -92,6 +88,41 @@ def test_gram_of_any_type_and_size(cuda, fresh_memory_is_nan, dtype, n):
     for view in (x, x.mT.contiguous().mT, torch.cat([x[:, :1], x], 1)[:, 1:]):
         gram = cuda.mode_gram(view, 1, precision="float64")
         assert (gram - reference.mode_gram(x, 1, precision="float64")).abs().max() <= 1e-13 * 37
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [2, 15, 32, 49, 56, 63, 64])
+def test_gram_of_channels_that_come_last(cuda, fresh_memory_is_nan, dtype, n):
+    """Copied by 16 bytes of a position; the last rows are no whole chunk."""
+    x = randn(2, 72, n).to(dtype).mT.contiguous().mT
+    kernels(cuda)
+    gram = cuda.mode_gram(x, 1, precision="float64")
+    assert kernels(cuda) == [f"gram_columns_kernel<{4 if n <= 32 else 7 if n <= 56 else 8}, {NAMES[dtype]}>"]
+    assert (gram - reference.mode_gram(x, 1, precision="float64")).abs().max() <= 1e-13 * 72
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(72, 7, 7), (72, 8, 8), (72, 9, 10), (200, 14, 14)], ids=str)
+@pytest.mark.parametrize(("method", "options"), [("tsm", {}), ("eigencam", {"sign": "sum"}), ("mtsm", {})])
+def test_channels_that_come_last(cuda, fresh_memory_is_nan, shape, dtype, method, options):
+    x = feature_maps(3, *shape, relu=False).to(dtype)
+    x[1] = 0
+    expected, _ = cuda.saliency(x, method, None, **{**OPTIONS, **options})
+    maps, finite = cuda.saliency(
+        x.contiguous(memory_format=torch.channels_last), method, None, **{**OPTIONS, **options}
+    )
+    assert finite.all()
+    assert (maps - expected).abs().max() <= 2**-23 * expected.max()
+
+
+def test_slices_of_channels_that_come_last(cuda, fresh_memory_is_nan):
+    """Of 16 channels of 40 that begin at a multiple of 16 bytes, or not, and of 14, which are no multiple."""
+    whole = randn(2, 7, 7, 40, dtype=torch.float32).movedim(3, 1)
+    for view, name in ((whole[:, 4:20], "gram_columns"), (whole[:, 5:21], "gram"), (whole[:, 4:18], "gram")):
+        kernels(cuda)
+        maps, _ = cuda.saliency(view, "tsm", None, **OPTIONS)
+        assert kernels(cuda)[0] == f"{name}_kernel<7, float>"
+        assert (maps - cuda.saliency(view.contiguous(), "tsm", None, **OPTIONS)[0]).abs().max() <= 2**-23 * maps.max()
 
 
 @pytest.mark.parametrize("rank", [(5, 3, 3), (12, 4, 5), (1, 1, 1)], ids=str)
@@ -336,6 +367,10 @@ def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
             cuda.hooi(x, cuda_predictions.RANK, n_iter_max=5, tol=1e-4, sign="u")
         elif call == "tsm, 16 bits":
             cuda.saliency(x.half(), "tsm", None, **OPTIONS)
+        elif call == "tsm, channels_last":
+            cuda.saliency(x.contiguous(memory_format=torch.channels_last), "tsm", None, **OPTIONS)
+        elif call == "tsm, other strides":
+            cuda.saliency(x.mT.contiguous().mT, "tsm", None, **OPTIONS)
         elif call.startswith("finish"):
             cuda.finish(x[:, 0], (224, 224), normalize=True)
         else:
@@ -346,10 +381,13 @@ def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
 @pytest.mark.parametrize("shape", [(40, 14, 14), (1024, 14, 14), (30, 28, 28), (9, 56, 56)], ids=str)
 def test_predictions_know_what_stays_on_chip(cuda, monkeypatch, shape):
     monkeypatch.setenv("TSM_EMULATION_SHARED", str(cuda_predictions.SHARED_LIMIT))
-    cuda._cuda.launches()
-    cuda.saliency(feature_maps(1, *shape), "tsm", None, **OPTIONS)
-    shared = {size for name, _, size in cuda._cuda.launches() if name == "leading_large_kernel<float>"}
-    assert shared == {cuda_predictions.leading_layout(shape[0], shape[1] * shape[2])[2]}
+    x = feature_maps(1, *shape)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for features, columns in ((x, False), (last, shape[0] % 4 == 0 and shape[1] <= 28)):
+        cuda._cuda.launches()
+        cuda.saliency(features, "tsm", None, **OPTIONS)
+        shared = {size for name, _, size in cuda._cuda.launches() if name == "leading_large_kernel<float>"}
+        assert shared == {cuda_predictions.leading_layout(shape[0], shape[1] * shape[2], columns)[2]}
 
 
 def test_a_batch_in_parts_is_the_same(cuda, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from tsm_fast.kernels import launch
 from tsm_fast.kernels.launch import Arithmetic
 from tsm_fast.kernels.products import extremes
 from tsm_fast.steps import reference
+from tsm_fast.steps.capture import as_captured
 
+from ..cuda.waits import Waits
 from ..helpers import DOUBLE_ERROR, MAP_ERROR, feature_maps, generator, pines, randn, views
 
 pytestmark = pytest.mark.slow
@@ -211,6 +214,41 @@ def test_batches_strides_and_devices():
         tsm_fast.tsm(x.requires_grad_(), backend="triton")
     with pytest.raises(ValueError, match="matrix must be on cpu, the device of x, got meta"):
         tsm_fast.mode_dot(x.detach(), torch.empty(3, 2, 2, device="meta"), 1, backend="triton")
+
+
+CAPTURED = {
+    "tsm": partial(tsm_fast.tsm, size=(5, 5)),
+    "eigencam": tsm_fast.eigencam,
+    "mtsm": tsm_fast.mtsm,
+    "mtsm, rank": partial(tsm_fast.mtsm, rank=(4, 2, 3)),
+    "mean": tsm_fast.mean_activation,
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_captured_call_waits_for_nothing(name):
+    call = partial(CAPTURED[name], backend="triton")
+    x = feature_maps(3, 20, 3, 3)
+    expected = call(x)
+    x[1, 3, 2, 2] = torch.nan
+    with Waits() as waits, as_captured():
+        maps = call(x)
+    assert waits.count == 0
+    assert torch.equal(maps[::2], expected[::2])
+    assert maps[1].isnan().all()
+
+
+REFUSED = {
+    "n = 65": partial(tsm_fast.tsm, torch.ones(1, 70, 5, 13)),
+    "n = 66": partial(tsm_fast.eigh, torch.ones(1, 66, 66)),
+    "HOOI": partial(tsm_fast.tucker, torch.ones(1, 3, 3, 9, 9), rank=2),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_waits_is_refused_where_a_graph_is_captured(what):
+    with as_captured(), pytest.raises(RuntimeError, match=f"{what}.* while a CUDA graph is captured: call it without"):
+        REFUSED[what](backend="triton")
 
 
 def test_the_range_of_every_dtype():

@@ -13,8 +13,8 @@ FOLDERS = {"tsm_fast": ROOT / "tsm_fast", "tsm_fast.kernels": ROOT / "kernels"}
 
 # From the ground up. A room imports itself and the floors below it; rooms of one floor do not know each other.
 FLOORS = (
-    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "readable", "reshape"),
-    ("layers",),
+    ("_cpu", "_cuda", "_lazy", "_turns", "_version", "factory", "readable", "reshape", "steps.capture"),
+    ("_graphs", "layers"),
     ("steps.backend", "steps.checks", "steps.gradients", "steps.memory", "steps.scaling"),
     ("steps.arrays", "steps.choice", "steps.cusolver"),
     ("steps.cpu", "steps.cuda", "steps.reference", "kernels"),

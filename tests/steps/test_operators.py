@@ -285,3 +285,10 @@ def test_another_process_runs_an_exported_program(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
     assert torch.equal(torch.load(tmp_path / "maps.pt"), tsm_fast.mtsm(X.relu(), size=(4, 3)))
+
+
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this PyTorch has no such tag")
+@pytest.mark.parametrize("name", ["saliency", "tucker", "eigh", "saliency_backward"])
+def test_operators_run_between_cuda_graphs(name):
+    """Within one nobody would see what is wrong with the features."""
+    assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.tsm_fast, name).default.tags

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .capture import is_captured
+
 MIN_ORDER, MAX_ORDER = 2, 5
 _ORDERS = f"N in {MIN_ORDER}..{MAX_ORDER}"
 
@@ -252,8 +254,8 @@ def sizes(value: Any, modes: int | None) -> tuple[int, ...] | None:
 
 
 def finite(name: str, mask: Tensor, remedy: str = "") -> None:
-    """ValueError that names the items whose `mask` [B] is False."""
-    if not bool(mask.all()):
+    """ValueError that names the items whose `mask` [B] is False; nobody looks while a CUDA graph is captured."""
+    if not is_captured(mask) and not bool(mask.all()):
         items = (~mask).nonzero().flatten().tolist()
         shown = ", ".join(map(str, items[:10])) + (f" and {len(items) - 10} more" if len(items) > 10 else "")
         raise ValueError(f"{name} must be finite, got NaN or Inf in item{'s' * (len(items) > 1)} {shown}{remedy}")

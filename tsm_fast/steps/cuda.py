@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import _cuda  # pyright: ignore[reportMissingModuleSource]
 from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, result_dtype
+from .capture import refuse_above
 from .cusolver import library_eigenpairs
 from .scaling import centered, scaled, unfold, unit_exponents, unit_range
 
@@ -55,6 +56,7 @@ def truncated_svd(
 ) -> tuple[Tensor, Tensor]:
     """The leading singular values [B, R] and vectors [B, n, R] of a matrix, from its Gram matrix."""
     dtype = result_dtype(gram.dtype, precision)
+    refuse_above(_cuda.largest, gram.shape[1], gram)
     gram = (gram if gram.dtype in (torch.float32, torch.float64) else gram.float()).contiguous()
     values = gram.new_empty(len(gram), rank, dtype=dtype)
     vectors = gram.new_empty(len(gram), gram.shape[1], rank, dtype=dtype)
@@ -126,6 +128,8 @@ def saliency(
     Waits for nothing, except above n = 256: for all pairs, and for which items are without proof of their leading pair.
     """
     dtype = torch.float64 if precision == "float64" else torch.float32
+    if rank is None:
+        refuse_above(_cuda.largest, _smaller_side(x.shape[1], x.shape[2] * x.shape[3])[1], x)
     maps = x.new_empty(len(x), x.shape[2] * x.shape[3], dtype=dtype)
     finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if len(x):
@@ -230,7 +234,7 @@ def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, f
                 bytes=workspace.numel(),
                 stream=_stream(x),
             )
-    if _smaller_side(x)[1] <= _cuda.largest:
+    if _smaller_side(*x.shape[1:])[1] <= _cuda.largest:
         _combined_maps(x, center, "leading", "v", precision, maps, finite, settled)
         return
     # A library cannot leave items alone: those without proof are gathered.
@@ -242,9 +246,8 @@ def _leading_maps(x: Tensor, center: bool, precision: Precision, maps: Tensor, f
         maps[items], finite[items] = found, fine
 
 
-def _smaller_side(x: Tensor) -> tuple[bool, int]:
-    """Whether the Gram matrix of features [B, C, S] that is decomposed is that of the positions, and its side."""
-    channels, positions = x.shape[1:]
+def _smaller_side(channels: int, positions: int) -> tuple[bool, int]:
+    """Whether the Gram matrix that is decomposed is that of the positions, and its side."""
     by_position = positions <= max(channels, _cuda.small)
     return by_position, positions if by_position else channels
 
@@ -261,7 +264,7 @@ def _combined_maps(
 ) -> None:
     """Maps from the eigenpairs of the smaller Gram matrix, and one pass over the features where signs need it."""
     channels, positions = x.shape[1:]
-    by_position, n = _smaller_side(x)
+    by_position, n = _smaller_side(channels, positions)
     columns = 1 if how == "leading" else n
     needs_signs = how in ("signed", "uncut") and by_position == (sign == "u")
     wide = maps.dtype == torch.float64

@@ -19,6 +19,8 @@ from .memory import is_mapped, is_recorded, is_transforming
 Compute = Callable[..., Sequence[Tensor]]
 
 _LIBRARY = torch.library.Library("tsm_fast", "DEF")
+# With mode="reduce-overhead" they run between CUDA graphs: within one nobody would see what is wrong with the features.
+_TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
 
 
 def wanted(*tensors: Tensor) -> bool:
@@ -146,7 +148,7 @@ def _transforms() -> Iterator[None]:
 
 
 def _defined(name: str, arguments: str, run: Callable[..., list[Tensor]]) -> Any:
-    _LIBRARY.define(f"{name}({arguments}) -> Tensor[]")
+    _LIBRARY.define(f"{name}({arguments}) -> Tensor[]", tags=_TAGS)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     return getattr(torch.ops.tsm_fast, name).default
 

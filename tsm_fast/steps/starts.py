@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import hosvd
 from .backend import Backend, HooiOptions
+from .capture import refuse
 from .scaling import column_signs, peaks, unfold, unit_range
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def options(
     for index, r in enumerate(rank):
         if r * r > prod(rank) * kept:
             padded = index
+    if random or padded is not None:
+        refuse(x, "a start or a padding of random numbers")
     start = None if given is None else [_in_range(factor) for factor in given]
     if random:
         start = _drawn_factors(x, rank, modes, state)

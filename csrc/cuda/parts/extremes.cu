@@ -40,10 +40,12 @@ __global__ void __launch_bounds__(32 * kGramWarps, 3)
     const bool bfloat = rows.fibres.dtype == DType::bf16;
     const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
     double* v = reinterpret_cast<double*>(shared_memory());  // [depth, kPitch], zeros beyond V
-    const int64_t bytes = kRows * n * static_cast<int64_t>(sizeof(In));
+    const int64_t bytes = chunk_bytes(rows.copy, sizeof(In), n, kRows);
+    const bool turned = rows.copy == Copy::columns;
+    const int row = turned ? 1 : n, step = turned ? column_pitch<In>(kRows) : 1;  // to the next row, the next column
     char* own = reinterpret_cast<char*>(v + depth * kWidth) + warp_of_thread() * 2 * bytes;
     int64_t first = int64_t{warp_of_thread()} * kRows;
-    fetch_rows(rows, data, first, kRows, own, Warp{});
+    fetch_chunk(rows, data, first, kRows, own, Warp{});
     for (int at = thread; at < depth * 8 * NT; at += 32 * kGramWarps) {
         const int k = at / (8 * NT), j = at % (8 * NT);
         v[k * kWidth + j] = k < n && j < columns ? vectors[(item * n + k) * columns + j] : 0.0;
@@ -56,11 +58,11 @@ __global__ void __launch_bounds__(32 * kGramWarps, 3)
     for (int s = 0; s < NT; ++s)
         for (int q = 0; q < 2; ++q) entry[s][q] = place[s][q] = 0;
     for (int turn = 0; first < rows.fibres.count; first += kRows * kGramWarps, turn ^= 1) {
-        fetch_rows(rows, data, first + kRows * kGramWarps, kRows, own + (turn ^ 1) * bytes, Warp{});
+        fetch_chunk(rows, data, first + kRows * kGramWarps, kRows, own + (turn ^ 1) * bytes, Warp{});
         wait_for_all_but_newest();
         __syncwarp(kAllLanes);
-        const In* upper = reinterpret_cast<const In*>(own + turn * bytes) + lane / 4 * n;
-        const In* lower = upper + 8 * n;
+        const In* upper = reinterpret_cast<const In*>(own + turn * bytes) + lane / 4 * row;
+        const In* lower = upper + 8 * row;
         const double shift[2] = {center ? widen(upper[0], bfloat) : 0.0, center ? widen(lower[0], bfloat) : 0.0};
         double c[NT][4];
 #pragma unroll
@@ -70,8 +72,8 @@ __global__ void __launch_bounds__(32 * kGramWarps, 3)
 #pragma unroll 2
         for (int k = 0; k < depth; k += 4) {
             const int p = k + lane % 4;
-            const double a0 = p < n ? widen(upper[p], bfloat) - shift[0] : 0.0,
-                         a1 = p < n ? widen(lower[p], bfloat) - shift[1] : 0.0;
+            const double a0 = p < n ? widen(upper[p * step], bfloat) - shift[0] : 0.0,
+                         a1 = p < n ? widen(lower[p * step], bfloat) - shift[1] : 0.0;
             const double* b = v + p * kWidth + lane / 4;
 #pragma unroll
             for (int s = 0; s < NT; ++s) multiply_add(c[s], a0, a1, b[8 * s]);
@@ -118,7 +120,7 @@ struct LaunchSmall {
     void* stream;
     template <int NT, class In>
     void run() const {
-        const int64_t n = rows.fibres.n, staging = 2 * kGramWarps * kRows * n * static_cast<int64_t>(sizeof(In)),
+        const int64_t n = rows.fibres.n, staging = 2 * kGramWarps * chunk_bytes(rows.copy, sizeof(In), n, kRows),
                       used = (n + 3) / 4 * 4 * kPitch<NT> * 8 + staging, found = 2 * kGramWarps * 8 * NT * 8;
         static const std::string name = "extremes_small_kernel<" + std::to_string(NT) + ", " + type_name(In{}) + ">";
         launch(name, extremes_small_kernel<NT, In>, x.batch, 32 * kGramWarps, used > found ? used : found, stream, rows,
@@ -206,10 +208,9 @@ __global__ void __launch_bounds__(kTileThreads) extremes_kernel(Features feature
 void extremes(const TensorBatch& x, bool transposed, bool center, const double* vectors, int n, double* out,
               const bool* skip, void* stream) {
     if (!transposed && x.first.shape[1] <= kSmall && n <= x.first.shape[1]) {
-        const Fibres rows = fibres_of(x.first, 1);
-        for_size_and_dtype(
-            rows.n, rows.dtype,
-            LaunchSmall{x, Rows{rows, is_packed(x, rows, kRows)}, center, vectors, n, out, skip, stream});
+        const Rows rows = rows_of(x, 1, kRows);
+        for_size_and_dtype(rows.fibres.n, rows.fibres.dtype,
+                           LaunchSmall{x, rows, center, vectors, n, out, skip, stream});
         return;
     }
     const Features f = features_of(x);

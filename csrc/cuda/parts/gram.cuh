@@ -8,10 +8,15 @@ constexpr int kGramWarps = 4;
 constexpr int kGramScratch = kSmall + 2;  // numbers of shared memory: means of columns and of all, or of reductions
 static_assert(kGramScratch >= kBlockScratch && kGramScratch % 2 == 0);
 
+// How chunks of rows come into shared memory: entry by entry, or by 16 bytes in the background. `rows`: they lie one
+// after the other. `columns`: the entries of a column do, as channels that come last; a chunk stays so in shared
+// memory.
+enum class Copy { entries, rows, columns };
+
 // Features of one item: `count` rows (channels) of `n` entries.
 struct Rows {
     Fibres fibres;
-    bool packed;  // rows lie one after the other, from an address that is a multiple of 16
+    Copy copy;
 };
 
 // Fragments of 16 x 8 on and above the diagonal of a matrix of 8 NT: (I, J) with J >= 2 I.
@@ -26,21 +31,47 @@ __host__ __device__ constexpr int fragments() {
 template <int NT>
 constexpr int kPitch = 8 * NT + 4;
 
-// How many rows a warp fetches at a time, and the bytes of its two buffers.
+// How many rows a warp fetches at a time.
+template <class In>
+constexpr int kChunk = sizeof(In) == 8 ? 16 : 32;
 __host__ __device__ __forceinline__ int chunk_rows(DType dtype) {
-    return dtype == DType::f64 ? 16 : 32;
+    return dtype == DType::f64 ? kChunk<double> : kChunk<float>;
+}
+
+// From a column of a chunk to the next, in entries: 16 bytes more, so that a fragment's lanes are in different banks.
+template <class In>
+__host__ __device__ constexpr int column_pitch(int chunk) {
+    return chunk + 16 / static_cast<int>(sizeof(In));
 }
 __host__ __device__ __forceinline__ int64_t element_bytes(DType dtype) {
     return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
 }
-__host__ __device__ __forceinline__ int64_t chunk_bytes(DType dtype, int64_t n) {
-    return chunk_rows(dtype) * n * element_bytes(dtype);
-}
-inline int64_t gram_bytes(DType dtype, int64_t n) {
-    return kGramWarps * 2 * chunk_bytes(dtype, n);
+__host__ __device__ __forceinline__ int64_t chunk_bytes(Copy copy, int64_t width, int64_t n, int chunk) {
+    return n * (chunk * width + (copy == Copy::columns ? 16 : 0));
 }
 
 // A group of threads brings rows [first, first + chunk) of the item into `buffer`; rows beyond the last are zeros.
+template <class Group>
+__device__ __forceinline__ void fetch_columns(const Rows& rows, const void* data, int64_t first, int chunk,
+                                              char* buffer, const Group& group) {
+    const Fibres& f = rows.fibres;
+    if (first < f.count) {
+        const int width = static_cast<int>(element_bytes(f.dtype)), bytes = chunk * width, pieces = bytes / 16,
+                  piece = group.rank() % pieces * 16;
+        const bool inside = piece < (f.count - first) * width;
+        const char* from = static_cast<const char*>(data) + first * width + piece;
+        for (int column = group.rank() / pieces; column < f.n; column += group.size() / pieces) {
+            char* to = buffer + column * (bytes + 16) + piece;
+            if (inside)
+                copy_async(to, from + column * f.step * width);
+            else
+                reinterpret_cast<double*>(to)[0] = reinterpret_cast<double*>(to)[1] = 0;
+        }
+    }
+    commit_copies();
+}
+
+// The same by another way, rows after each other in `buffer`.
 template <class Group>
 __device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, int chunk, char* buffer,
                            const Group& group) {
@@ -49,7 +80,7 @@ __device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, in
     const int rank = group.rank(), size = group.size();
     if (first < f.count) {
         const int64_t here = (f.count - first < chunk ? f.count - first : chunk) * f.n;  // elements
-        if (rows.packed && here == chunk * f.n) {
+        if (rows.copy == Copy::rows && here == chunk * f.n) {
             const char* from = static_cast<const char*>(data) + first * f.n * width;
             for (int64_t at = int64_t{rank} * 16; at < here * width; at += size * 16)
                 copy_async(buffer + at, from + at);
@@ -85,17 +116,19 @@ __device__ void fetch_rows(const Rows& rows, const void* data, int64_t first, in
 }
 
 // acc += rows^T rows over the rows of one chunk, each less its first entry where `shifted`. Any four rows make a step:
-// those a quarter of a chunk apart keep a fragment's lanes in different banks for odd n.
-template <int NT, class In>
-__device__ __forceinline__ void add_chunk(double (&acc)[fragments<NT>()][4], const char* buffer, int n, int rows,
-                                          bool shifted, bool bfloat) {
-    const int lane = lane_of_thread(), quarter = rows / 4;
+// those a quarter of a chunk apart keep a fragment's lanes in different banks for odd n, of columns those together.
+template <int NT, class In, bool COLUMNS>
+__device__ __forceinline__ void add_chunk(double (&acc)[fragments<NT>()][4], const char* buffer, int n, bool shifted,
+                                          bool bfloat) {
+    constexpr int kQuarter = kChunk<In> / 4, kStep = COLUMNS ? column_pitch<In>(kChunk<In>) : 1;
+    const int lane = lane_of_thread();
 #pragma unroll 1
-    for (int i = 0; i < quarter; ++i) {
-        const In* row = reinterpret_cast<const In*>(buffer) + (i + quarter * (lane % 4)) * n;
+    for (int i = 0; i < kQuarter; ++i) {
+        const In* row =
+            reinterpret_cast<const In*>(buffer) + (COLUMNS ? 4 * i + lane % 4 : (i + kQuarter * (lane % 4)) * n);
         double x[NT + 1];
 #pragma unroll
-        for (int t = 0; t < NT; ++t) x[t] = 8 * t + lane / 4 < n ? widen(row[8 * t + lane / 4], bfloat) : 0.0;
+        for (int t = 0; t < NT; ++t) x[t] = 8 * t + lane / 4 < n ? widen(row[(8 * t + lane / 4) * kStep], bfloat) : 0.0;
         if (shifted) {
             const double first = widen(row[0], bfloat);
 #pragma unroll
@@ -118,16 +151,32 @@ __device__ __forceinline__ void each_entry(int r, int s, Visit visit) {
     for (int q = 0; q < 4; ++q) visit(16 * r + 8 * (q / 2) + lane / 4, 8 * s + lane % 4 * 2 + q % 2, q);
 }
 
+// Either, as the rows can be copied.
+template <class Group>
+__device__ __forceinline__ void fetch_chunk(const Rows& rows, const void* data, int64_t first, int chunk, char* buffer,
+                                            const Group& group) {
+    if (rows.copy == Copy::columns)
+        fetch_columns(rows, data, first, chunk, buffer, group);
+    else
+        fetch_rows(rows, data, first, chunk, buffer, group);
+}
+
 // Calls add(chunk) for every `chunk` rows of this warp, while the next ones come into its other buffer.
-template <class Add>
-__device__ __forceinline__ void stream_rows(const Rows& rows, const void* data, int chunk, int64_t bytes, char* staging,
-                                            Add add) {
-    const int64_t stride = int64_t{kGramWarps} * chunk;
+template <bool COLUMNS, class Add>
+__device__ __forceinline__ void stream_rows(const Rows& rows, const void* data, int chunk, char* staging, Add add) {
+    const int64_t stride = int64_t{kGramWarps} * chunk,
+                  bytes = chunk_bytes(rows.copy, element_bytes(rows.fibres.dtype), rows.fibres.n, chunk);
     char* own = staging + warp_of_thread() * 2 * bytes;
     int64_t first = int64_t{warp_of_thread()} * chunk;
-    fetch_rows(rows, data, first, chunk, own, Warp{});
+    const auto fetch = [&](int64_t at, char* buffer) {
+        if constexpr (COLUMNS)
+            fetch_columns(rows, data, at, chunk, buffer, Warp{});
+        else
+            fetch_rows(rows, data, at, chunk, buffer, Warp{});
+    };
+    fetch(first, own);
     for (int turn = 0; first < rows.fibres.count; first += stride, turn ^= 1) {
-        fetch_rows(rows, data, first + stride, chunk, own + (turn ^ 1) * bytes, Warp{});
+        fetch(first + stride, own + (turn ^ 1) * bytes);
         wait_for_all_but_newest();
         __syncwarp(kAllLanes);
         add(own + turn * bytes);
@@ -135,13 +184,14 @@ __device__ __forceinline__ void stream_rows(const Rows& rows, const void* data, 
     }
 }
 
-template <int NT, class In>
+template <int NT, class In, bool COLUMNS>
 __device__ __forceinline__ void accumulate(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
                                            bool shifted, char* staging) {
-    const DType dtype = rows.fibres.dtype;
-    const int n = static_cast<int>(rows.fibres.n), chunk = chunk_rows(dtype);
-    stream_rows(rows, data, chunk, chunk_bytes(dtype, n), staging,
-                [&](const char* at) { add_chunk<NT, In>(acc, at, n, chunk, shifted, dtype == DType::bf16); });
+    const int n = static_cast<int>(rows.fibres.n);
+    const bool bfloat = rows.fibres.dtype == DType::bf16;
+    // The chunk is no constant where it is fetched: that would cost registers.
+    stream_rows<COLUMNS>(rows, data, chunk_rows(rows.fibres.dtype), staging,
+                         [&](const char* at) { add_chunk<NT, In, COLUMNS>(acc, at, n, shifted, bfloat); });
 }
 
 // ---- 16 bits: products are exact in float, and so many of them are summed there before the sum goes to double ----
@@ -149,22 +199,33 @@ constexpr int kRows16 = 64;
 
 // acc += rows^T rows over the kRows16 rows of a chunk, for the fragments from `BEGIN` on that registers have room for.
 // Four rows at a time from each quarter of the chunk: odd n leaves the lanes in different banks.
-template <int NT, bool BFLOAT, int BEGIN = 0>
+template <int NT, bool BFLOAT, bool COLUMNS, int BEGIN = 0>
 __device__ __forceinline__ void add_chunk16(double (&acc)[fragments<NT>()][4], const uint16_t* chunk, int n) {
     constexpr int kAll = fragments<NT>(), kHere = NT < 8 ? kAll : kAll / 4;
     const int lane = lane_of_thread();
     float sums[kHere][4] = {};
 #pragma unroll 1
     for (int i = 0; i < kRows16 / 4; i += 4) {
-        const uint16_t* row = chunk + (i + kRows16 / 4 * (lane % 4)) * n + lane / 4;
+        const uint16_t* row = COLUMNS
+                                  ? chunk + i + kRows16 / 4 * (lane % 4) + lane / 4 * column_pitch<uint16_t>(kRows16)
+                                  : chunk + (i + kRows16 / 4 * (lane % 4)) * n + lane / 4;
         uint32_t x[NT + 1][2];
 #pragma unroll
-        for (int t = 0; t < NT; ++t)
+        for (int t = 0; t < NT; ++t) {
+            const bool inside = 8 * t + lane / 4 < n;
+            if constexpr (COLUMNS) {
+                const uint16_t* at = row + 8 * t * column_pitch<uint16_t>(kRows16);
+                const uint64_t four = inside ? *reinterpret_cast<const uint64_t*>(at) : 0;
+                x[t][0] = static_cast<uint32_t>(four);
+                x[t][1] = static_cast<uint32_t>(four >> 32);
+            } else {
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const uint16_t* at = row + 2 * h * n + 8 * t;
-                x[t][h] = 8 * t + lane / 4 < n ? at[0] | static_cast<uint32_t>(at[n]) << 16 : 0;
+                for (int h = 0; h < 2; ++h) {
+                    const uint16_t* at = row + 2 * h * n + 8 * t;
+                    x[t][h] = inside ? at[0] | static_cast<uint32_t>(at[n]) << 16 : 0;
+                }
             }
+        }
         x[NT][0] = x[NT][1] = 0;
         int f = -BEGIN;
 #pragma unroll
@@ -178,15 +239,16 @@ __device__ __forceinline__ void add_chunk16(double (&acc)[fragments<NT>()][4], c
     for (int f = 0; f < kHere; ++f)
 #pragma unroll
         for (int q = 0; q < 4; ++q) acc[BEGIN + f][q] += static_cast<double>(sums[f][q]);
-    if constexpr (BEGIN + kHere < kAll) add_chunk16<NT, BFLOAT, BEGIN + kHere>(acc, chunk, n);
+    if constexpr (BEGIN + kHere < kAll) add_chunk16<NT, BFLOAT, COLUMNS, BEGIN + kHere>(acc, chunk, n);
 }
 
-template <int NT, bool BFLOAT>
+template <int NT, bool BFLOAT, bool COLUMNS>
 __device__ __forceinline__ void accumulate16(double (&acc)[fragments<NT>()][4], const Rows& rows, const void* data,
                                              char* staging) {
     const int n = static_cast<int>(rows.fibres.n);
-    stream_rows(rows, data, kRows16, int64_t{kRows16} * n * 2, staging,
-                [&](const char* at) { add_chunk16<NT, BFLOAT>(acc, reinterpret_cast<const uint16_t*>(at), n); });
+    stream_rows<COLUMNS>(rows, data, kRows16, staging, [&](const char* at) {
+        add_chunk16<NT, BFLOAT, COLUMNS>(acc, reinterpret_cast<const uint16_t*>(at), n);
+    });
 }
 
 // Whether a map, of which this thread has an entry's magnitude, or the extremes of several, spreads so little that
@@ -197,25 +259,25 @@ __device__ __forceinline__ bool is_flat(double least, double largest, const Bloc
 }
 
 // How a Gram matrix is summed: in double throughout, of any type, or as above.
-template <int NT, class In>
+template <int NT, class In, bool COLUMNS>
 struct InDouble {
     const Rows& rows;
     const void* data;
     bool center;
     __device__ __forceinline__ void operator()(double (&acc)[fragments<NT>()][4], char* staging) const {
-        accumulate<NT, In>(acc, rows, data, center, staging);
+        accumulate<NT, In, COLUMNS>(acc, rows, data, center, staging);
     }
 };
-template <int NT>
+template <int NT, bool COLUMNS>
 struct In16Bits {
     const Rows& rows;
     const void* data;
     static constexpr bool center = false;
     __device__ __forceinline__ void operator()(double (&acc)[fragments<NT>()][4], char* staging) const {
         if (rows.fibres.dtype == DType::bf16)
-            accumulate16<NT, true>(acc, rows, data, staging);
+            accumulate16<NT, true, COLUMNS>(acc, rows, data, staging);
         else
-            accumulate16<NT, false>(acc, rows, data, staging);
+            accumulate16<NT, false, COLUMNS>(acc, rows, data, staging);
     }
 };
 
@@ -269,11 +331,16 @@ __device__ void gram_of(int n, const Sum& sum, char* staging, double* g, double*
     __syncthreads();
 }
 
-// Whether rows can be copied as they are, chunks of `chunk` rows by 16 bytes.
-inline bool is_packed(const TensorBatch& x, const Fibres& f, int64_t chunk) {
+// How chunks of so many rows can be copied. Of a column, pieces of 32 bytes at least: memory gives no less.
+inline Rows rows_of(const TensorBatch& x, int mode, int64_t chunk) {
+    const Fibres f = fibres_of(x.first, mode);
     const int64_t width = size_of(f.dtype);
-    return f.others == 1 && f.step == 1 && f.stride[0] == f.n && reinterpret_cast<uintptr_t>(f.data) % 16 == 0 &&
-           x.batch_stride * width % 16 == 0 && chunk * f.n * width % 16 == 0;
+    const auto whole = [&](int64_t entries) { return entries * width % 16 == 0; };
+    if (f.others > 1 || reinterpret_cast<uintptr_t>(f.data) % 16 != 0 || !whole(x.batch_stride))
+        return {f, Copy::entries};
+    if (f.step == 1 && f.stride[0] == f.n && whole(chunk * f.n)) return {f, Copy::rows};
+    const bool columns = f.stride[0] == 1 && whole(f.step) && whole(f.count) && chunk * width % 32 == 0;
+    return {f, columns ? Copy::columns : Copy::entries};
 }
 
 // kernel<NT, In> for n and the dtype, by `Launch::run<NT, In>()`

@@ -57,6 +57,7 @@ struct Layout {
     int width;            // threads that share a row; 0: rows that are read in two passes a step, from where they are
     int groups;           // of so many threads
     int chunk;            // rows: kRows for each group
+    int row, column;      // entries to the next row of a chunk, and to the next column
     int chunks, held;     // of the item, and those that stay in shared memory
     int near;             // vectors of the basis in shared memory
     int64_t chunk_bytes;  // a multiple of 16, as are the places of all chunks
@@ -69,18 +70,26 @@ struct Layout {
     __host__ __device__ static int64_t vector(int64_t n) { return (n + 1) / 2 * 2; }
 };
 
+// Of threads that share a row; 0 where a block is too small for one.
+int groups_of(int64_t n) {
+    int groups = n > kThreads * kEntries ? 0 : kWarps;
+    while (groups > 0 && (kThreads / groups * kEntries < n || kWarps % groups != 0)) --groups;
+    return groups;
+}
+
 template <class In>
-Layout layout_of(int64_t channels, int64_t n, int64_t room) {
+Layout layout_of(int64_t channels, int64_t n, int64_t room, Copy copy) {
     Layout l{};
     l.bytes = (Layout::scratch() + Layout::exchange()) * 8 + static_cast<int64_t>(sizeof(Krylov));
     const Layout two_passes = l;
-    if (n > kThreads * kEntries || channels > kMostChannels) return two_passes;
-    l.groups = kWarps;
-    while (kThreads / l.groups * kEntries < n || kWarps % l.groups != 0) --l.groups;
+    l.groups = groups_of(n);
+    if (l.groups == 0 || channels > kMostChannels) return two_passes;
     l.width = kThreads / l.groups;
     l.chunk = l.groups * kRows<In>;
+    l.row = copy == Copy::columns ? 1 : static_cast<int>(n);
+    l.column = copy == Copy::columns ? column_pitch<In>(l.chunk) : 1;
     l.chunks = static_cast<int>((channels + l.chunk - 1) / l.chunk);
-    l.chunk_bytes = (l.chunk * n * static_cast<int64_t>(sizeof(In)) + 15) / 16 * 16;
+    l.chunk_bytes = (chunk_bytes(copy, sizeof(In), n, l.chunk) + 15) / 16 * 16;
     l.bytes = (l.bytes + (l.partial(n) + n) * 8 + 15) / 16 * 16 + kRing * l.chunk_bytes;
     if (l.bytes > room) return two_passes;
     const auto fill = [&](int64_t bytes, int64_t most) {
@@ -145,7 +154,7 @@ struct Reads {
         Number x[R][kEntries], dots[R], totals[R];
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-            const In* row = entries + r * groups * n;
+            const In* row = entries + r * groups * l.row;
 #pragma unroll
             for (int j = 0; j < kEntries; ++j) x[r][j] = as<Number>(row[offset[j]], bfloat);
             if (center) {
@@ -194,7 +203,7 @@ struct Reads {
         const auto streamed = [&](int i) { return kFirst ? i : backwards ? l.chunks - 1 - i : kept + i; };
         const auto fetch = [&](int i) {
             const int c = i < stream ? streamed(i) : l.chunks;
-            fetch_rows(rows, data, int64_t{c} * chunk, chunk, place(c), block);
+            fetch_chunk(rows, data, int64_t{c} * chunk, chunk, place(c), block);
         };
         int offset[kEntries];  // of entries own + width j in a row; beyond the row's end that of its last one
         Number of_q[kEntries], left_of_q[kEntries], part[kEntries];
@@ -203,7 +212,7 @@ struct Reads {
 #pragma unroll
         for (int j = 0; j < kEntries; ++j) {
             const int p = own + j * width;
-            offset[j] = p < n ? p : n - 1;
+            offset[j] = (p < n ? p : n - 1) * l.column;
             const double entry = p < n ? static_cast<double>(power) * q[p] : 0.0;
             of_q[j] = static_cast<Number>(entry);
             left_of_q[j] = static_cast<Number>(entry - static_cast<double>(of_q[j]));
@@ -231,7 +240,7 @@ struct Reads {
             const int first = spread * i / turns, end = spread * (i + 1) / turns;
             for (int c = stream > 0 ? first - 1 : first; c < end; ++c) {
                 const In* entries =
-                    reinterpret_cast<const In*>(in_shared(place(c < first ? streamed(i) : c))) + group * n;
+                    reinterpret_cast<const In*>(in_shared(place(c < first ? streamed(i) : c))) + group * l.row;
                 add_rows<kFirst>(entries, n, width, groups, own, bfloat, offset, of_q, left_of_q, power, part, spot,
                                  look);
                 spot ^= 1;
@@ -602,10 +611,15 @@ template <class In>
 void run(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, double* workspace,
          void* stream) {
     static const std::string name = std::string("leading_large_kernel<") + type_name(In{}) + ">";
-    const Fibres f = fibres_of(x.first, 1);
-    const Layout layout = layout_of<In>(f.count, f.n, shared_limit());
-    launch(name, leading_large_kernel<In>, x.batch, kThreads, layout.bytes, stream,
-           Rows{f, is_packed(x, f, layout.chunk)}, layout, x.batch_stride, center, maps, settled, finite, workspace);
+    Rows rows = rows_of(x, 1, groups_of(x.first.shape[1]) * kRows<In>);
+    const auto layout_by = [&] { return layout_of<In>(rows.fibres.count, rows.fibres.n, shared_limit(), rows.copy); };
+    Layout layout = layout_by();
+    if (layout.width == 0 && rows.copy == Copy::columns) {  // which take more room
+        rows.copy = Copy::entries;
+        layout = layout_by();
+    }
+    launch(name, leading_large_kernel<In>, x.batch, kThreads, layout.bytes, stream, rows, layout, x.batch_stride,
+           center, maps, settled, finite, workspace);
 }
 
 }  // namespace

@@ -99,36 +99,62 @@ __device__ __forceinline__ void find_leading(double* m, int n, double* scratch, 
     }
 }
 
-// Block b: item b. The Gram matrix itself goes to `gram`, or else the leading pair to `found`.
-template <int NT, class In>
-__global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
-    gram_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, bool center, Output gram, const bool* skip,
-                Found found) {
+template <int NT, class In, bool COLUMNS>
+__device__ __forceinline__ void gram_of_item(const Rows& rows, int64_t batch_stride, bool center, const Output& gram,
+                                             const bool* skip, const Found& found) {
     const int64_t item = blockIdx.x;
     if (skip && skip[item]) return;
     const int n = static_cast<int>(rows.fibres.n);
     const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
     double* scratch = reinterpret_cast<double*>(shared_memory());
     double* m = scratch + kGramScratch;
-    gram_of<NT>(n, InDouble<NT, In>{rows, data, center}, reinterpret_cast<char*>(m), m, scratch);
+    gram_of<NT>(n, InDouble<NT, In, COLUMNS>{rows, data, center}, reinterpret_cast<char*>(m), m, scratch);
     if (gram.data)
         for (int at = static_cast<int>(threadIdx.x); at < n * n; at += 32 * kGramWarps)
             write(gram, item * n * n + at, m[at / n * kPitch<NT> + at % n]);
     else
         find_leading<NT>(m, n, scratch, item, false, found);
 }
+// Block b: item b. The Gram matrix itself goes to `gram`, or else the leading pair to `found`.
+template <int NT, class In>
+__global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
+    gram_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, bool center, Output gram, const bool* skip,
+                Found found) {
+    gram_of_item<NT, In, false>(rows, batch_stride, center, gram, skip, found);
+}
+// The same of rows that are copied by columns.
+template <int NT, class In>
+__global__ void __launch_bounds__(32 * kGramWarps, NT < 8 ? 3 : 2)
+    gram_columns_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, bool center, Output gram,
+                        const bool* skip, Found found) {
+    gram_of_item<NT, In, true>(rows, batch_stride, center, gram, skip, found);
+}
 
-// Block b: the leading pair of item b, of 16 bits, not centred: the matrix units multiply them as they are.
-template <int NT>
-__global__ void __launch_bounds__(32 * kGramWarps, 2)
-    gram16_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, Found found) {
+template <int NT, bool COLUMNS>
+__device__ __forceinline__ void gram16_of_item(const Rows& rows, int64_t batch_stride, const Found& found) {
     const int64_t item = blockIdx.x;
     const int n = static_cast<int>(rows.fibres.n);
     double* scratch = reinterpret_cast<double*>(shared_memory());
     double* m = scratch + kGramScratch;
     const void* data = item_data(rows.fibres.data, rows.fibres.dtype, item * batch_stride);
-    gram_of<NT>(n, In16Bits<NT>{rows, data}, reinterpret_cast<char*>(m), m, scratch);
+    gram_of<NT>(n, In16Bits<NT, COLUMNS>{rows, data}, reinterpret_cast<char*>(m), m, scratch);
     find_leading<NT>(m, n, scratch, item, true, found);
+}
+// Block b: the leading pair of item b, of 16 bits, not centred: the matrix units multiply them as they are.
+template <int NT>
+__global__ void __launch_bounds__(32 * kGramWarps, 2)
+    gram16_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, Found found) {
+    gram16_of_item<NT, false>(rows, batch_stride, found);
+}
+template <int NT>
+__global__ void __launch_bounds__(32 * kGramWarps, 2)
+    gram16_columns_kernel(const __grid_constant__ Rows rows, int64_t batch_stride, Found found) {
+    gram16_of_item<NT, true>(rows, batch_stride, found);
+}
+
+// Of the two buffers of each warp.
+int64_t staging_of(const Rows& rows, int chunk) {
+    return 2 * kGramWarps * chunk_bytes(rows.copy, size_of(rows.fibres.dtype), rows.fibres.n, chunk);
 }
 
 template <int NT>
@@ -147,10 +173,12 @@ struct Launch {
     void* stream;
     template <int NT, class In>
     void run() const {
-        static const std::string name = "gram_kernel<" + std::to_string(NT) + ", " + type_name(In{}) + ">";
-        launch(name, gram_kernel<NT, In>, x.batch, 32 * kGramWarps,
-               bytes_of<NT>(gram_bytes(rows.fibres.dtype, rows.fibres.n), gram.data ? 1 : 2), stream, rows,
-               x.batch_stride, center, gram, skip, found);
+        static const std::string of = "<" + std::to_string(NT) + ", " + type_name(In{}) + ">";
+        const bool columns = rows.copy == Copy::columns;
+        launch((columns ? "gram_columns_kernel" : "gram_kernel") + of,
+               columns ? gram_columns_kernel<NT, In> : gram_kernel<NT, In>, x.batch, 32 * kGramWarps,
+               bytes_of<NT>(staging_of(rows, kChunk<In>), gram.data ? 1 : 2), stream, rows, x.batch_stride, center,
+               gram, skip, found);
     }
 };
 struct Launch16 {
@@ -160,30 +188,31 @@ struct Launch16 {
     void* stream;
     template <int NT, class>
     void run() const {
-        static const std::string name = "gram16_kernel<" + std::to_string(NT) + ">";
-        launch(name, gram16_kernel<NT>, x.batch, 32 * kGramWarps,
-               bytes_of<NT>(int64_t{kGramWarps} * 2 * kRows16 * rows.fibres.n * 2, 2), stream, rows, x.batch_stride,
-               found);
+        static const std::string of = "<" + std::to_string(NT) + ">";
+        const bool columns = rows.copy == Copy::columns;
+        launch((columns ? "gram16_columns_kernel" : "gram16_kernel") + of,
+               columns ? gram16_columns_kernel<NT> : gram16_kernel<NT>, x.batch, 32 * kGramWarps,
+               bytes_of<NT>(staging_of(rows, kRows16), 2), stream, rows, x.batch_stride, found);
     }
 };
 
 }  // namespace
 
 void mode_gram_small(const TensorBatch& x, int mode, bool center, const Output& out, const bool* skip, void* stream) {
-    const Fibres f = fibres_of(x.first, mode);
-    for_size_and_dtype(f.n, f.dtype,
-                       Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, out, skip, Found{}, stream});
+    const DType dtype = x.first.dtype;
+    const Rows rows = rows_of(x, mode, chunk_rows(dtype));
+    for_size_and_dtype(rows.fibres.n, dtype, Launch{x, rows, center, out, skip, Found{}, stream});
 }
 
 void leading_small(const TensorBatch& x, bool center, const Output& maps, bool* settled, bool* finite, void* stream) {
-    const Fibres f = fibres_of(x.first, 1);
+    const DType dtype = x.first.dtype;
+    const int64_t n = x.first.shape[1];
     const Found found{maps, settled, finite};
-    if (size_of(f.dtype) == 2 && !center && !maps.wide)
-        for_size<uint16_t>(f.n, Launch16{x, Rows{f, is_packed(x, f, kRows16)}, found, stream});
+    if (size_of(dtype) == 2 && !center && !maps.wide)
+        for_size<uint16_t>(n, Launch16{x, rows_of(x, 1, kRows16), found, stream});
     else
-        for_size_and_dtype(
-            f.n, f.dtype,
-            Launch{x, Rows{f, is_packed(x, f, chunk_rows(f.dtype))}, center, Output{}, nullptr, found, stream});
+        for_size_and_dtype(n, dtype,
+                           Launch{x, rows_of(x, 1, chunk_rows(dtype)), center, Output{}, nullptr, found, stream});
 }
 
 }  // namespace tsm::cuda
