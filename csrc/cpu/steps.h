@@ -12,6 +12,10 @@ void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Out
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads);
 
+// x: [B, M, N], M >= N; left: [B, M, rank], right: [B, N, rank], one of them transposed; values: [B, rank]; finite: [B]
+void singular_triplets(const TensorBatch& x, const TripletsPlan& plan, float* left, float* values, float* right,
+                       bool* finite, int threads);
+
 // factors[i]: contiguous [B, I_n, rank[n]] in the type of out, or null; out: [B, ...]
 void core_contraction(const TensorBatch& x, const void* const* factors, const int64_t* rank, const Output& out,
                       int threads);
