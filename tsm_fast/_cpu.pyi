@@ -16,6 +16,18 @@ def mode_gram(x: _Array, mode: int, *, center: bool, wide: bool, out: int, wide_
 def truncated_svd(
     gram: _Array, rank: int, *, roots: bool, wide: bool, values: int, vectors: int, wide_out: bool, threads: int
 ) -> None: ...
+def singular_triplets(
+    x: _Array,  # [B, M, N], M >= N
+    rank: int,
+    *,
+    turned: bool,  # left [B, rank, M] and right [B, N, rank], else [B, M, rank] and [B, rank, N]
+    sign_right: bool,
+    left: int,
+    values: int,
+    right: int,
+    finite: int,
+    threads: int,
+) -> None: ...
 def core_contraction(x: _Array, factors: Sequence[_Array | None], *, out: int, wide: bool, threads: int) -> None: ...
 def hooi(
     x: _Array,

@@ -444,9 +444,9 @@ def _svd(m: Tensor, rank: int, sign: str, precision: Precision, backend: str | N
     module = _resolved("m", m, backend)
     own: Any = getattr(module, "singular_triplets", None)  # of the compiled steps on the CPU, without gradients
     if own is not None and not needs_grad(m) and torch.float64 not in (dtype, m.dtype):
-        u, s, v, finite = own(m, rank, sign)
+        u, s, vh, finite = own(m, rank, sign)
         checks.finite("m", finite)
-        return u, s, v.mT.contiguous()
+        return u, s, vh
     compute = partial(triplets.truncated_svd, module, rank, sign, dtype)
     return by_parts(compute, _checked("m", m), 2 * m.shape[1:].numel())
 

@@ -83,6 +83,15 @@ PYBIND11_MODULE(_cpu, m) {
         },
         "gram"_a, "rank"_a, named, "roots"_a, "wide"_a, "values"_a, "vectors"_a, "wide_out"_a, "threads"_a, release);
     m.def(
+        "singular_triplets",
+        [](const Array& x, int64_t rank, bool turned, bool sign_right, uintptr_t left, uintptr_t values,
+           uintptr_t right, uintptr_t finite, int threads) {
+            singular_triplets(batch_of(x), {rank, turned, sign_right}, memory_at<float>(left),
+                              memory_at<float>(values), memory_at<float>(right), memory_at<bool>(finite), threads);
+        },
+        "x"_a, "rank"_a, named, "turned"_a, "sign_right"_a, "left"_a, "values"_a, "right"_a, "finite"_a, "threads"_a,
+        release);
+    m.def(
         "core_contraction",
         [](const Array& x, const std::vector<std::optional<Array>>& factors, uintptr_t out, bool wide, int threads) {
             TensorBatch each[kMaxOrder]{};

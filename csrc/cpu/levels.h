@@ -49,6 +49,19 @@ struct HooiItem {
     double* weights = nullptr;    // A_big = X_(big) weights, [S, R_big]
 };
 
+struct TripletsPlan {
+    int64_t rank;
+    bool turned;      // left vectors are wanted as [rank, M] and right ones as [N, rank], else [M, rank] and [rank, N]
+    bool sign_right;  // signed by the right vectors, else by the left ones
+};
+
+struct TripletsItem {
+    Tensor x{};        // [M, N], M >= N
+    double scale = 1;  // x is used times this power of two
+    float *left = nullptr, *values = nullptr, *right = nullptr;
+    bool finite = true;
+};
+
 // What is tried of maps before they are finished.
 struct OrdinaryMaps {
     int64_t size;              // entries of a map
@@ -112,6 +125,9 @@ struct Level {
     int (*truncated_svd_group)(bool wide, int64_t n);
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
                           double* const* vectors, double loss, const ArenaState& memory);
+
+    // As many items as truncated_svd_group says for double.
+    void (*singular_triplets)(const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory);
 
     // factors[n]: [I_n, R_n], or without data where mode n stays.
     void (*core_contraction)(bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory);

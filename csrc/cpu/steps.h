@@ -13,6 +13,10 @@ void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Out
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads);
 
+// x: [B, M, N], M >= N; left: [B, M, rank], right: [B, N, rank], one of them transposed; values: [B, rank]; finite: [B]
+void singular_triplets(const TensorBatch& x, const TripletsPlan& plan, float* left, float* values, float* right,
+                       bool* finite, int threads);
+
 // factors[n]: [B, I_n, R_n], or without data where mode n stays; out: [B, ...]
 void core_contraction(const TensorBatch& x, const TensorBatch* factors, const Output& out, int threads);
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .. import _cpu
 from .backend import N_ITER_MAX, TOL, HooiOptions, HooiResult, Method, Precision, map_noise, peak_range, result_dtype
-from .scaling import column_signs, peaks, per_item, straightened
 
 name = "cpu"
 
 _DTYPES = {getattr(torch, name): code for name, code in _cpu.dtypes.items()}
 
 _CPU = torch.device("cpu")  # said to every new tensor, whatever torch takes for the default
-# Of the first singular value: what the last one must be for its triplet to come good from a pass in float, in float64.
-_FIRM, _FAINT = 0.03, 1e-3
-_NULL = 1e-5  # below it LAPACK's vectors in float32 may lack 3e-5 of orthonormality
-_NARROW = 64
 _LARGE = 4 * 2**20  # bytes; from here on NumPy asks for large pages too
 
 _Array = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -135,43 +130,28 @@ def hosvd(x: Tensor, rank: Sequence[int], *, sign: str, precision: Precision = "
 
 
 def singular_triplets(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [B, M, N]
-    """U [B, M, R], S [B, R], V [B, N, R] in float32 and the finite items [B]: from Gram matrices in float, then in
-    float64, as far as the last singular value allows, and else by LAPACK.
+    """U [B, M, R], S [B, R], Vh [B, R, N] in float32 and the finite items [B], from Gram matrices in float where the
+    last singular value allows, else in float64, and from products with the matrix.
     """
-    if m.shape[1] < m.shape[2]:
-        v, s, u, finite = singular_triplets(m.mT, rank, "v" if sign == "u" else "u")
-        return u, s, v, finite
-    if rank > m.shape[2] / 2 and m.shape[1] < 2 * m.shape[2]:  # small singular values are to be expected
-        finite = peaks(m).isfinite()
-        return *_by_lapack(torch.where(per_item(finite, m), m, 0), rank, sign), finite
-    ways = [(_FIRM, partial(_triplets, precision="float64")), (_FAINT, _by_lapack)]
-    narrow = m.shape[2] <= _NARROW or rank <= m.shape[2] / 2  # else the last singular value is seldom firm
-    u, s, v, finite = _triplets(m, rank, sign, "float32" if narrow else "float64")
-    for least, again in ways if narrow else ways[1:]:
-        weak = (finite & ~(s[:, -1] > least * s[:, 0])).nonzero().flatten()
-        if not len(weak):
-            break
-        parts = again(m[weak], rank, sign)
-        u, s, v = (whole.index_copy(0, weak, part) for whole, part in zip((u, s, v), parts[:3], strict=True))
-    return u, s, v, finite
-
-
-def _triplets(m: Tensor, rank: int, sign: str, precision: Precision) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The factors of the HOSVD of a matrix, both signed by themselves, with one sign for both."""
-    result = _decomposed(m, (rank, rank), 0, 0.0, "u", precision, HooiOptions(range(2)), refine=False)
-    u, v = (factor.float() for factor in result.factors)
-    (v if sign == "u" else u).mul_(torch.where(result.core.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)[:, None])
-    return u, result.singular_values[1].float(), v, result.finite
-
-
-def _by_lapack(m: Tensor, rank: int, sign: str) -> tuple[Tensor, Tensor, Tensor]:
-    u, s, vh = torch.linalg.svd(m.float(), full_matrices=False)
-    u, v = u[:, :, :rank], vh.mT[:, :, :rank]
-    null = (s[:, -1] < _NULL * s[:, 0]).nonzero().flatten()
-    if len(null):
-        u, v = (q.index_copy(0, null, straightened(q[null])) for q in (u, v))
-    signs = column_signs(u if sign == "u" else v)
-    return u * signs, s[:, :rank], v * signs
+    batch, rows, columns = m.shape
+    u, vh = _empty(batch, rows, rank, dtype=torch.float32), _empty(batch, rank, columns, dtype=torch.float32)
+    s = torch.empty(batch, rank, device=_CPU, dtype=torch.float32)
+    finite = torch.ones(batch, dtype=torch.bool, device=_CPU)
+    turned = rows < columns
+    if batch:
+        left, right = (vh, u) if turned else (u, vh)
+        _cpu.singular_triplets(
+            _array(m.mT if turned else m),
+            rank,
+            turned=turned,
+            sign_right=(sign == "v") != turned,
+            left=left.data_ptr(),
+            values=s.data_ptr(),
+            right=right.data_ptr(),
+            finite=finite.data_ptr(),
+            threads=torch.get_num_threads(),
+        )
+    return u, s, vh, finite
 
 
 def _decomposed(
@@ -182,8 +162,6 @@ def _decomposed(
     sign: str,
     precision: Precision,
     options: HooiOptions,
-    *,
-    refine: bool = True,
 ) -> HooiResult:
     modes, start, padding = options
     dtype = result_dtype(x.dtype, precision)
@@ -204,7 +182,7 @@ def _decomposed(
             n_iter_max=n_iter_max,
             tol=tol,
             sign_v=sign == "v",
-            refine=refine and dtype == torch.float64,
+            refine=dtype == torch.float64,
             guard=precision == "auto",
             wide=_passes_wide(x, precision),
             core=core.data_ptr(),

@@ -5,6 +5,7 @@
 #include "cpu/level/hooi.inl"
 #include "cpu/level/mode_gram.inl"
 #include "cpu/level/saliency.inl"
+#include "cpu/level/singular_triplets.inl"
 #include "cpu/level/truncated_svd.inl"
 
 namespace tsm::TSM_LEVEL {
@@ -19,6 +20,9 @@ const Level kLevel = {
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
     [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, double loss, const ArenaState& memory) {
         TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), loss, false);
+    },
+    [](const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory) {
+        triplets_items(plan, items, count, Arena(memory));
     },
     [](bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory) {
         TSM_BOTH(core_contraction_as)(x, factors, out, Arena(memory));

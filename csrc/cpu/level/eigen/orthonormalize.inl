@@ -32,26 +32,6 @@ static double column_length(const double* a, int64_t rows, int64_t rank, int64_t
     return __builtin_sqrt(sum);
 }
 
-// Takes columns [0, k) of a [rows, rank], orthonormal, out of column k.
-static void take_out(double* a, int64_t rows, int64_t rank, int64_t k) {
-    for (int64_t j = 0; j < k; ++j) {
-        double dot = 0;
-        for (int64_t i = 0; i < rows; ++i) dot += a[i * rank + j] * a[i * rank + k];
-        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] -= dot * a[i * rank + j];
-    }
-}
-
-// Column k becomes what is left of it beside the columns before it, at unit length; false where too little is left.
-static bool make_orthogonal(double* a, int64_t rows, int64_t rank, int64_t k, double least) {
-    for (int pass = 0; pass < 3; ++pass) {
-        take_out(a, rows, rank, k);
-        const double length = column_length(a, rows, rank, k);
-        if (pass == 0 && !(length > least)) return false;
-        for (int64_t i = 0; i < rows; ++i) a[i * rank + k] /= length;
-    }
-    return true;
-}
-
 // ---- what columns that should be orthonormal lack, and the cure of a small loss ----
 // In the two layouts of the eigensolver (householder.inl): rows of vectors D = V, one matrix a lane, or rows of numbers
 // D, zeros behind the last column up to a whole vector V.
@@ -194,19 +174,58 @@ static bool straighten_columns(P* a, int64_t rows, int64_t rank, int64_t n, Aren
 }
 
 // ---- an orthonormal set from columns ----
+// Columns as rows of whole vectors, zeros behind their last entries: they may be many.
+
+static inline double row_product(const double* x, const double* y, int64_t ld) {
+    Vec<double> sum{};
+    for (int64_t i = 0; i < ld; i += kLanes<double>) sum += load(x + i) * load(y + i);
+    return sum_lanes<double>(sum);
+}
+
+// Row k of q [., ld] becomes what is left of it beside the rows before it, which are orthonormal, at unit length; false
+// where that is no more than `least` of it.
+static bool add_row(double* q, int64_t ld, int64_t k, double least) {
+    double* x = q + k * ld;
+    double before = __builtin_sqrt(row_product(x, x, ld));
+    for (int pass = 0; pass < 3; ++pass) {
+        for (int64_t j = 0; j < k; ++j) {
+            const double* y = q + j * ld;
+            const Vec<double> share = splat(row_product(x, y, ld));
+            for (int64_t i = 0; i < ld; i += kLanes<double>) store(x + i, load(x + i) - share * load(y + i));
+        }
+        const double length = __builtin_sqrt(row_product(x, x, ld));
+        if (pass == 0 && !(length > least * before)) return false;
+        for (int64_t i = 0; i < ld; i += kLanes<double>) store(x + i, load(x + i) / length);
+        if (length > 0.7 * before) break;  // hardly anything was taken out
+        before = 1;
+    }
+    return true;
+}
+// Row k becomes what is left of a column of the identity, the first from `unit` on that is not in the span of the rows
+// before it; `unit` moves behind it.
+static void add_unit(double* q, int64_t rows, int64_t ld, int64_t k, double least, int64_t& unit) {
+    for (bool added = false; !added && unit < rows; ++unit) {
+        for (int64_t i = 0; i < ld; ++i) q[k * ld + i] = i == unit;
+        added = add_row(q, ld, k, least);
+    }
+}
 
 // Columns [from, rank) of a become orthonormal to each other and to those before them, which are; those no longer than
 // `none` become the first columns of the identity that complete the set. lengths: [rank], of all columns on entry
-static void orthonormalize_from(double* a, int64_t rows, int64_t rank, int64_t from, const double* lengths,
-                                double none) {
+static void orthonormalize_from(double* a, int64_t rows, int64_t rank, int64_t from, const double* lengths, double none,
+                                Arena scratch) {
+    if (from == rank) return;
     const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
-    for (int64_t k = from; k < rank; ++k) {
-        if (lengths[k] > none && make_orthogonal(a, rows, rank, k, least * lengths[k])) continue;
-        for (int64_t unit = 0; unit < rows; ++unit) {
-            for (int64_t i = 0; i < rows; ++i) a[i * rank + k] = i == unit;
-            if (make_orthogonal(a, rows, rank, k, least)) break;
-        }
-    }
+    const int64_t ld = padded<double>(rows);
+    double* q = scratch.take<double>(rank * ld);
+    for (int64_t k = 0; k < rank * ld; ++k) q[k] = 0;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < rank; ++k) q[k * ld + i] = a[i * rank + k];
+    int64_t unit = 0;
+    for (int64_t k = from; k < rank; ++k)
+        if (!(lengths[k] > none && add_row(q, ld, k, least))) add_unit(q, rows, ld, k, least, unit);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = from; k < rank; ++k) a[i * rank + k] = q[k * ld + i];
 }
 
 // Columns of a [rows, rank] = B V, V the eigenvectors of B^T B, longest first: at unit length, and orthonormal but for
@@ -225,49 +244,24 @@ static void orthonormalize(double* a, int64_t rows, int64_t rank, double loss, A
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t k = 0; k < nearly; ++k) a[i * rank + k] /= lengths[k];
     const int64_t done = sound || straighten_columns(a, rows, rank, nearly, scratch) ? nearly : 0;
-    orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first);
+    orthonormalize_from(a, rows, rank, done, lengths, 1e-12 * first, scratch);
 }
 
 // out [rows, rank]: the orthonormal columns a [rows, found], and beside them what is left of `more` [rows, rank -
-// found] column after column, signed by its largest entry. Columns in rows of whole vectors: they are many.
+// found] column after column, signed by its largest entry.
 static void pad_columns(const double* a, int64_t rows, int64_t found, const double* more, int64_t rank, double* out,
                         Arena scratch) {
-    using V = Vec<double>;
+    constexpr double least = 1e-10;  // what is left of a column beside others is no more than rounding
     const int64_t ld = padded<double>(rows);
     double* q = scratch.take<double>(rank * ld);
-    const auto dot = [&](const double* x, const double* y) {
-        V sum{};
-        for (int64_t i = 0; i < ld; i += kLanes<double>) sum += load(x + i) * load(y + i);
-        return sum_lanes<double>(sum);
-    };
-    // What is left of x beside the k columns before it, at unit length; false where that is its rounding.
-    const auto add = [&](double* x, int64_t k) {
-        double before = __builtin_sqrt(dot(x, x));
-        for (int pass = 0; pass < 3; ++pass) {
-            for (int64_t j = 0; j < k; ++j) {
-                const V share = splat(dot(x, q + j * ld));
-                for (int64_t i = 0; i < ld; i += kLanes<double>)
-                    store(x + i, load(x + i) - share * load(q + j * ld + i));
-            }
-            const double length = __builtin_sqrt(dot(x, x));
-            if (pass == 0 && !(length > 1e-10 * before)) return false;
-            for (int64_t i = 0; i < ld; i += kLanes<double>) store(x + i, load(x + i) / length);
-            if (length > 0.7 * before) break;  // hardly anything was taken out
-            before = 1;
-        }
-        return true;
-    };
+    int64_t unit = 0;
     for (int64_t k = 0; k < rank; ++k) {
         double* x = q + k * ld;
         const int64_t width = k < found ? found : rank - found;
         const double* from = k < found ? a + k : more + k - found;
         for (int64_t i = 0; i < ld; ++i) x[i] = i < rows ? from[i * width] : 0;
         if (k < found) continue;
-        bool added = add(x, k);
-        for (int64_t unit = 0; !added && unit < rows; ++unit) {
-            for (int64_t i = 0; i < ld; ++i) x[i] = i == unit;
-            added = add(x, k);
-        }
+        if (!add_row(q, ld, k, least)) add_unit(q, rows, ld, k, least, unit);
         double entry = 0;
         for (int64_t i = 0; i < rows; ++i)
             if (__builtin_fabs(x[i]) > __builtin_fabs(entry)) entry = x[i];

@@ -109,7 +109,7 @@ static void make_orthonormal(P* a, int64_t rows, int64_t rank, Arena scratch) {
     double* lengths = scratch.take<double>(rank);
     for (int64_t i = 0; i < rows * rank; ++i) wide[i] = static_cast<double>(a[i]);
     for (int64_t k = 0; k < rank; ++k) lengths[k] = column_length(wide, rows, rank, k);
-    orthonormalize_from(wide, rows, rank, 0, lengths, 1e-6);
+    orthonormalize_from(wide, rows, rank, 0, lengths, 1e-6, scratch);
     for (int64_t i = 0; i < rows * rank; ++i) a[i] = static_cast<P>(wide[i]);
 }
 
