@@ -350,27 +350,30 @@ def _maps(
     backend: str | None,
 ) -> tuple[Tensor]:
     positions = x.shape[2:]
+    planar = len(positions) == 2
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
-    step: Any = _mean if method == "mean_activation" else module.saliency
-    whole, gpu = None, module.name in ("cuda", "triton")
-    if len(positions) == 2 or size is None:  # all of it in one call of the compiled steps on the CPU
-        whole = getattr(module, "finished_maps", partial(_at_once, module) if gpu else None)
-    if len(positions) != 2:
-        if rank is None:
-            x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
-        else:
-            step = partial(orders.saliency, module)
+    step: Any = module.saliency
+    whole: Any = None  # all of it in one call
+    if method == "mean_activation" and module.name != "cpu":  # its compiled steps have means too
+        step = _mean
+    elif not planar and rank is not None:
+        step = partial(orders.saliency, module)
+    elif planar or size is None:
+        gpu = module.name in ("cuda", "triton")
+        whole = partial(_at_once, module) if gpu else getattr(module, "finished_maps", None)
+    if not planar and rank is None:
+        x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
     what = {"method": method, "rank": rank, "center": center, "combine": combine, "sign": sign, "relu": relu}
     contrasts = normalize and precision == "auto"
-    raw = partial(step, **what, precision=precision)
-    if whole is None or step != module.saliency:
-        maps, finite = raw(x)
+    if whole is None:
+        maps, finite = step(x, **what, precision=precision)
     else:
         faint = _FAINT if contrasts else 0
         maps, finite = whole(x, **what, precision=precision, size=size, normalize=normalize, faint=faint)
         if finite is None:
-            return (maps if len(positions) == 2 else maps.view(len(maps), *positions),)
+            return (maps if planar else maps.view(len(maps), *positions),)
+    raw = partial(step, **what, precision=precision)
     if nan == "raise":
         checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
     elif nan == "zero" and not finite.all():
@@ -407,25 +410,10 @@ def _at_once(
 
 def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
     """The mean over channels [B, H, W] and the finite items [B], in place of `Backend.saliency`."""
-    if x.dtype == torch.float32 and precision != "float64" and not needs_grad(x):
-        maps = (_sum_of_channels(x) / x.shape[1]).float()
-        finite = peaks(maps).isfinite()
-        if finite.all():
-            return maps, finite
-        bad = (~finite).nonzero().flatten()  # they hold NaN or Inf, or are too large for sums in float32
-        again, finite_again = _mean(x[bad].double(), precision="float32")
-        return maps.index_copy(0, bad, again), finite.index_copy(0, bad, finite_again)
     finite = peaks(x).isfinite()
     maps = (cast(x, torch.float64) if needs_grad(x) else x).mean(1, dtype=torch.float64)
     maps = torch.where(per_item(finite, maps), maps, torch.nan)
     return cast(maps, torch.float64 if precision == "float64" else torch.float32), finite
-
-
-def _sum_of_channels(x: Tensor) -> Tensor:
-    """In float64, of sums of 32 channels in float32: PyTorch's sums of one type into another are ten times slower."""
-    few = x.shape[1] % 32
-    whole = x[:, few:].unflatten(1, (-1, 32)).sum(2) if x.shape[1] > few else x[:, :0]
-    return whole.sum(1, dtype=torch.float64) + x[:, :few].sum(1, dtype=torch.float64)
 
 
 def _zeroed(x: Tensor) -> Tensor:
