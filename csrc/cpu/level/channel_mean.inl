@@ -7,6 +7,13 @@ namespace {
 
 constexpr int64_t kChannelsPerSum = 32;
 
+template <class P>
+static inline void add_vector(Vec<P> sum, int64_t count, double* sums) {
+    P part[kLanes<P>];
+    store(part, sum);
+    for (int64_t l = 0; l < kLanes<P> && l < count; ++l) sums[l] += static_cast<double>(part[l]);
+}
+
 // sums [n] += the `count` rows, each ld apart. What stands one sum behind is fetched meanwhile.
 template <class P>
 static void add_rows(const P* rows, int64_t ld, int64_t count, int64_t n, double* sums) {
@@ -22,10 +29,21 @@ static void add_rows(const P* rows, int64_t ld, int64_t count, int64_t n, double
         for (; r + 4 <= count; r += 4)
             for (int i = 0; i < 4; ++i) acc[i] += at(r + i, j);
         for (; r < count; ++r) acc[0] += at(r, j);
-        P sum[L];
-        store(sum, (acc[0] + acc[1]) + (acc[2] + acc[3]));
-        for (int64_t l = 0; l < L && j + l < n; ++l) sums[j + l] += static_cast<double>(sum[l]);
+        add_vector<P>((acc[0] + acc[1]) + (acc[2] + acc[3]), n - j, sums + j);
     }
+}
+// The same for rows of at most NV vectors, row after row: the machine fetches by itself what is read in order.
+template <class P, int NV>
+static void add_short_rows(const P* rows, int64_t ld, int64_t count, int64_t n, double* sums) {
+    constexpr int L = kLanes<P>, whole = NV - 1;
+    if constexpr (NV > 1)
+        if (n <= whole * L) return add_short_rows<P, NV - 1>(rows, ld, count, n, sums);
+    Vec<P> acc[NV] = {};
+    for (int64_t r = 0; r < count; ++r, rows += ld) {
+        for (int v = 0; v < whole; ++v) acc[v] += load(rows + v * L);
+        acc[whole] += n < NV * L ? load_first(rows + whole * L, n - whole * L) : load(rows + whole * L);
+    }
+    for (int v = 0; v < NV; ++v) add_vector<P>(acc[v], n - v * L, sums + v * L);
 }
 
 template <class P>
@@ -36,8 +54,9 @@ static void add_channels(const Tensor& matrix, double scale, double* sums, Arena
     for (int64_t k = 0; k < channels; k += panels.per_panel) {
         const int64_t kc = channels - k < panels.per_panel ? channels - k : panels.per_panel;
         const P* rows = panels.rows(k, kc);
+        const auto add = n <= 8 * kLanes<P> ? add_short_rows<P, 8> : add_rows<P>;
         for (int64_t i = 0; i < kc; i += kChannelsPerSum)
-            add_rows(rows + i * panels.ld, panels.ld, kc - i < kChannelsPerSum ? kc - i : kChannelsPerSum, n, sums);
+            add(rows + i * panels.ld, panels.ld, kc - i < kChannelsPerSum ? kc - i : kChannelsPerSum, n, sums);
     }
 }
 
