@@ -5,7 +5,7 @@
 
 namespace tsm {
 
-enum class Method : int { eigencam, tsm, multivec_eigencam, mtsm };
+enum class Method : int { eigencam, tsm, multivec_eigencam, mtsm, mean_activation };
 enum class Sign : int { u, v, absmax, sum };
 // What becomes of eigenpairs j: sigma_1 v_1; abs(sum_j w_j v_j), w_j = +-sigma_j^2; sum_j sigma_j^2 |v_j|; the signed
 // sum before its abs.

@@ -351,6 +351,7 @@ def _maps(
     backend: str | None,
 ) -> tuple[Tensor]:
     positions = x.shape[2:]
+    planar = len(positions) == 2
     module = resolve(backend, x)
     readable("features", x, module.name, looks=nan != "propagate" or normalize or bool(size or rank))
     gpu = module.name in ("cuda", "triton")
@@ -358,21 +359,22 @@ def _maps(
         refuse(x, f"backend {module.name!r}", "use backend='cuda' or 'triton', on features without gradients")
     elif nan == "zero" and is_captured(x):
         x = _zeroed(x)
-    step: Any = _mean if method == "mean_activation" else module.saliency
-    if len(positions) != 2:
-        if rank is None:
-            x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
-        else:
-            step = partial(orders.saliency, module)
+    step: Any = module.saliency
+    own: Any = getattr(module, "finished_maps", None)  # all of it in one call of the compiled steps on the CPU
+    if method == "mean_activation" and module.name != "cpu":  # its compiled steps have means too
+        step, own = _mean, None
+    elif not planar and rank is not None:
+        step, own = partial(orders.saliency, module), None
+    if not planar and rank is None:
+        x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
     what = {"method": method, "rank": rank, "center": center, "combine": combine, "sign": sign, "relu": relu}
     contrasts = normalize and precision == "auto"
     raw = partial(step, **what, precision=precision)
     whole: Any = None
     if gpu:
         whole = partial(_at_once, module, raw, positions)
-    elif step == module.saliency and (len(positions) == 2 or size is None):
-        own: Any = getattr(module, "finished_maps", None)  # all of it in one call of the compiled steps on the CPU
-        whole = own and partial(own, **what, precision=precision)
+    elif own is not None and (planar or size is None):
+        whole = partial(own, **what, precision=precision)
     if whole is None:
         maps, finite = raw(x)
     else:
@@ -427,25 +429,10 @@ def _at_once(
 
 def _mean(x: Tensor, *, precision: Precision, **_: Any) -> tuple[Tensor, Tensor]:
     """The mean over channels [B, H, W] and the finite items [B], in place of `Backend.saliency`."""
-    if x.dtype == torch.float32 and precision != "float64" and not needs_grad(x):
-        maps = (_sum_of_channels(x) / x.shape[1]).float()
-        finite = peaks(maps).isfinite()
-        if is_captured(x) or finite.all():
-            return maps, finite
-        bad = (~finite).nonzero().flatten()  # they hold NaN or Inf, or are too large for sums in float32
-        again, finite_again = _mean(x[bad].double(), precision="float32")
-        return maps.index_copy(0, bad, again), finite.index_copy(0, bad, finite_again)
     finite = peaks(x).isfinite()
     maps = (cast(x, torch.float64) if needs_grad(x) else x).mean(1, dtype=torch.float64)
     maps = torch.where(per_item(finite, maps), maps, torch.nan)
     return cast(maps, torch.float64 if precision == "float64" else torch.float32), finite
-
-
-def _sum_of_channels(x: Tensor) -> Tensor:
-    """In float64, of sums of 32 channels in float32: PyTorch's sums of one type into another are ten times slower."""
-    few = x.shape[1] % 32
-    whole = x[:, few:].unflatten(1, (-1, 32)).sum(2) if x.shape[1] > few else x[:, :0]
-    return whole.sum(1, dtype=torch.float64) + x[:, :few].sum(1, dtype=torch.float64)
 
 
 def _zeroed(x: Tensor) -> Tensor:

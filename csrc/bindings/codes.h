@@ -22,7 +22,8 @@ inline void export_codes(pybind11::module_& m) {
     m.attr("methods") = by_name<Method>({{"eigencam", Method::eigencam},
                                          {"tsm", Method::tsm},
                                          {"multivec_eigencam", Method::multivec_eigencam},
-                                         {"mtsm", Method::mtsm}});
+                                         {"mtsm", Method::mtsm},
+                                         {"mean_activation", Method::mean_activation}});
     m.attr("signs") = by_name<Sign>({{"u", Sign::u}, {"v", Sign::v}, {"absmax", Sign::absmax}, {"sum", Sign::sum}});
     m.attr("combinations") = by_name<Combine>({{"leading", Combine::leading},
                                                {"signed", Combine::signed_sum},

@@ -86,8 +86,8 @@ PYBIND11_MODULE(_cpu, m) {
         "singular_triplets",
         [](const Array& x, int64_t rank, bool turned, bool sign_right, uintptr_t left, uintptr_t values,
            uintptr_t right, uintptr_t finite, int threads) {
-            singular_triplets(batch_of(x), {rank, turned, sign_right}, memory_at<float>(left),
-                              memory_at<float>(values), memory_at<float>(right), memory_at<bool>(finite), threads);
+            singular_triplets(batch_of(x), {rank, turned, sign_right}, memory_at<float>(left), memory_at<float>(values),
+                              memory_at<float>(right), memory_at<bool>(finite), threads);
         },
         "x"_a, "rank"_a, named, "turned"_a, "sign_right"_a, "left"_a, "values"_a, "right"_a, "finite"_a, "threads"_a,
         release);

@@ -138,6 +138,8 @@ struct Level {
     int (*saliency_group)(bool wide, const SaliencyPlan& plan);
     void (*saliency)(bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, const ArenaState& memory);
 
+    bool (*channel_mean)(bool wide, const Tensor& x, double* map, const ArenaState& memory);  // whether it is finite
+
     // map [height, width] and out [rows, columns] in double when `wide`, else in float
     void (*finish)(bool wide, const FinishPlan& plan, const void* map, void* out, const ArenaState& memory);
     bool (*is_ordinary)(bool wide, const OrdinaryMaps& plan, const void* map);

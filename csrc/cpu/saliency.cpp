@@ -10,7 +10,8 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
     plan.hooi.keeps_scale = true;
     // Signs of the factor columns matter to the signed combination alone.
     plan.hooi.factors = plan.truncated && plan.method == Method::mtsm && !plan.absolute && plan.sign == Sign::u;
-    const int group = level().saliency_group(wide, plan);
+    const bool mean = plan.method == Method::mean_activation;
+    const int group = mean ? kMostItems : level().saliency_group(wide, plan);
     parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads,
                     [&](int64_t first, int64_t last, const ArenaState& memory) {
                         Arena arena(memory);
@@ -19,8 +20,9 @@ void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& 
                         for (int k = 0; k < count; ++k) {
                             items[k].x = x.item(first + k);
                             items[k].map = arena.take<double>(size);
+                            if (mean) items[k].finite = level().channel_mean(wide, items[k].x, items[k].map, arena);
                         }
-                        level().saliency(wide, plan, items, count, arena);
+                        if (!mean) level().saliency(wide, plan, items, count, arena);
                         for (int k = 0; k < count; ++k) {
                             maps.put((first + k) * size, items[k].map, size);
                             finite[first + k] = items[k].finite;

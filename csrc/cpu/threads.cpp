@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #if defined(__linux__)
@@ -92,7 +93,8 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads,
         }
     };
     try {
-        const OtherCpus others;
+        std::optional<OtherCpus> others;
+        if (wanted > 1) others.emplace();  // a system call
         for (int64_t i = 1; i < wanted; ++i) {
             // Held, so that the helper cannot have ended: to place a thread that has would place the caller.
             std::lock_guard<std::mutex> hold(call->mutex);
@@ -101,7 +103,7 @@ void parallel_chunks(int64_t count, int64_t chunk, int threads,
                 work();
                 call->leave();
             });
-            others.take(helper);
+            others->take(helper);
             helper.detach();
         }
     } catch (const std::system_error&) {

@@ -201,9 +201,10 @@ def _interpreted() -> bool:
 
 def _automatic(x: Tensor, *others: Tensor) -> str:
     # A backend that is there but does not load is not passed over: `load` says what is wrong with it.
-    if any(needs_grad(tensor) or is_transformed(tensor) for tensor in (x, *others)):
-        return "reference"
-    if x.device.type == "cpu" and _is_built("cpu"):
+    for tensor in (x, *others):
+        if needs_grad(tensor) or is_transformed(tensor):
+            return "reference"
+    if x.is_cpu and _is_built("cpu"):
         return "cpu"
     if x.device.type == "cuda" and not _interpreted():
         case = _gpu_case(x)
@@ -256,7 +257,8 @@ def _is_built(name: str) -> bool:
 
 
 def _missing(name: str) -> list[str]:
-    return [module for module in _ENTRIES[name].needs if importlib.util.find_spec(module) is None]
+    needs = _ENTRIES[name].needs
+    return [one for one in needs if sys.modules.get(one) is None and importlib.util.find_spec(one) is None]
 
 
 def _unavailable(name: str) -> str | None:

@@ -292,6 +292,13 @@ static const T* multi_mode_product(const T* x, int order, const int64_t* shape, 
     return multi_mode_product<T>(ArenaState{}, x, order, shape, factors, rank, spare);
 }
 
+// How many of `columns` columns are too few beside whole vectors for one of their own.
+template <class P>
+static inline int64_t few_columns(int64_t columns) {
+    const int64_t rest = columns % kLanes<P>;
+    return columns > kLanes<P> && 4 * rest <= kLanes<P> ? rest : 0;
+}
+
 template <class P, int MR, int NR>
 static inline void multiply_row_tile(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb, int64_t columns,
                                      int64_t lda, P* a, Ahead ahead) {
@@ -301,24 +308,43 @@ static inline void multiply_row_tile(const P* rows, int64_t ld, int64_t depth, c
     const int64_t last = columns - (NR - 1) * L;
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < NR; ++v) {
             P* to = a + r * lda + v * L;
             v < NR - 1 || last >= L ? store(to, acc[r][v]) : store_first(to, acc[r][v], last);
         }
 }
 
-// a[m][n] = sum_k rows[m * ld + k] b[k * ldb + n] for MR rows and `columns` columns; b is padded to whole vectors.
+// One column for MR rows: a[m * lda] = sum_k rows[m * ld + k] b[k], b with zeros up to a whole vector.
+template <class P, int MR>
+static inline void multiply_row_dots(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t lda, P* a) {
+    constexpr int L = kLanes<P>;
+    Vec<P> acc[MR] = {};
+    int64_t k = 0;
+    for (; k + L <= depth; k += L)
+        for (int r = 0; r < MR; ++r) acc[r] += load(rows + r * ld + k) * load(b + k);
+    if (k < depth)
+        for (int r = 0; r < MR; ++r) acc[r] += load_first(rows + r * ld + k, depth - k) * load(b + k);
+    for (int r = 0; r < MR; ++r) a[r * lda] = sum_lanes<P>(acc[r]);
+}
+
+// a[m][n] = sum_k rows[m * ld + k] b[k * ldb + n] for MR rows and `columns` columns; b is padded to whole vectors. The
+// last columns, where they are few_columns, are read from `turned` instead, one a row.
 template <class P, int MR>
 static inline void multiply_row_block(const P* rows, int64_t ld, int64_t depth, const P* b, int64_t ldb,
-                                      int64_t columns, P* a, Ahead ahead) {
+                                      int64_t columns, const P* turned, int64_t ldt, P* a, Ahead ahead) {
     constexpr int L = kLanes<P>;
+    const int64_t whole = columns - few_columns<P>(columns);
     int64_t j = 0;
-    for (; columns - j > L; j += 2 * L) {
-        multiply_row_tile<P, MR, 2>(rows, ld, depth, b + j, ldb, columns - j, columns, a + j, ahead);
+    for (; whole - j > 2 * L; j += 3 * L) {
+        multiply_row_tile<P, MR, 3>(rows, ld, depth, b + j, ldb, whole - j, columns, a + j, ahead);
         ahead = {nullptr, nullptr};
     }
-    if (j < columns) multiply_row_tile<P, MR, 1>(rows, ld, depth, b + j, ldb, columns - j, columns, a + j, ahead);
+    if (whole - j > L)
+        multiply_row_tile<P, MR, 2>(rows, ld, depth, b + j, ldb, whole - j, columns, a + j, ahead);
+    else if (j < whole)
+        multiply_row_tile<P, MR, 1>(rows, ld, depth, b + j, ldb, whole - j, columns, a + j, ahead);
+    for (j = whole; j < columns; ++j, turned += ldt) multiply_row_dots<P, MR>(rows, ld, depth, turned, columns, a + j);
 }
 
 // a [rows, r] = matrix b for a matrix [rows, s] read as P times scale; b [s, r]. seen(rows of a, count) is called as
@@ -331,16 +357,20 @@ static void multiply_rows(const Tensor& matrix, double scale, const double* b, i
     P* bp = scratch.take<P>(s * ldb);
     for (int64_t i = 0; i < s; ++i)
         for (int64_t j = 0; j < ldb; ++j) bp[i * ldb + j] = j < r ? static_cast<P>(b[i * r + j]) : P(0);
+    const int64_t few = few_columns<P>(r), ldt = padded<P>(s);
+    P* turned = scratch.take<P>(few * ldt);
+    for (int64_t j = 0; j < few; ++j)
+        for (int64_t i = 0; i < ldt; ++i) turned[j * ldt + i] = i < s ? bp[i * ldb + r - few + j] : P(0);
     Panels<P> panels(fibres_of(matrix, 1), Adjust{false, nullptr, 1, scale}, scratch);
     for (int64_t k = 0; k < matrix.shape[0]; k += panels.per_panel) {
         const int64_t kc = matrix.shape[0] - k < panels.per_panel ? matrix.shape[0] - k : panels.per_panel;
         const P* rows = panels.rows(k, kc);
         int64_t i = 0;
         for (; i + MR <= kc; i += MR)
-            multiply_row_block<P, MR>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, a + (k + i) * r,
+            multiply_row_block<P, MR>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, turned, ldt, a + (k + i) * r,
                                       panels.ahead(k + i, MR));
         for (; i < kc; ++i)
-            multiply_row_block<P, 1>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, a + (k + i) * r,
+            multiply_row_block<P, 1>(rows + i * panels.ld, panels.ld, s, bp, ldb, r, turned, ldt, a + (k + i) * r,
                                      panels.ahead(k + i, 1));
         seen(a + k * r, kc);
     }

@@ -1,5 +1,6 @@
 // Everything one SIMD level compiles. The including file sets TSM_LEVEL (a namespace) and TSM_VECTOR_BYTES.
 #pragma once
+#include "cpu/level/channel_mean.inl"
 #include "cpu/level/core_contraction.inl"
 #include "cpu/level/finish.inl"
 #include "cpu/level/hooi.inl"
@@ -35,6 +36,9 @@ const Level kLevel = {
     [](bool wide, const SaliencyPlan& plan) { return TSM_BOTH(saliency_group_as)(plan); },
     [](bool wide, const SaliencyPlan& plan, SaliencyItem* items, int count, const ArenaState& memory) {
         TSM_BOTH(saliency_as)(plan, items, count, Arena(memory));
+    },
+    [](bool wide, const Tensor& x, double* map, const ArenaState& memory) {
+        return channel_mean(wide, x, map, Arena(memory));
     },
     [](bool wide, const FinishPlan& p, const void* map, void* out, const ArenaState& memory) {
         wide ? finish_item(p, static_cast<const double*>(map), static_cast<double*>(out), Arena(memory))

@@ -50,6 +50,12 @@ static void put_columns(const T* a, int64_t rows, int64_t rank, const double* si
                     out[i * along + k * across] = static_cast<float>(a[i * rank + k] * static_cast<T>(sign[k]));
 }
 
+static void sign_columns(const float* a, int64_t rows, int64_t rank, double* sign, Arena scratch) {
+    ColumnFacts<float> facts(rank, scratch);
+    facts.see(a, rows, rank);
+    for (int64_t k = 0; k < rank; ++k) sign[k] = facts.sign(a, rows, rank, k);
+}
+
 static void put_blank(const TripletsPlan& p, const TripletsItem& item) {
     const float other = item.finite ? 0 : __builtin_nanf("");
     const auto put = [&](float* out, int64_t rows, bool transposed) {
@@ -111,9 +117,7 @@ static void left_columns(const TripletsItem& item, int64_t r, const double* lamb
         orthonormalize_from(a, rows, r, sound, lengths, kNull * lengths[0], scratch);
         for (int64_t k = 0; k < r; ++k) factor[k] = 1;
         put_columns(a, rows, r, factor, false, u);
-        ColumnFacts<float> ends(r, scratch);
-        ends.see(u, rows, r);
-        for (int64_t k = 0; k < r; ++k) sign[k] = ends.sign(u, rows, r, k);
+        sign_columns(u, rows, r, sign, scratch);
     }
 }
 
@@ -130,9 +134,13 @@ static void put_triplets(const TripletsPlan& p, const TripletsItem& item, const 
     for (int64_t k = 0; k < r; ++k) {
         last = lengths[k] < last ? lengths[k] : last;
         item.values[k] = static_cast<float>(last / item.scale);
-        if (p.sign_right) sign[k] = 1;  // as the eigensolver signs
-        factor[k] *= sign[k];
     }
+    if (p.sign_right) {
+        float* right = scratch.take<float>(n * r);
+        for (int64_t i = 0; i < n * r; ++i) right[i] = static_cast<float>(v[i]);
+        sign_columns(right, n, r, sign, scratch);
+    }
+    for (int64_t k = 0; k < r; ++k) factor[k] *= sign[k];
     if (p.turned)
         put_columns(u, rows, r, factor, true, item.left);
     else
