@@ -118,13 +118,10 @@ def launches(backend: Any) -> dict[str, tuple[str, int]]:
     for c, h, w in ((64, 7, 7), (64, 8, 8), (32, 5, 5), (200, 14, 14), (70, 10, 10)):
         for dtype in (torch.float32, torch.float64, torch.float16):
             x = torch.rand(1, c, h, w).to(dtype)
-            backend.saliency(x, "eigencam", None, combine="signed", **options)
-            keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}")
-            last = x.contiguous(memory_format=torch.channels_last)
-            backend.saliency(last, "eigencam", None, combine="signed", **options)
-            keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}, channels_last")
-            if dtype == torch.float16:
-                for features, layout in ((x, ""), (last, ", channels_last")):
+            for features, layout in ((x.contiguous(memory_format=torch.channels_last), ", channels_last"), (x, "")):
+                backend.saliency(features, "eigencam", None, combine="signed", **options)
+                keep(f"eigencam, {h}x{w} {str(dtype).removeprefix('torch.')}{layout}")
+                if dtype == torch.float16:
                     backend.saliency(features, "tsm", None, combine="signed", **options)
                     keep(f"tsm, {h}x{w} float16{layout}")
             if dtype == torch.float32:
