@@ -237,6 +237,25 @@ static inline int64_t padded(int64_t n) {
     return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
+// Rows of vectors D = V, or of numbers D that a vector V takes several of.
+template <class V, class D>
+static inline V load_as(const D* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V, class D>
+static inline void store_as(D* p, V v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+template <class D, class V>
+static inline D total(V v) {
+    if constexpr (sizeof(D) == sizeof(V))
+        return v;
+    else
+        return sum_lanes<D>(v);
+}
+
 // Reading elements of any storage type as float or double.
 struct Half {
     uint16_t bits;
