@@ -132,7 +132,7 @@ static inline void center_row(T* row, int64_t n, T gain, bool to_whole_vectors) 
     for (int64_t j = 0; j < full; j += L) store(row + j, (load(row + j) - first - mean) * gain);
     if (last > 0 && to_whole_vectors)
         store(row + full, (tail - mean * on) * gain);
-    else
+    else if (last > 0)
         store_first(row + full, (tail - mean * on) * gain, last);
 }
 

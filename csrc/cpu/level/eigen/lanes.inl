@@ -86,11 +86,14 @@ struct LaneEigen {
             V v[L];
             for (int c = 0; c < L; ++c) v[c] = i + c < size ? from[i + c] : V{};
             transpose<T>(v);
-            for (int lane = 0; lane < count; ++lane)
-                if (sizeof(T) == 8 && i + L <= size)
-                    store(to[lane] + i, reinterpret_cast<Vec<double>&>(v[lane]));
-                else
-                    for (int c = 0; c < L && i + c < size; ++c) to[lane][i + c] = static_cast<double>(v[lane][c]);
+            for (int lane = 0; lane < count; ++lane) {
+                if constexpr (sizeof(T) == 8)
+                    if (i + L <= size) {
+                        store(to[lane] + i, v[lane]);
+                        continue;
+                    }
+                for (int c = 0; c < L && i + c < size; ++c) to[lane][i + c] = static_cast<double>(v[lane][c]);
+            }
         }
     }
     static bool any(V lanes) {
