@@ -32,32 +32,27 @@ static inline void gram_tile(const T* rows, int64_t ld, int64_t kc, int64_t i0, 
     // Unrolled, so that the sums stay in registers up to here.
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 8
         for (int v = 0; v < NR; ++v) {
             T* to = g + (i0 + r) * ldg + j0 + v * L;
             store(to, load(to) + acc[r][v]);
         }
 }
 
+// The last `left` <= NR vectors of a block of rows.
+template <class T, int MR, int NR>
+static inline void gram_row_end(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t left,
+                                int64_t last, T* g, int64_t ldg, Ahead& ahead) {
+    if (left == NR) return gram_tile<T, MR, NR>(rows, ld, kc, i0, j0, last, g, ldg, ahead);
+    if constexpr (NR > 1) gram_row_end<T, MR, NR - 1>(rows, ld, kc, i0, j0, left, last, g, ldg, ahead);
+}
 template <class T, int MR>
 static inline void gram_row_block(const T* rows, int64_t ld, int64_t kc, int64_t i0, int64_t j0, int64_t j1,
                                   int64_t last, T* g, int64_t ldg, Ahead& ahead) {
-    constexpr int L = kLanes<T>, NR = 3;
+    constexpr int L = kLanes<T>, NR = MR == 1 ? 8 : 3;  // enough sums that none waits for the one before
     int64_t j = j0;
     for (; j + NR * L < j1; j += NR * L) gram_tile<T, MR, NR>(rows, ld, kc, i0, j, 0, g, ldg, ahead);
-    switch ((j1 - j) / L) {
-        case 3:
-            gram_tile<T, MR, 3>(rows, ld, kc, i0, j, last, g, ldg, ahead);
-            break;
-        case 2:
-            gram_tile<T, MR, 2>(rows, ld, kc, i0, j, last, g, ldg, ahead);
-            break;
-        case 1:
-            gram_tile<T, MR, 1>(rows, ld, kc, i0, j, last, g, ldg, ahead);
-            break;
-        default:
-            break;
-    }
+    gram_row_end<T, MR, NR>(rows, ld, kc, i0, j, (j1 - j) / L, last, g, ldg, ahead);
 }
 
 // Upper triangle of G += rows^T rows; g is [n, padded n] and what lies left of the diagonal's vector is not written.

@@ -61,6 +61,19 @@ static inline void pack_row(const S* from, int64_t step, int64_t n, Wide factor,
         for (; j < n; ++j) to[j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step])) * factor);
 }
 
+// The same for T side by side, with zeros behind them up to a whole vector.
+template <class T>
+static inline void pack_whole_row(const T* from, int64_t n, T factor, T* to) {
+    constexpr int L = kLanes<T>;
+    int64_t j = 0;
+    for (; j + L <= n; j += L) store(to + j, load(from + j) * factor);
+    if (j < n) store(to + j, load_first(from + j, n - j) * factor);
+}
+template <class T, class S>
+constexpr bool kIsSame = false;
+template <class T>
+constexpr bool kIsSame<T, T> = true;
+
 template <class T, class S>
 static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T* out, int64_t ld) {
     const S* data = static_cast<const S*>(f.data);
@@ -81,13 +94,18 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         const int64_t gap = f.stride[last];
         const S* from = data + offset;
         T* to = out + k * ld;
-        if (f.step == 1 || gap != 1) {
+        int64_t filled = f.n;
+        if (kIsSame<T, S> && f.step == 1 && ld >= padded<T>(f.n)) {
+            filled = padded<T>(f.n);
+            for (int64_t r = 0; r < run; ++r)
+                pack_whole_row(reinterpret_cast<const T*>(from) + r * gap, f.n, static_cast<T>(factor), to + r * ld);
+        } else if (f.step == 1 || gap != 1) {
             for (int64_t r = 0; r < run; ++r) pack_row<T, S, Wide>(from + r * gap, f.step, f.n, factor, to + r * ld);
         } else {
             pack_side_by_side<T, S, Wide>(from, f.step, f.n, run, factor, to, ld);
         }
         for (int64_t r = 0; r < run; ++r)
-            for (int64_t j = f.n; j < ld; ++j) to[r * ld + j] = 0;
+            for (int64_t j = filled; j < ld; ++j) to[r * ld + j] = 0;
         k += run;
         index[last] += run;
         offset += run * gap;
@@ -97,6 +115,25 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
             ++index[d - 1];
         }
     }
+}
+
+// A row less its mean. Less its first entry before, a constant one is exactly 0, and one of little contrast keeps its
+// digits.
+template <class T>
+static inline void center_row(T* row, int64_t n, T gain, bool to_whole_vectors) {
+    constexpr int L = kLanes<T>;
+    const T first = row[0];
+    const int64_t last = n % L, full = n - last;
+    const Vec<T> one = splat(T(1)), on = load_first(reinterpret_cast<const T*>(&one), last);
+    const Vec<T> tail = (load_first(row + full, last) - first) * on;
+    Vec<T> sums = tail;
+    for (int64_t j = 0; j < full; j += L) sums += load(row + j) - first;
+    const T mean = sum_lanes<T>(sums) / static_cast<T>(n);
+    for (int64_t j = 0; j < full; j += L) store(row + j, (load(row + j) - first - mean) * gain);
+    if (last > 0 && to_whole_vectors)
+        store(row + full, (tail - mean * on) * gain);
+    else if (last > 0)
+        store_first(row + full, (tail - mean * on) * gain, last);
 }
 
 // Fibres [k0, k0 + kc) as rows of T: [kc, ld], zeros behind column n.
@@ -121,15 +158,7 @@ static void pack_panel(const Fibres& f, const Adjust& how, int64_t k0, int64_t k
     for (int64_t k = 0; k < kc; ++k) {
         T* row = rows + k * ld;
         if (how.center_fibres) {
-            // Less its first entry, a constant fibre is exactly 0, and one of little contrast keeps its digits.
-            const T first = row[0];
-            Vec<T> sums{};
-            int64_t j = 0;
-            for (; j + kLanes<T> <= f.n; j += kLanes<T>) sums += load(row + j) - first;
-            T sum = sum_lanes<T>(sums);
-            for (int64_t i = j; i < f.n; ++i) sum += row[i] - first;
-            const T mean = sum / static_cast<T>(f.n);
-            for (j = 0; j < f.n; ++j) row[j] = (row[j] - first - mean) * gain;
+            center_row(row, f.n, gain, ld >= padded<T>(f.n));
         } else {
             const double* mean = how.means + (k0 + k) / how.period * f.n;
             for (int64_t j = 0; j < f.n; ++j) row[j] = static_cast<T>((row[j] - mean[j]) * how.gain);

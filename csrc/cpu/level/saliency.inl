@@ -466,8 +466,55 @@ struct SaliencyGroup {
             weights[j] *= pass ? sign_of_largest(rows, how, v + j, n, high[j], low[j], scratch)
                                : (largest_entry(v + j, n, n) < 0 ? -1 : 1);
             const double most = high[j] > -low[j] ? high[j] : -low[j];
-            if (!(__builtin_fabs(high[j] + low[j]) > moved[j] * most)) doubtful[j] = __builtin_fabs(weights[j]);
+            if (__builtin_fabs(high[j] + low[j]) > moved[j] * most) continue;
+            const double sign = pass && guarded() ? sign_in_double(rows, how, k, j, scratch) : 0;
+            if (sign == 0)
+                doubtful[j] = __builtin_fabs(weights[j]);
+            else
+                weights[j] = sign * __builtin_fabs(weights[j]);
         }
+    }
+    // The sign of the largest product with vector j, which is brought back to where rounding turned it from by its
+    // product with the matrix in double; 0 where that is not enough to tell.
+    double sign_in_double(const Fibres& rows, const Adjust& how, int k, int64_t j, Arena scratch) const {
+        constexpr int64_t L = kLanes<double>;
+        const double *lambda = values[k], *v = vectors[k];
+        const int64_t np = padded<double>(n);
+        double* x = scratch.take<double>(np);
+        double* product = scratch.take<double>(np);
+        for (int64_t i = 0; i < np; ++i) {
+            x[i] = i < n ? v[i * n + j] : 0;
+            product[i] = 0;
+        }
+        {
+            Arena within = scratch;
+            Panels<double> panels(rows, how, within);
+            for (int64_t at = 0; at < rows.count; at += panels.per_panel) {
+                const int64_t count = rows.count - at < panels.per_panel ? rows.count - at : panels.per_panel;
+                const double* row = panels.rows(at, count);
+                for (int64_t r = 0; r < count; ++r, row += panels.ld) {
+                    const double u = row_dot(row, x, n);
+                    for (int64_t i = 0; i < n; i += L)
+                        store(product + i, load(product + i) + u * load_first(row + i, n - i < L ? n - i : L));
+                }
+            }
+        }
+        double turned_by = 0, second = 0;
+        for (int64_t p = 0; p < n; ++p) {
+            if (p == j) continue;
+            double along = 0;
+            for (int64_t i = 0; i < n; ++i) along += v[i * n + p] * product[i];
+            along /= lambda[j] - lambda[p];
+            if (!(__builtin_fabs(along) < 0.03)) return 0;
+            for (int64_t i = 0; i < n; ++i) x[i] += along * v[i * n + p];
+            turned_by += __builtin_fabs(along) * (lambda[p] > lambda[j] ? __builtin_sqrt(lambda[p] / lambda[j]) : 1);
+            second = __builtin_fabs(along) > second ? __builtin_fabs(along) : second;
+        }
+        double high, low;
+        extremes<double>(rows, how, x, 1, 1, &high, &low, scratch);
+        // The vectors that it was turned back by are turned themselves, by about as much.
+        const double most = high > -low ? high : -low, left = 10 * turned_by * second + 1e-12;
+        return __builtin_fabs(high + low) > left * most ? (high + low < 0 ? -1 : 1) : 0;
     }
     // The extremes of the undecided columns of v [n, n] by T.
     template <class Undecided>

@@ -141,23 +141,28 @@ inline double sum_lanes<double>(Vec<double> v) {
 }
 #endif
 
-// sums[r]: of the lanes of acc[r], for four of them.
+// The sums of the lanes of four vectors.
 #if defined(__AVX512F__)
-static inline void sum_four(const Vec<float>* acc, float* sums) {
+static inline __m128 sums_of_four(const Vec<float>* acc) {
     const __m512 a = reinterpret_cast<__m512>(acc[0]), b = reinterpret_cast<__m512>(acc[1]);
     const __m512 c = reinterpret_cast<__m512>(acc[2]), d = reinterpret_cast<__m512>(acc[3]);
     const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     const __m512 q = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
     const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(q), _mm512_extractf32x8_ps(q, 1));
-    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
 }
 #elif defined(__AVX2__)
-static inline void sum_four(const Vec<float>* acc, float* sums) {
+static inline __m128 sums_of_four(const Vec<float>* acc) {
     const __m256 ab = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[0]), reinterpret_cast<__m256>(acc[1]));
     const __m256 cd = _mm256_hadd_ps(reinterpret_cast<__m256>(acc[2]), reinterpret_cast<__m256>(acc[3]));
     const __m256 q = _mm256_hadd_ps(ab, cd);
-    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1)));
+    return _mm_add_ps(_mm256_castps256_ps128(q), _mm256_extractf128_ps(q, 1));
+}
+#endif
+#if defined(__AVX2__)
+static inline void sum_four(const Vec<float>* acc, float* sums) {
+    _mm_storeu_ps(sums, sums_of_four(acc));
 }
 #else
 static inline void sum_four(const Vec<float>* acc, float* sums) {
@@ -261,6 +266,25 @@ static inline Vec<T> vmax(Vec<T> a, Vec<T> b) {
 template <class T>
 static inline int64_t padded(int64_t n) {
     return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// Rows of vectors D = V, or of numbers D that a vector V takes several of.
+template <class V, class D>
+static inline V load_as(const D* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class V, class D>
+static inline void store_as(D* p, V v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+template <class D, class V>
+static inline D total(V v) {
+    if constexpr (sizeof(D) == sizeof(V))
+        return v;
+    else
+        return sum_lanes<D>(v);
 }
 
 // Reading elements of any storage type as float or double.

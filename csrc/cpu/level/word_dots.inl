@@ -37,6 +37,9 @@ static inline void store_words(int16_t* to, Vec<float> x) {
 static inline Vec<float> as_floats(Pairs x) {
     return reinterpret_cast<Vec<float>>(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(x)));
 }
+static inline Vec<float> four_sums(const Vec<float>* v) {  // in the first lanes, zeros behind
+    return reinterpret_cast<Vec<float>>(_mm512_zextps128_ps512(sums_of_four(v)));
+}
 #else
 static inline Pairs add_products(Pairs sum, Pairs a, Pairs b) {
     return sum + reinterpret_cast<Pairs>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
@@ -49,19 +52,15 @@ static inline void store_words(int16_t* to, Vec<float> x) {
 static inline Vec<float> as_floats(Pairs x) {
     return reinterpret_cast<Vec<float>>(_mm256_cvtepi32_ps(reinterpret_cast<__m256i>(x)));
 }
+static inline Vec<float> four_sums(const Vec<float>* v) {
+    return reinterpret_cast<Vec<float>>(_mm256_zextps128_ps256(sums_of_four(v)));
+}
 #endif
 
 static inline Pairs load_pairs(const int16_t* p) {
     Pairs v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
-}
-
-// The sums of four vectors in the first lanes.
-static inline Vec<float> four_sums(const Vec<float>* v) {
-    float sums[4];
-    sum_four(v, sums);
-    return load_first(sums, 4);
 }
 
 // The largest and the smallest of the dots of MR rows with NR vectors of columns, beside those that are there.

@@ -305,57 +305,31 @@ static inline void reflect_by_one(const D* v, int n, int k, D tau, V* y, int64_t
         for (int r = 0; r < NY; ++r) y[r * step + i] -= v[i] * t[r];
 }
 
-// y <- Q y for NY vectors of n entries, `step` apart, in lockstep: the reflectors in pairs, last ones first, so that y
-// is read and written half as often.
-template <class V, int NY>
-static void reflect(const V* a, int n, int64_t ld, const V* tau, V* y, int64_t step) {
-    int k = n - 3;
-    for (; k >= 1; k -= 2) {
-        const V *second = a + k * ld, *first = second - ld;
-        V cross{}, t1[NY], t2[NY] = {};
-        for (int r = 0; r < NY; ++r) t1[r] = y[r * step + k];  // first[k] is 1
-        for (int i = k + 1; i < n; ++i) {
-            cross += first[i] * second[i];
-            for (int r = 0; r < NY; ++r) {
-                t2[r] += second[i] * y[r * step + i];
-                t1[r] += first[i] * y[r * step + i];
-            }
-        }
-        for (int r = 0; r < NY; ++r) {
-            t2[r] *= tau[k];
-            t1[r] = tau[k - 1] * (t1[r] - cross * t2[r]);
-            y[r * step + k] -= t1[r];
-        }
-        for (int i = k + 1; i < n; ++i)
-            for (int r = 0; r < NY; ++r) y[r * step + i] -= second[i] * t2[r] + first[i] * t1[r];
-    }
-    if (k == 0) reflect_by_one<V, V, NY>(a, n, 0, tau[0], y, step);
-}
-
-// Of one matrix the reflectors go four at a time, but for the last few: H_k H_k+1 H_k+2 H_k+3 = I - V T V^T, T upper
-// triangular.
+// The reflectors go four at a time, but for the last few: H_k H_k+1 H_k+2 H_k+3 = I - V T V^T, T upper triangular.
+// In both layouts: D are vectors in lockstep and numbers otherwise.
 static inline int fours_of(int n) {
     return n > 2 ? (n - 2) / 4 : 0;
 }
 // The T of each four: [fours_of(n), 4, 4]
-template <class T>
-static void block_reflectors(const T* a, int n, int64_t ld, const T* tau, T* blocks) {
-    constexpr int L = kLanes<T>;
+template <class T, class D>
+static void block_reflectors(const D* a, int n, int64_t ld, const D* tau, D* blocks) {
+    using V = Vec<T>;
+    constexpr int step = sizeof(V) / sizeof(D);
     for (int q = 0; q < fours_of(n); ++q) {
-        T* block = blocks + 16 * q;
+        D* block = blocks + 16 * q;
         for (int j = 0; j < 4; ++j) {
-            const T t = tau[4 * q + j], *own = a + (4 * q + j) * ld;
-            T dots[4];
+            const D t = tau[4 * q + j], *own = a + (4 * q + j) * ld;
+            D dots[4];
             for (int i = 0; i < j; ++i) {
-                const T* other = a + (4 * q + i) * ld;
-                Vec<T> sums{};
+                const D* other = a + (4 * q + i) * ld;
+                V sums{};
                 int at = 4 * q + j + 1;
-                for (; at + L <= n; at += L) sums += load(other + at) * load(own + at);
-                dots[i] = sum_lanes<T>(sums);
+                for (; at + step <= n; at += step) sums += load_as<V>(other + at) * load_as<V>(own + at);
+                dots[i] = total<D>(sums);
                 for (; at < n; ++at) dots[i] += other[at] * own[at];
             }
             for (int i = 0; i < j; ++i) {
-                T sum = 0;
+                D sum{};
                 for (int l = i; l < j; ++l) sum += block[4 * i + l] * dots[l];
                 block[4 * i + j] = -t * sum;
             }
@@ -363,14 +337,14 @@ static void block_reflectors(const T* a, int n, int64_t ld, const T* tau, T* blo
         }
     }
 }
-// y <- Q y for NY strips of n entries, `step` apart.
-template <class T, int NY>
-static void reflect_strips(const T* a, int n, int64_t ld, const T* tau, const T* blocks, Vec<T>* y, int64_t step) {
+// y <- Q y for NY vectors of n entries, `step` apart.
+template <class T, int NY, class D>
+static void reflect_strips(const D* a, int n, int64_t ld, const D* tau, const D* blocks, Vec<T>* y, int64_t step) {
     using V = Vec<T>;
     const int fours = fours_of(n);
-    for (int k = n - 3; k >= 4 * fours; --k) reflect_by_one<V, T, NY>(a + k * ld, n, k, tau[k], y, step);
+    for (int k = n - 3; k >= 4 * fours; --k) reflect_by_one<V, D, NY>(a + k * ld, n, k, tau[k], y, step);
     for (int q = fours - 1; q >= 0; --q) {
-        const T *v0 = a + 4 * q * ld, *v1 = v0 + ld, *v2 = v1 + ld, *v3 = v2 + ld, *block = blocks + 16 * q;
+        const D *v0 = a + 4 * q * ld, *v1 = v0 + ld, *v2 = v1 + ld, *v3 = v2 + ld, *block = blocks + 16 * q;
         const int head = 4 * q + 1;  // where the first of them begins; the fourth at head + 3
         V t[4][NY] = {};
         for (int r = 0; r < NY; ++r) {
@@ -400,7 +374,8 @@ static void reflect_strips(const T* a, int n, int64_t ld, const T* tau, const T*
         }
         for (int i = head + 3; i < n; ++i)
             for (int r = 0; r < NY; ++r)
-                y[r * step + i] -= (v0[i] * t[0][r] + v1[i] * t[1][r]) + (v2[i] * t[2][r] + v3[i] * t[3][r]);
+                y[r * step + i] =
+                    y[r * step + i] - v0[i] * t[0][r] - v1[i] * t[1][r] - v2[i] * t[2][r] - v3[i] * t[3][r];
     }
 }
 

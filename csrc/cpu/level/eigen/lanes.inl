@@ -136,9 +136,11 @@ struct LaneEigen {
             for (int j = 0; j < rank; ++j) values[j][lane] = d_work[order[j]][lane];
         }
         const V failed = inverse_iteration(d, e, n, values, rank, z, ld, work);
+        constexpr int NY = TSM_VECTOR_BYTES == 64 ? 4 : 2;  // what the registers hold
+        block_reflectors<T>(a, n, ld, tau, work);
         int j = 0;
-        for (; j + 4 <= rank; j += 4) reflect<V, 4>(a, n, ld, tau, z + j * ld, ld);
-        for (; j < rank; ++j) reflect<V, 1>(a, n, ld, tau, z + j * ld, ld);
+        for (; j + NY <= rank; j += NY) reflect_strips<T, NY>(a, n, ld, tau, work, z + j * ld, ld);
+        for (; j < rank; ++j) reflect_strips<T, 1>(a, n, ld, tau, work, z + j * ld, ld);
         for (int i = 0; i < n; ++i)
             for (j = 0; j < rank; ++j) vectors[i * rank + j] = z[j * ld + i];
         return failed;

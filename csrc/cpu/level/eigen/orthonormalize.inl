@@ -36,24 +36,6 @@ static double column_length(const double* a, int64_t rows, int64_t rank, int64_t
 // In the two layouts of the eigensolver (householder.inl): rows of vectors D = V, one matrix a lane, or rows of numbers
 // D, zeros behind the last column up to a whole vector V.
 
-template <class V, class D>
-static inline V load_as(const D* p) {
-    V v;
-    __builtin_memcpy(&v, p, sizeof v);
-    return v;
-}
-template <class V, class D>
-static inline void store_as(D* p, V v) {
-    __builtin_memcpy(p, &v, sizeof v);
-}
-template <class D, class V>
-static inline D total(V v) {
-    if constexpr (sizeof(D) == sizeof(V))
-        return v;
-    else
-        return sum_lanes<D>(v);
-}
-
 // Irregular in [-1, 1), another one for every i.
 template <class T>
 static inline T irregular(uint32_t i) {
