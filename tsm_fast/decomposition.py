@@ -508,8 +508,8 @@ def eigh(
 def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor, ...]:
     module = _resolved("a", a, backend)
     dtype = result_dtype(a.dtype, precision)
-    # Of the compiled steps on the CPU: holds nothing beside, and wakes none of PyTorch's threads, which would spin on the
-    # cores that the solver takes.
+    # Of the compiled steps on the CPU: holds nothing beside, and wakes none of PyTorch's threads, which would spin on
+    # the cores that the solver takes.
     own: Any = getattr(module, "eigenpairs", None)
     if own is not None and not needs_grad(a):
         values, vectors, finite = own(a, dtype)
