@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .steps.capture import as_captured
+from .steps.capture import as_captured, is_captured
 
 DEVICE = "cuda"
 MOST = 16  # kinds of features that have a graph
@@ -41,6 +41,8 @@ class Graphs:
     def __call__(self, compute: Compute, features: Tensor, size: Any) -> Maps:
         if features.device.type != DEVICE:
             raise RuntimeError(f"cuda_graph=True needs features on a GPU, got them on {features.device}")
+        if is_captured(features):  # the caller's own graph takes it
+            return compute(features, size)
         kind = features.shape, features.stride(), features.dtype, features.device, size
         with self._lock, torch.cuda.device_of(features):
             captured = self._captured.get(kind)

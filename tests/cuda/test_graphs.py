@@ -175,6 +175,14 @@ def test_what_a_call_looks_at_is_looked_at(graphs):
     assert same(graphs(compute, x, None), compute(x, None))
 
 
+def test_a_graph_of_the_caller_takes_it(graphs):
+    x = feature_maps(3, 40, 7, 7)
+    with Waits() as waits, as_captured():
+        maps = graphs(partial(all_maps, []), x, None)
+    assert waits.count == 0
+    assert same(maps, all_maps([], x, None))
+
+
 def test_another_kind_has_another_graph(graphs, monkeypatch):
     monkeypatch.setattr(_graphs, "MOST", 5)
     calls: list[Any] = []

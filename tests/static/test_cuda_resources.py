@@ -20,8 +20,8 @@ from benchmarks.cuda_resources import MATRIX, RESULTS, compiled, launches, rows
 from ..cuda.emulation.load import emulated
 
 ARCHITECTURES = (80, 90, 120)  # the oldest, the newest data centre one of the plan's machines, the newest
-# Bytes of spills, stores and loads: HOOI's index arithmetic between its products, the widest Gram kernel on sm_120, sums
-# of 16 bits before they are added up, and what Lanczos keeps from one read of the features to the next.
+# Bytes of spills, stores and loads: HOOI's index arithmetic between its products, the widest Gram kernel on sm_120,
+# sums of 16 bits before they are added up on sm_80, and what Lanczos keeps from one read of the features to the next.
 MOST_SPILLED = {"hooi_kernel<true>": 176, "gram16_kernel<8>": 460, "gram16_columns_kernel<7>": 192}
 MOST_SPILLED |= {"leading_large_kernel<float>": 148, "leading_large_kernel<unsigned short>": 148}
 MOST_SPILLED_ELSEWHERE = 128
