@@ -24,6 +24,7 @@ WANTED = (
     ((2048, 7, 7), "mtsm", 1.5e6),
     ((2048, 7, 7), f"hooi {RANK}", 1e6),
     ((1024, 14, 14), "tsm", 1.2e6),
+    ((1024, 14, 14), "mtsm", 7e4),
 )
 
 # Counts that depend on the data, as real features show them: Lanczos steps are those of ResNet-50's layer 3, sweeps of
@@ -43,7 +44,14 @@ A_SQUARING = 3500  # 14 products that wait for each other, four times, and the n
 A_ROW_OF_16_BITS = 32 * (107 / 16 + 270 / 64)  # instructions of threads, one warp a row, at 56 positions
 A_LOAD = 650  # an entry from memory, and the store that waits for it: 49 of them after each other bring 32 rows
 BETWEEN_STEPS = 27_000  # of Lanczos, all of an item: orthogonalisation and tridiagonal problems
-SLOW = 4  # an access to the L2 cache, four at a time, in units of one to shared memory
+# Of the reduction to tridiagonal form: a reflector, with a sum over a warp, a root and two divisions; the sums of
+# columns, with three barriers; and of a round of rows, a group of them a warp: its sums and where it lies, and every 32
+# columns, where a warp waits for what it loads.
+A_REFLECTOR, THEIR_SUMS, A_ROUND_OF_ROWS, A_STRETCH = 650, 250, 200, 100
+# Eigenvalues: halvings of what lies between the first counts, and a row of a count: instructions, and cycles of two
+# products that wait for each other. A row of a factorisation waits for an inverse and three products.
+BISECTIONS, A_COUNTED_ROW, A_FACTORISED_ROW = 52, (7.6, 25), 75
+A_PANEL = 2000  # of reflectors: read from the L2 cache, solved with, and four barriers
 A_RESIZED_ENTRY = 50  # instructions on sm_90: 11 to look for the extremes, 27 to write, and the weights of its row
 
 
@@ -139,13 +147,10 @@ def _leading_entries(c: int, s: int) -> Cost:
     return packed._replace(amounts={**packed.amounts, "chain": chain(fetched * a_chunk, 1)})
 
 
-def _eigen_cycles(n: int, lanes: int, slow: int = 1) -> float:
-    """Householder reduction, forming Q and implicit QL by `lanes` threads; `slow`: of memory other than shared."""
-    step = A_STEP_OF_A_PASS if lanes == 32 else 1.4 * A_STEP_OF_A_PASS  # a block has two loads before two stores
-    passes = 2 * step * slow * sum(m * ceil(m / lanes) for m in range(1, n))
-    rotations = SWEEPS_A_VALUE * n * n / 2
-    turns = 1 if lanes == 32 else ceil(n / lanes)  # two columns of a lane turn together
-    return passes + 10 * A_BARRIER * n + rotations * (A_ROTATION + A_TURN * slow * _padding(n) * turns)
+def _eigen_cycles(n: int) -> float:
+    """Householder reduction, forming Q and implicit QL by a warp; two columns of a lane turn together."""
+    passes = 2 * A_STEP_OF_A_PASS * sum(m * ceil(m / 32) for m in range(1, n))
+    return passes + 10 * A_BARRIER * n + SWEEPS_A_VALUE * n * n / 2 * (A_ROTATION + A_TURN * _padding(n))
 
 
 def _padding(n: int) -> float:
@@ -159,7 +164,7 @@ def _eigen_accesses(n: int) -> float:
     """
     wide = sum(m * ceil(m / 16) for m in range(1, n))
     same = sum(m * ceil(m / 32) for m in range(1, n))
-    turn = _padding(n) * (2 * ceil(n / 16) / SWEEPS_A_PASS + (1 if n <= 64 else ceil(n / 32)))
+    turn = _padding(n) * (2 * ceil(n / 16) / SWEEPS_A_PASS + 1)
     return 4 * wide + 5 * same + SWEEPS_A_VALUE * n * n / 2 * (turn + 5)
 
 
@@ -171,25 +176,81 @@ def _eigen_operations(n: int) -> float:
     return 64 * (7 * steps + SWEEPS_A_VALUE * n * n / 2 * (20 + 4 * _padding(n) * warps))
 
 
-def _svd(n: int) -> Cost:
-    matrix = 8 * n * (n | 1)
-    moved = 16.0 * n * n
-    own = {"float64 vector": _eigen_operations(n), "shared memory": 128 * _eigen_accesses(n)}
-    # Bytes: a third of 16 n^3 to reduce, as many to form Q, 16 n^3 for QL but for sweeps that pass together.
-    worked = 16.0 * n**3 * (2 / 3 + _padding(n) / SWEEPS_A_PASS)
-    beside = 100 * n + 300
-    if n <= 64:
-        registers, _ = _resources("svd_small_kernel<double>")
-        seconds = chain(_eigen_cycles(n, 32), blocks(registers, 32, matrix + beside))
-        return Cost({"HBM": moved, **own, "chain": seconds})
-    registers, _ = _resources("svd_large_kernel<double>")
-    on_chip = matrix + beside + 272 <= (SHARED_LIMIT + 1024) // 2 - 1024
-    at_once = blocks(registers, 128, beside + 272 + (matrix if on_chip else 0))
-    seconds = chain(_eigen_cycles(n, 128, 1 if on_chip else SLOW), at_once)
-    if on_chip:
-        return Cost({"HBM": moved, **own, "chain": seconds})
-    # In the workspace, whose matrices of all blocks together are more than the L2 cache holds.
-    return Cost({"HBM": moved + worked, "float64 vector": own["float64 vector"], "chain": seconds})
+def _svd_small(n: int) -> Cost:
+    registers, _ = _resources("svd_small_kernel<double>")
+    amounts = {
+        "HBM": 16.0 * n * n,
+        "float64 vector": _eigen_operations(n),
+        "shared memory": 128 * _eigen_accesses(n),
+        "chain": chain(_eigen_cycles(n), blocks(registers, 32, 8 * n * (n | 1) + 100 * n + 300)),
+    }
+    return Cost(amounts)
+
+
+def _stretches(n: int) -> int:
+    """Stretches of 32 entries of the lower triangles that the steps of a reduction pass over."""
+    return sum(ceil((i + 1) / 32) * (n - 1 - i) for i in range(n))
+
+
+def _reduce(n: int) -> Cost:
+    """Half the matrix in shared memory, of which a step changes every entry and multiplies it twice."""
+    tiles, warps, rows = next(of for of in ((2, 1, 4), (4, 4, 4), (8, 8, 8)) if n <= 32 * of[0] or of[0] == 8)
+    registers, _ = _resources(f"reduce_kernel<{tiles}>")
+    steps, parts = range(1, n), (warps + 1) // 2
+    stretches, columns = _stretches(n), sum(ceil(k / 32) for k in steps)
+    groups = sum(ceil(k / rows) for k in steps)
+    rounds = [left for k in steps for left in range(k, 0, -rows * warps)]  # rows that are still to be done
+    # Of 32 entries: a load and a store of 256 bytes each. Beside them what every warp reads for the reflector, and the
+    # sums of columns.
+    moved = 512 * stretches + 256 * columns * (2 * warps + 4 * parts + 4) + 128 * groups * 3 * rows
+    instructions = 32 * ((6 + 8 / rows) * stretches + (50 + 10 * rows) * groups + warps * (16 * columns + 150 * n))
+    passes = max(moved / 128, A_STRETCH * sum(ceil(left / 32) for left in rounds))
+    cycles = passes + (A_REFLECTOR + THEIR_SUMS) * n + A_ROUND_OF_ROWS * len(rounds) + A_FETCH * ceil(n / warps)
+    at_once = blocks(registers, 32 * warps, 8 * (n * (n + 1) // 2 + (parts + 3) * n + warps + 34))
+    amounts = {
+        "HBM": 12.0 * n * n,
+        "float64 vector": 32 * 2 * 4.0 * stretches,
+        "shared memory": moved,
+        "instructions": instructions,
+        "chain": chain(cycles, at_once),
+    }
+    return Cost(amounts)
+
+
+def _tridiagonal(n: int) -> Cost:
+    """A thread a row: bisection, both factorisations, and what is tested; vectors come and go eight rows at a time."""
+    registers, _ = _resources("tridiagonal_kernel")
+    threads = 32 * ceil(n / 32)
+    row = BISECTIONS * A_COUNTED_ROW[0] + 190
+    cycles = n * (BISECTIONS * A_COUNTED_ROW[1] + 2 * A_FACTORISED_ROW + 6 * A_FETCH / 8)
+    amounts = {
+        "HBM": 8 * 8.5 * n * n,
+        "float64 vector": 2.0 * threads * n * (BISECTIONS * 3.25 + 40),
+        "instructions": threads * n * row,
+        "chain": chain(cycles, blocks(registers, threads, 108 * n + 272)),
+    }
+    return Cost(amounts)
+
+
+def _back(n: int) -> Cost:
+    """32 vectors a block, by panels of 16 reflectors: read, multiplied by, solved with and taken off."""
+    registers, _ = _resources("back_kernel")
+    strips, panels = ceil(n / 32), [min(k + 15, n - 1) for k in range(1, n, 16)]
+    products = strips * 4 * sum(3 * 2 * ceil(m / 8) / 2 + 4 * ceil(m / 16) for m in panels)  # of 16 x 8 x 4
+    cycles = sum(A_PANEL + 70 * ceil(m / 8) + 60 * ceil(m / 16) for m in panels) + 2 * A_FETCH * ceil(n / 32)
+    amounts = {
+        "HBM": 8 * 2.5 * n * n,
+        "L2": strips * 8.0 * sum(16 * m for m in panels),
+        "float64 matrix": products * 1024,
+        "chain": chain(strips * cycles, blocks(registers, 128, 8 * (56 * n + 1232))),
+    }
+    return Cost(amounts)
+
+
+def _eigenpairs(n: int) -> list[tuple[str, Cost]]:
+    if n <= 40:
+        return [("svd_small_kernel", _svd_small(n))]
+    return [("reduce_kernel", _reduce(n)), ("tridiagonal_kernel", _tridiagonal(n)), ("back_kernel", _back(n))]
 
 
 def _extremes_small(c: int, s: int) -> Cost:
@@ -265,13 +326,13 @@ def launches(c: int, s: int) -> dict[str, list[tuple[str, Cost]]]:
         found["tsm, 16 bits"] = [("gram16_kernel", _gram16(c, s))]
         gram = ("gram_kernel", _gram(c, s, False))
         signs = ("extremes_small_kernel", _extremes_small(c, s))
-        found["all eigenpairs"] = [("svd_small_kernel", _svd(s))]
+        found["all eigenpairs"] = _eigenpairs(s)
         found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
         found[f"hooi {RANK}"] = [gram, ("hooi_kernel", _hooi(c, s))]
     elif s <= 256:
         gram = ("gram_tile_kernel", _gram_tiles(s, c))
         signs = ("extremes_kernel", _extremes_tiles(c, s))
-        found["all eigenpairs"] = [("svd_large_kernel", _svd(s))]
+        found["all eigenpairs"] = _eigenpairs(s)
         found["mtsm"] = [gram, *found["all eigenpairs"], signs, ("combine_positions_kernel", _combine(s))]
     else:
         found["mtsm"] = [("gram_tile_kernel", _gram_tiles(c, s)), ("project_kernel", _project(c, s))]

@@ -35,6 +35,7 @@ MATRIX = (
     "extremes",
     "project_absolute_kernel",
     "hooi",
+    "back",
 )
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
@@ -138,7 +139,7 @@ def launches(backend: Any) -> dict[str, tuple[str, int]]:
         backend.finish(torch.rand(1, 7, 7, dtype=dtype), (224, 224), normalize=True)
         keep("finish, 7x7 to 224x224")
     for wide in ("float32", "float64"):
-        for n in (49, 100):
+        for n in (49, 100, 150):
             backend.truncated_svd(torch.eye(n)[None], n, precision=wide)
             keep(f"{n}x{n}")
     return found

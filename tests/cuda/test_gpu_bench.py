@@ -121,10 +121,11 @@ def test_inputs_exceed_the_cache(monkeypatch):
 def test_predictions_stand_beside_the_kernels(bench, monkeypatch):
     case = Case("mtsm", "2048x7x7", "cuda", 4096)
     counted = gpu_cases.predicted(case)
-    assert set(counted) == {"gram_kernel", "svd_small_kernel", "extremes_small_kernel", "combine_positions_kernel"}
+    pairs = {"reduce_kernel", "tridiagonal_kernel", "back_kernel"}
+    assert set(counted) == {"gram_kernel", *pairs, "extremes_small_kernel", "combine_positions_kernel"}
     both = gpu_cases.predicted(Case(FINISHED, "2048x7x7", "cuda", 4096))
     assert set(both) == {"gram_kernel", "finish_kernel"}
-    assert set(gpu_cases.predicted(Case("svd auto", "196x196", "cuda", 9, "float64"))) == {"svd_large_kernel"}
+    assert set(gpu_cases.predicted(Case("svd auto", "196x196", "cuda", 9, "float64"))) == pairs
     assert gpu_cases.predicted(Case("tsm", "2048x7x7", "cuda", 4096, "float16")) == {}
     last = Case("tsm", "2048x7x7", "cuda", 4096, "float32", "channels_last")
     assert set(gpu_cases.predicted(last)) == {"gram_columns_kernel"}
@@ -132,7 +133,7 @@ def test_predictions_stand_beside_the_kernels(bench, monkeypatch):
     monkeypatch.setattr(GpuBench, "facts", lambda self: {"gpu": "NVIDIA H200"})
     kernels = bench.kernels(case, None, None)
     assert kernels["gram_kernel"] == {"us": 0.25, "predicted": counted["gram_kernel"]}
-    assert kernels["svd_small_kernel"] == {"us": None, "predicted": counted["svd_small_kernel"]}
+    assert kernels["back_kernel"] == {"us": None, "predicted": counted["back_kernel"]}
     assert kernels["copy"] == {"us": 0.125, "predicted": None}
 
 

@@ -330,16 +330,73 @@ def test_flat_maps_are_not_left_to_floats(cuda, dtype, shape, spread):
 
 
 def test_matrices_go_where_they_fit(cuda):
-    for n, precision, kernel in (
-        (64, "float64", "svd_small_kernel<double>"),
-        (65, "float64", "svd_large_kernel<double>"),
-        (130, "float32", "svd_large_kernel<float>"),
+    rest = ["tridiagonal_kernel", "back_kernel"]
+    for n, precision, launched in (
+        (40, "float64", ["svd_small_kernel<double>"]),
+        (41, "float64", ["reduce_kernel<2>", *rest, "svd_small_kernel<double>"]),
+        (65, "float64", ["reduce_kernel<4>", *rest, "svd_large_kernel<double>"]),
+        (151, "float64", ["reduce_kernel<8>", *rest, "svd_large_kernel<double>"]),
+        (152, "float64", ["svd_large_kernel<double>"]),
+        (64, "float32", ["svd_small_kernel<float>"]),
+        (130, "float32", ["svd_large_kernel<float>"]),
     ):
         kernels(cuda)
         cuda.truncated_svd(torch.eye(n)[None], 3, precision=precision)
-        assert kernels(cuda) == [kernel]
+        assert kernels(cuda) == launched
     cuda.truncated_svd(torch.eye(257)[None], 3)  # a library's
     assert kernels(cuda) == []
+
+
+@pytest.mark.parametrize(("shared", "n"), [(99, 151), (163, 196), (227, 233)])
+def test_half_a_matrix_is_reduced_on_chip_where_it_fits(cuda, monkeypatch, shared, n):
+    monkeypatch.setenv("TSM_EMULATION_SHARED", str(shared * 1024))
+    for size, fits in ((n, True), (n + 1, False)):
+        kernels(cuda)
+        cuda.truncated_svd(torch.eye(size)[None], 1)
+        assert ("reduce_kernel<8>" in kernels(cuda)) == fits
+
+
+def of_spectrum(values: Tensor) -> Tensor:
+    q = torch.linalg.qr(randn(len(values), len(values)))[0]
+    return q * values @ q.mT
+
+
+@pytest.mark.parametrize(("height", "rank"), [(7, 3), (7, 70), (6, 60)])
+def test_matrices_that_fail_their_test_go_to_the_full_solver(cuda, fresh_memory_is_nan, height, rank):
+    """Clusters of more vectors than are straightened, and NaN; all others are settled before."""
+    n = 10 * height
+    features = [
+        feature_maps(1, 90, height, 10)[0].flatten(1).double(),
+        feature_maps(1, 20, height, 10)[0].flatten(1).double(),
+        torch.zeros(1, n, dtype=torch.float64),
+        torch.ones(3, n, dtype=torch.float64),
+        1e-150 * randn(90, n),
+        1e150 * randn(90, n),
+        torch.eye(n, dtype=torch.float64),
+    ]
+    cluster = of_spectrum(torch.where(torch.arange(n) < 50, 1 - 1e-7 * torch.arange(n), 0.1).double())
+    left = [cluster, torch.full((n, n), torch.nan, dtype=torch.float64)]
+    symmetric = randn(n, n) + randn(n, n, seed=1).mT  # no Gram matrices: rounded, and of either sign
+    other = [(features[0].mT @ features[0]).float().double(), symmetric + symmetric.mT]
+    gram = torch.stack([*(x.mT @ x for x in features), *other, *left])
+    room = torch.empty(cuda._cuda.truncated_svd_workspace(n, len(gram), True), dtype=torch.uint8).fill_(255)
+    values, vectors = gram.new_empty(len(gram), rank), gram.new_empty(len(gram), n, rank)
+    out = {"values": values.data_ptr(), "vectors": vectors.data_ptr(), "wide_out": True}
+    how = {"wide_gram": True, "batch": len(gram), "n": n, "rank": rank, "wide": True, "skip": 0, "stream": 0}
+    cuda._cuda.truncated_svd(gram.data_ptr(), **how, **out, workspace=room.data_ptr(), bytes=len(room))
+    assert room[-len(gram) :].bool().tolist() == [True] * (len(gram) - 2) + [rank < n, False]
+    assert values[-1].isnan().all()
+    assert vectors[-1].isnan().all()
+    gram, values, vectors = gram[:-1], values[:-1], vectors[:-1]
+    expected, _ = reference.truncated_svd(gram, rank, precision="float64")
+    assert ((values**2 - expected**2).abs() <= 1e-12 * gram.abs().amax((1, 2))[:, None]).all()
+    assert (vectors.mT @ vectors - torch.eye(rank)).abs().max() <= 1e-12
+    images = (vectors * (gram @ vectors)).sum(1)
+    assert ((images.clamp(min=0) - values**2).abs().amax(1) <= 1e-13 * gram.abs().sum(1).amax(1)).all()
+    residual = (gram @ vectors - vectors * images[:, None]).abs().amax((1, 2))
+    assert (residual <= 1e-13 * gram.abs().sum(1).amax(1)).all()
+    for item in range(len(gram)):  # whatever else is in the batch
+        assert cuda.truncated_svd(gram[item, None], rank, precision="float64")[1][0].equal(vectors[item])
 
 
 @pytest.mark.parametrize(
@@ -352,14 +409,16 @@ def test_matrices_stay_on_chip_where_two_of_them_fit(cuda, monkeypatch, shared, 
     for size, fits in ((n, True), (n + 1, False)):
         cuda._cuda.launches()
         values, _ = cuda.truncated_svd(torch.eye(size)[None], 1, precision=precision)
-        ((_, _, used),) = cuda._cuda.launches()
+        name, _, used = cuda._cuda.launches()[-1]
+        assert name.startswith("svd_large_kernel")
         assert (used > matrix) == fits
         assert used <= (shared + 1) * 1024 // 2 - 1024
         assert values.item() == 1
 
 
 @pytest.mark.parametrize("shape", [(64, 7, 7), (200, 14, 14)], ids=str)
-def test_predictions_are_of_the_kernels_that_are_launched(cuda, shape):
+def test_predictions_are_of_the_kernels_that_are_launched(cuda, monkeypatch, shape):
+    monkeypatch.setenv("TSM_EMULATION_SHARED", str(cuda_predictions.SHARED_LIMIT))
     c, h, w = shape
     x = feature_maps(1, *shape)
     for call, predicted in cuda_predictions.launches(c, h * w).items():
@@ -396,10 +455,10 @@ def test_predictions_know_what_stays_on_chip(cuda, monkeypatch, shape):
 def test_a_batch_in_parts_is_the_same(cuda, monkeypatch):
     x = feature_maps(5, 30, 7, 7)
     whole = cuda.saliency(x, "mtsm", None, **OPTIONS)[0]
-    monkeypatch.setattr(cuda, "WORKSPACE_BYTES", 100_000)
+    monkeypatch.setattr(cuda, "WORKSPACE_BYTES", 200_000)
     kernels(cuda)
     assert cuda.saliency(x, "mtsm", None, **OPTIONS)[0].equal(whole)
-    assert kernels(cuda).count("svd_small_kernel<double>") == 3
+    assert kernels(cuda).count("reduce_kernel<2>") == 3
 
 
 def test_addresses_beyond_32_bits(cuda):
@@ -415,8 +474,8 @@ def test_a_workspace_that_is_too_small_is_refused(cuda):
     values, vectors = torch.empty(1, 2, dtype=torch.float64), torch.empty(1, 130, 2, dtype=torch.float64)
     out = {"values": values.data_ptr(), "vectors": vectors.data_ptr(), "wide_out": True, "skip": 0, "workspace": 0}
     how = {"wide_gram": True, "batch": 1, "rank": 2, "wide": True, "stream": 0, **out}
-    with pytest.raises(ValueError, match="workspace must have at least 136240 bytes, got 136239"):
-        cuda._cuda.truncated_svd(gram.data_ptr(), n=130, bytes=136239, **how)
+    with pytest.raises(ValueError, match="workspace must have at least 344785 bytes, got 344784"):
+        cuda._cuda.truncated_svd(gram.data_ptr(), n=130, bytes=344784, **how)
     with pytest.raises(ValueError, match="gram must be at most 256 x 256 here"):
         cuda._cuda.truncated_svd(gram.data_ptr(), n=257, bytes=0, **how)
 

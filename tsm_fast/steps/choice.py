@@ -86,7 +86,7 @@ _GPU_CHOICE = (
         ("triton", "cuda"),
         "Triton's Gram matrices take three TF32 products for one in float64",
     ),
-    _GpuRow("all others", lambda case: True, ("cuda", "triton"), "one read of the features, one warp a matrix"),
+    _GpuRow("all others", lambda case: True, ("cuda", "triton"), "one read of the features, matrices on chip"),
 )
 
 

@@ -97,6 +97,11 @@ inline double __longlong_as_double(long long bits) {
     std::memcpy(&x, &bits, 8);
     return x;
 }
+inline long long __double_as_longlong(double x) {
+    long long bits;
+    std::memcpy(&bits, &x, 8);
+    return bits;
+}
 inline int __double2hiint(double x) {
     int64_t bits;
     std::memcpy(&bits, &x, 8);
