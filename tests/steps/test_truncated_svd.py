@@ -202,7 +202,9 @@ def test_truncated_subspaces_where_there_is_a_gap(dtype):
 @pytest.mark.parametrize("backend_name", BACKENDS)
 def test_small_triplets_of_float32(backend_name, shape):
     # Of the float32 matrix itself: a Gram matrix in float64 tells them apart where LAPACK in float32 does not.
-    m = torch.stack([spectrum([10.0 ** (-i / 5) for i in range(40)], *shape, seed) for seed in range(3)]).float()
+    rows, columns = shape
+    values = [10.0 ** (-i / 5) for i in range(40)]
+    m = torch.stack([spectrum(values, rows, columns, seed) for seed in range(3)]).float()
     u, s, vh = (part.double() for part in tsm_fast.truncated_svd(m, backend=backend_name))
     exact_u, exact, exact_vh = torch.linalg.svd(m.double(), full_matrices=False)
     assert ((s - exact).abs() <= 1e-6 * exact[:, :1]).all()
