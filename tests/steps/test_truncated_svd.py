@@ -196,3 +196,20 @@ def test_truncated_subspaces_where_there_is_a_gap(dtype):
     tolerance = PROJECTOR_ERROR if dtype == torch.float32 else DOUBLE_ERROR
     assert (projector(u) - projector(exact_u[:, :, :3])).abs().max() <= tolerance
     assert (projector(vh.mT) - projector(exact_vh[:, :3].mT)).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("shape", [(90, 64), (64, 90), (70, 65), (100, 100)], ids=str)
+@pytest.mark.parametrize("backend_name", BACKENDS)
+def test_small_triplets_of_float32(backend_name, shape):
+    # Of the float32 matrix itself: a Gram matrix in float64 tells them apart where LAPACK in float32 does not.
+    rows, columns = shape
+    values = [10.0 ** (-i / 5) for i in range(40)]
+    m = torch.stack([spectrum(values, rows, columns, seed) for seed in range(3)]).float()
+    u, s, vh = (part.double() for part in tsm_fast.truncated_svd(m, backend=backend_name))
+    exact_u, exact, exact_vh = torch.linalg.svd(m.double(), full_matrices=False)
+    assert ((s - exact).abs() <= 1e-6 * exact[:, :1]).all()
+    found = 31  # to 1e-6 of the first
+    for mine, its in ((u, exact_u), (vh.mT, exact_vh.mT)):
+        cosines = (mine[:, :, :found] * its[:, :, :found]).sum(1).abs()
+        assert (1 - cosines <= 1e-4).all()
+        assert orthonormality(mine) <= 4e-6

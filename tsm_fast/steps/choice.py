@@ -257,8 +257,7 @@ def _is_built(name: str) -> bool:
 
 
 def _missing(name: str) -> list[str]:
-    needs = _ENTRIES[name].needs
-    return [one for one in needs if sys.modules.get(one) is None and importlib.util.find_spec(one) is None]
+    return [module for module in _ENTRIES[name].needs if importlib.util.find_spec(module) is None]
 
 
 def _unavailable(name: str) -> str | None:

@@ -1,7 +1,6 @@
 // Columns of a matrix: their largest entries, and an orthonormal set from them.
 #pragma once
-#include "cpu/arena.h"
-#include "cpu/level/simd.inl"
+#include "cpu/level/core_contraction.inl"
 
 namespace tsm::TSM_LEVEL {
 namespace {
@@ -158,24 +157,25 @@ static bool straighten_columns(P* a, int64_t rows, int64_t rank, int64_t n, Aren
 // ---- an orthonormal set from columns ----
 // Columns as rows of whole vectors, zeros behind their last entries: they may be many.
 
-static inline double row_product(const double* x, const double* y, int64_t ld) {
+static inline double inner_product(const double* x, const double* y, int64_t n) {
     Vec<double> sum{};
-    for (int64_t i = 0; i < ld; i += kLanes<double>) sum += load(x + i) * load(y + i);
-    return sum_lanes<double>(sum);
+    int64_t i = 0;
+    for (; i + kLanes<double> <= n; i += kLanes<double>) sum += load(x + i) * load(y + i);
+    return sum_lanes<double>(sum + load_first(x + i, n - i) * load_first(y + i, n - i));
 }
 
 // Row k of q [., ld] becomes what is left of it beside the rows before it, which are orthonormal, at unit length; false
 // where that is no more than `least` of it.
 static bool add_row(double* q, int64_t ld, int64_t k, double least) {
     double* x = q + k * ld;
-    double before = __builtin_sqrt(row_product(x, x, ld));
+    double before = __builtin_sqrt(inner_product(x, x, ld));
     for (int pass = 0; pass < 3; ++pass) {
         for (int64_t j = 0; j < k; ++j) {
             const double* y = q + j * ld;
-            const Vec<double> share = splat(row_product(x, y, ld));
+            const Vec<double> share = splat(inner_product(x, y, ld));
             for (int64_t i = 0; i < ld; i += kLanes<double>) store(x + i, load(x + i) - share * load(y + i));
         }
-        const double length = __builtin_sqrt(row_product(x, x, ld));
+        const double length = __builtin_sqrt(inner_product(x, x, ld));
         if (pass == 0 && !(length > least * before)) return false;
         for (int64_t i = 0; i < ld; i += kLanes<double>) store(x + i, load(x + i) / length);
         if (length > 0.7 * before) break;  // hardly anything was taken out
@@ -183,31 +183,49 @@ static bool add_row(double* q, int64_t ld, int64_t k, double least) {
     }
     return true;
 }
-// Row k becomes what is left of a column of the identity, the first from `unit` on that is not in the span of the rows
-// before it; `unit` moves behind it.
-static void add_unit(double* q, int64_t rows, int64_t ld, int64_t k, double least, int64_t& unit) {
-    for (bool added = false; !added && unit < rows; ++unit) {
-        for (int64_t i = 0; i < ld; ++i) q[k * ld + i] = i == unit;
-        added = add_row(q, ld, k, least);
-    }
-}
-
 // Columns [from, rank) of a become orthonormal to each other and to those before them, which are; those no longer than
 // `none` become the first columns of the identity that complete the set. lengths: [rank], of all columns on entry
 static void orthonormalize_from(double* a, int64_t rows, int64_t rank, int64_t from, const double* lengths, double none,
                                 Arena scratch) {
-    if (from == rank) return;
+    constexpr int64_t kBlock = 32;  // columns that those before them are taken out of by one product
     const double least = 0.05 / __builtin_sqrt(static_cast<double>(rows));
     const int64_t ld = padded<double>(rows);
-    double* q = scratch.take<double>(rank * ld);
-    for (int64_t k = 0; k < rank * ld; ++k) q[k] = 0;
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < rank; ++k) q[k * ld + i] = a[i * rank + k];
+    double* q = scratch.take<double>(kBlock * ld);
+    double* shares = scratch.take<double>(rank * kBlock);
+    double* taken = scratch.take<double>(rows * kBlock);
     int64_t unit = 0;
-    for (int64_t k = from; k < rank; ++k)
-        if (!(lengths[k] > none && add_row(q, ld, k, least))) add_unit(q, rows, ld, k, least, unit);
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = from; k < rank; ++k) a[i * rank + k] = q[k * ld + i];
+    for (int64_t k = from; k < rank; k += kBlock) {
+        const int64_t count = rank - k < kBlock ? rank - k : kBlock;
+        const auto norm = [&](int64_t j) { return __builtin_sqrt(inner_product(q + j * ld, q + j * ld, ld)); };
+        // Row j, of which `whole` was there, beside those before it in the block.
+        const auto add = [&](int64_t j, double whole) {
+            const double left = norm(j);
+            return left > least * whole && add_row(q, ld, j, least * whole / left);
+        };
+        const auto add_unit = [&](int64_t j) {
+            for (bool added = false; !added && unit < rows; ++unit) {
+                const double* own = a + unit * rank;
+                for (int64_t i = 0; i < ld; ++i) q[j * ld + i] = i == unit;
+                for (int64_t i = 0; i < rows; ++i) q[j * ld + i] -= inner_product(a + i * rank, own, k);
+                added = add(j, 1);
+            }
+        };
+        for (int pass = 0; pass < 2; ++pass) {
+            if (k > 0) product<double, false>(k, count, rows, a, rank, a + k, rank, shares, count);
+            if (k > 0) product<double, true>(rows, count, k, a, rank, shares, count, taken, count);
+            for (int64_t j = 0; j < count; ++j)
+                for (int64_t i = 0; i < ld; ++i)
+                    q[j * ld + i] = i < rows ? a[i * rank + k + j] - (k > 0 ? taken[i * count + j] : 0) : 0;
+            for (int64_t j = 0; j < count; ++j) {
+                if (pass > 0)
+                    add_row(q, ld, j, 0);
+                else if (!(lengths[k + j] > none && add(j, column_length(a, rows, rank, k + j))))
+                    add_unit(j);
+            }
+            for (int64_t i = 0; i < rows; ++i)
+                for (int64_t j = 0; j < count; ++j) a[i * rank + k + j] = q[j * ld + i];
+        }
+    }
 }
 
 // Columns of a [rows, rank] = B V, V the eigenvectors of B^T B, longest first: at unit length, and orthonormal but for
@@ -243,7 +261,10 @@ static void pad_columns(const double* a, int64_t rows, int64_t found, const doub
         const double* from = k < found ? a + k : more + k - found;
         for (int64_t i = 0; i < ld; ++i) x[i] = i < rows ? from[i * width] : 0;
         if (k < found) continue;
-        if (!add_row(q, ld, k, least)) add_unit(q, rows, ld, k, least, unit);
+        for (bool added = add_row(q, ld, k, least); !added && unit < rows; ++unit) {
+            for (int64_t i = 0; i < ld; ++i) x[i] = i == unit;
+            added = add_row(q, ld, k, least);
+        }
         double entry = 0;
         for (int64_t i = 0; i < rows; ++i)
             if (__builtin_fabs(x[i]) > __builtin_fabs(entry)) entry = x[i];
