@@ -60,33 +60,39 @@ struct Gathered {
     }
 };
 
-// part += F^T (F q) over rows [c0, c1), rows of NV vectors held in registers; `last`: floats of the last vector.
+// part += F^T (F q) over rows [c0, c1), rows of NV vectors, held in registers or read twice; `last`: floats of the last
+// vector.
 template <int NV, bool LOOK>
 static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
                              Gathered* gathered) {
     using V = Vec<float>;
     constexpr int L = kLanes<float>;
-    Gathered seen;  // in registers
+    Gathered seen;                                                                       // in registers
+    constexpr bool kHeld = NV * 4 * sizeof(V) <= (TSM_VECTOR_BYTES == 64 ? 1024 : 256);  // half of the registers
     V qv[NV], sum[NV] = {};
     for (int v = 0; v < NV; ++v) qv[v] = load(q + v * L);
     for (int64_t c = c0; c < c1; c += 4) {
         const FourRows four(f, c, c1);
-        V x[4][NV], acc[4] = {};
+        const auto at = [&](int r, int v) __attribute__((always_inline)) {
+            return v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
+        };
+        V x[4][kHeld ? NV : 1], acc[4] = {};
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v)
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) {
-                x[r][v] = v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
-                acc[r] += x[r][v] * qv[v];
-                if (LOOK && r < four.valid) seen.see(x[r][v]);
+            for (int r = 0; r < 4; ++r) {
+                const V entry = at(r, v);
+                if (kHeld) x[r][v] = entry;
+                acc[r] += entry * (kHeld ? qv[v] : load(q + v * L));
+                if (LOOK && r < four.valid) seen.see(entry);
             }
         float u[4];
         four.dots(acc, u);
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
             const V ur = splat(u[r]);
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) sum[v] += ur * x[r][v];
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; ++v) sum[v] += ur * (kHeld ? x[r][v] : at(r, v));
             if (LOOK) seen.row_sums += u[r] * u[r];
         }
     }
@@ -168,6 +174,12 @@ static void gram_times(const Rows& f, const float* q, float* w, float* part, Fir
             return gram_times_rows<3>(f, q, w, part, look);
         case 4:
             return gram_times_rows<4>(f, q, w, part, look);
+        case 5:
+            return gram_times_rows<5>(f, q, w, part, look);
+        case 6:
+            return gram_times_rows<6>(f, q, w, part, look);
+        case 7:
+            return gram_times_rows<7>(f, q, w, part, look);
         default:
             return gram_times_rows<0>(f, q, w, part, look);
     }
