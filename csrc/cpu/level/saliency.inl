@@ -169,22 +169,20 @@ struct SaliencyGroup {
     bool lead(SaliencyItem* items, int count, int k) {
         Arena scratch = arena;
         const Fibres f = channels(k);
-        Rows rows{static_cast<const float*>(f.data), c, s, f.stride[0], nullptr, 0};
+        Rows rows{static_cast<const float*>(f.data), c, s, f.stride[0]};
         const bool direct = f.dtype == DType::f32 && f.step == 1;
         const int64_t ld = padded<float>(s);
         float* copy = scratch.take<float>(c * ld);
         auto read_copy = [&](double factor) {
             pack_panel<float>(f, Adjust{false, nullptr, 1, factor}, 0, c, copy, ld);
-            rows = Rows{copy, c, s, ld, nullptr, 0};
+            rows = Rows{copy, c, s, ld};
         };
-        if (!direct) {
-            read_copy(1);
-        } else if (k + 1 < count && c * s * 4 <= kFetchedItem) {
-            rows.next = static_cast<const char*>(items[k + 1].x.data);
-            rows.next_bytes = c * s * 4;
-        }
+        if (!direct) read_copy(1);
+        const bool fetches = direct && k + 1 < count && c * s * 4 <= kFetchedItem;
         double* v = scratch.take<double>(s);
-        LeadingPair pair = leading_pair(rows, plan.center, v, scratch);
+        LeadingPair pair =
+            leading_pair(rows, plan.center, v, scratch,
+                         fetches ? static_cast<const char*>(items[k + 1].x.data) : nullptr, fetches ? c * s * 4 : 0);
         if (pair.proof == Proof::out_of_range) {
             const double largest = largest_magnitude(items[k].x, scratch);
             if (!(largest > 0 && largest <= 1.7976931348623157e308)) return false;

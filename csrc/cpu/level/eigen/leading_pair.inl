@@ -12,12 +12,18 @@ constexpr int64_t kSumRows = 256;            // rows whose float sums are kept a
 constexpr int64_t kFetchAhead = 24 << 10;    // bytes
 constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
 
-// Rows of one item in memory order; `next` is the item that will be read after it, fetched into the cache meanwhile.
+// Rows of one item in memory order, and memory that is fetched into the cache during a pass over them.
 struct Rows {
     const float* data;
     int64_t count, length, ld;
-    const char* next;
-    int64_t next_bytes;
+    const char *next = nullptr, *next_end = nullptr;
+    int64_t lines = 0;  // of it, beside four rows
+
+    void fetch(const char* from, int64_t bytes) {
+        next = from;
+        next_end = from + bytes;
+        lines = (bytes / 64 * 4 + count - 1) / count;
+    }
 };
 
 struct FirstLook {
@@ -33,10 +39,9 @@ struct FourRows {
 
     FourRows(const Rows& f, int64_t c, int64_t end) : valid(end - c < 4 ? end - c : 4) {
         for (int64_t r = 0; r < 4; ++r) row[r] = f.data + (c + (r < valid ? r : 0)) * f.ld;
-        // The next item's share of these rows.
-        const int64_t lines = f.next ? f.next_bytes / 64 : 0;
-        for (int64_t line = lines * c / f.count; line < lines * (c + 4) / f.count; ++line)
-            __builtin_prefetch(f.next + line * 64, 0, 2);
+        // What is fetched beside these rows.
+        const char* at = f.next + c / 4 * f.lines * 64;
+        for (int64_t line = 0; line < f.lines && at < f.next_end; ++line, at += 64) __builtin_prefetch(at, 0, 2);
     }
     void dots(const Vec<float>* acc, float* u) const {
         sum_four(acc, u);
@@ -55,33 +60,39 @@ struct Gathered {
     }
 };
 
-// part += F^T (F q) over rows [c0, c1), rows of NV vectors held in registers; `last`: floats of the last vector.
+// part += F^T (F q) over rows [c0, c1), rows of NV vectors, held in registers or read twice; `last`: floats of the last
+// vector.
 template <int NV, bool LOOK>
 static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
                              Gathered* gathered) {
     using V = Vec<float>;
     constexpr int L = kLanes<float>;
-    Gathered seen;  // in registers
+    Gathered seen;                                                                       // in registers
+    constexpr bool kHeld = NV * 4 * sizeof(V) <= (TSM_VECTOR_BYTES == 64 ? 1024 : 256);  // half of the registers
     V qv[NV], sum[NV] = {};
     for (int v = 0; v < NV; ++v) qv[v] = load(q + v * L);
     for (int64_t c = c0; c < c1; c += 4) {
         const FourRows four(f, c, c1);
-        V x[4][NV], acc[4] = {};
+        const auto at = [&](int r, int v) __attribute__((always_inline)) {
+            return v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
+        };
+        V x[4][kHeld ? NV : 1], acc[4] = {};
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v)
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) {
-                x[r][v] = v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
-                acc[r] += x[r][v] * qv[v];
-                if (LOOK && r < four.valid) seen.see(x[r][v]);
+            for (int r = 0; r < 4; ++r) {
+                const V entry = at(r, v);
+                if (kHeld) x[r][v] = entry;
+                acc[r] += entry * (kHeld ? qv[v] : load(q + v * L));
+                if (LOOK && r < four.valid) seen.see(entry);
             }
         float u[4];
         four.dots(acc, u);
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
             const V ur = splat(u[r]);
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) sum[v] += ur * x[r][v];
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; ++v) sum[v] += ur * (kHeld ? x[r][v] : at(r, v));
             if (LOOK) seen.row_sums += u[r] * u[r];
         }
     }
@@ -163,6 +174,12 @@ static void gram_times(const Rows& f, const float* q, float* w, float* part, Fir
             return gram_times_rows<3>(f, q, w, part, look);
         case 4:
             return gram_times_rows<4>(f, q, w, part, look);
+        case 5:
+            return gram_times_rows<5>(f, q, w, part, look);
+        case 6:
+            return gram_times_rows<6>(f, q, w, part, look);
+        case 7:
+            return gram_times_rows<7>(f, q, w, part, look);
         default:
             return gram_times_rows<0>(f, q, w, part, look);
     }
@@ -266,14 +283,22 @@ struct Lanczos {
     const Rows& f;
     const bool center;
     const int64_t n, np;
+    const char* after;  // the item that will be read next
+    const int64_t after_bytes;
     Arena arena;
     float *w, *part;  // w: the matrix times the newest vector; its rest after a step
     float* basis[kMaxSteps];
     double alpha[kMaxSteps], beta[kMaxSteps], theta[2], s[kMaxSteps];  // s: the first Ritz vector, in the basis
     double length = 1;                                                 // which it had there
 
-    Lanczos(const Rows& rows, bool centered, const Arena& scratch)
-        : f(rows), center(centered), n(rows.length), np(padded<float>(rows.length)), arena(scratch) {
+    Lanczos(const Rows& rows, bool centered, const char* next, int64_t next_bytes, const Arena& scratch)
+        : f(rows),
+          center(centered),
+          n(rows.length),
+          np(padded<float>(rows.length)),
+          after(next),
+          after_bytes(next_bytes),
+          arena(scratch) {
         w = arena.take<float>(np);
         part = arena.take<float>(np);
     }
@@ -294,8 +319,8 @@ struct Lanczos {
         FirstLook seen;
         const int64_t bytes = f.count * n * 4;
         Rows cold = f;  // an item that the one before did not fetch: this pass fetches its own rows some way ahead
-        cold.next = f.ld == n && bytes > kFetchedItem ? reinterpret_cast<const char*>(f.data) + kFetchAhead : nullptr;
-        cold.next_bytes = bytes - kFetchAhead;
+        if (f.ld == n && bytes > kFetchedItem)
+            cold.fetch(reinterpret_cast<const char*>(f.data) + kFetchAhead, bytes - kFetchAhead);
         basis[0] = arena.take<float>(np);
         for (int64_t j = 0; j < np; ++j) basis[0][j] = j < n ? 1.0f : 0.0f;
         gram_times(cold, basis[0], w, part, &seen);
@@ -334,7 +359,9 @@ struct Lanczos {
         if (k > 1) {
             float* q = basis[k - 1] = arena.take<float>(np);
             for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / beta[k - 2]);
-            gram_times(f, q, w, part, nullptr);
+            Rows now = f;
+            if (k <= 3) now.fetch(after + (k - 2) * after_bytes / 2, after_bytes / 2);  // one half, then the other
+            gram_times(now, q, w, part, nullptr);
         }
         if (center) center_vector(w);
         alpha[k - 1] = dot(basis[k - 1], w);
@@ -394,10 +421,12 @@ struct Lanczos {
     }
 };
 
-// v: [length], unit norm. Pairs in whose map the rounding of the float sums would show are left to the caller.
-static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Arena& scratch) {
+// v: [length], unit norm. next: an item that will be read after this one, or null. Pairs in whose map the rounding of
+// the float sums would show are left to the caller.
+static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Arena& scratch, const char* next = nullptr,
+                                int64_t next_bytes = 0) {
     const LeadingPair none{0, 0, Proof::none};
-    Lanczos space(f, center, scratch);
+    Lanczos space(f, center, next, next_bytes, scratch);
     const FirstLook look = space.look();
     const double trace = center ? look.norm2 - look.mean_part : look.norm2;
     // The squares of norm2 must be floats too.
