@@ -86,7 +86,7 @@ struct FinishPlan {
     const Tap *down, *across;  // [rows], [columns]
 };
 
-// `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
+// `wide`: accumulate and solve in double. `narrow`: the vectors are wanted in float. Results of hooi and saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;
 
@@ -94,7 +94,7 @@ struct Level {
 
     int (*truncated_svd_group)(bool wide, int64_t n);
     void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
-                          double* const* vectors, double loss, const ArenaState& memory);
+                          double* const* vectors, bool narrow, const ArenaState& memory);
 
     // factors: contiguous [I_n, R_n] in the result's type, null for the modes that stay.
     void (*core_contraction)(bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out,

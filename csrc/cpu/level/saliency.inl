@@ -82,7 +82,8 @@ struct SaliencyGroup {
     Tensor matrix[kMostItems];  // F as [C, S]
     double scale[kMostItems], gain[kMostItems];
     double* means[kMostItems];  // of the channels, for centring the channel Gram
-    double *gram[kMostItems], *values[kMostItems], *vectors[kMostItems];
+    double *gram[kMostItems], *values[kMostItems], *vectors[kMostItems];  // vectors: [n, found]
+    int found[kMostItems];
 
     static int64_t smaller(const SaliencyPlan& p) {
         return p.channels() < p.positions() ? p.channels() : p.positions();
@@ -91,7 +92,7 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         int group = eigh_group<double>(n);
         while (group > 1 &&
-               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{9} << 20))
+               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{18} << 20))
             group /= 2;
         return group;
     }
@@ -129,9 +130,16 @@ struct SaliencyGroup {
             value[i] = values[open[i]];
             vector[i] = vectors[open[i]];
         }
-        if (left > 0) eigh_items<double>(g, left, static_cast<int>(n), rank, value, vector, arena);
+        int columns_found[kMostItems];
+        Wanted wanted;
+        if (!plan.single()) {
+            wanted.negligible = kNegligible;
+            wanted.found = columns_found;
+        }
+        if (left > 0) eigh_items<double>(g, left, static_cast<int>(n), rank, value, vector, arena, wanted);
         for (int i = 0; i < left; ++i) {
             const int k = open[i];
+            found[k] = plan.single() ? rank : columns_found[i];
             for (int j = 0; j < rank; ++j) value[i][j] = value[i][j] > 0 ? value[i][j] : 0;
             double* map = items[k].map;
             if (!items[k].finite)
@@ -144,9 +152,9 @@ struct SaliencyGroup {
     // Eigenpairs that are wanted: a single map takes the second to know how far the first may be turned.
     int columns() const { return plan.single() ? (n > 1 ? 2 : 1) : static_cast<int>(n); }
     bool guarded() const { return sizeof(T) == 4 && plan.hooi.guard; }
-    // What each of the eigenvectors of item k sees of the diagonal of its Gram matrix: [columns()]
+    // What each of the eigenvectors of item k sees of the diagonal of its Gram matrix: [found]
     double* diagonal_seen(int k, Arena& scratch) const {
-        const int rank = columns();
+        const int rank = found[k];
         double* seen = scratch.take<double>(rank);
         for (int j = 0; j < rank; ++j) seen[j] = 0;
         for (int64_t i = 0; i < n; ++i)
@@ -354,16 +362,11 @@ struct SaliencyGroup {
         if (j < n) sum += load_first(row + j, n - j) * load(b + j);
         return sum_lanes<T>(sum);
     }
-    // Leading columns whose signs can matter: what the others weigh together is below the rounding of the first.
-    int64_t columns_that_matter(const double* lambda) const {
-        const double negligible = (sizeof(T) == 4 ? 2e-7 : 1e-13) * lambda[0];
-        int64_t columns = n;
-        for (double sum = 0; columns > 1 && (sum += lambda[columns - 1]) <= negligible;) --columns;
-        return columns;
-    }
-    T* vectors_as_t(int k, int64_t columns, Arena& scratch) const {
-        T* b = scratch.take<T>(n * columns);
-        for (int64_t i = 0; i < n * columns; ++i) b[i] = static_cast<T>(vectors[k][i]);
+    // What the last columns may weigh together in a map, of the first: their signs cannot matter, nor can they.
+    static constexpr double kNegligible = sizeof(T) == 4 ? 2e-7 : 1e-13;
+    T* vectors_as_t(int k, Arena& scratch) const {
+        T* b = scratch.take<T>(n * found[k]);
+        for (int64_t i = 0; i < n * found[k]; ++i) b[i] = static_cast<T>(vectors[k][i]);
         return b;
     }
     // map = F^T z for z [C]; returns the largest magnitude in F^T other.
@@ -459,22 +462,24 @@ struct SaliencyGroup {
     bool combined_map(int k, double* map) {
         Arena scratch = arena;
         const double* lambda = values[k];
-        double* weights = scratch.take<double>(n);
-        for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
+        const int64_t columns = found[k];
+        double* weights = scratch.take<double>(columns);
+        for (int64_t j = 0; j < columns; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
         const bool sure = plan.absolute || apply_signs(k, weights, scratch);
-        double* moved = scratch.take<double>(n);
-        turn_weights(lambda, weights, n, diagonal_seen(k, scratch), moved);
-        double error = 0;
+        double* moved = scratch.take<double>(columns);
+        turn_weights(lambda, weights, columns, diagonal_seen(k, scratch), moved);
+        double error = 0, missing = 0;
+        for (int64_t j = columns; j < n; ++j) missing += lambda[j];
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) {
-                const double* v = vectors[k] + i * n;
-                map[i] = plan.rectified(dot(weights, v, n, plan.absolute));
-                error = larger_size(error, dot(moved, v, n));
+                const double* v = vectors[k] + i * columns;
+                map[i] = plan.rectified(dot(weights, v, columns, plan.absolute));
+                error = larger_size(error, dot(moved, v, columns));
             }
         } else if (plan.absolute) {
-            multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
+            multiply(positions(k), adjust(k), vectors_as_t(k, scratch), columns, scratch, [&](int64_t row, const T* w) {
                 double sum = 0, other = 0;
-                for (int64_t j = 0; j < n; ++j) {
+                for (int64_t j = 0; j < columns; ++j) {
                     sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
                     other += moved[j] * static_cast<double>(w[j]);
                 }
@@ -485,13 +490,13 @@ struct SaliencyGroup {
             double* z = scratch.take<double>(c);
             double* other = scratch.take<double>(c);
             for (int64_t i = 0; i < c; ++i) {
-                z[i] = dot(weights, vectors[k] + i * n, n);
-                other[i] = dot(moved, vectors[k] + i * n, n);
+                z[i] = dot(weights, vectors[k] + i * columns, columns);
+                other[i] = dot(moved, vectors[k] + i * columns, columns);
             }
             error = project(k, z, other, map, scratch);
             for (int64_t i = 0; i < s; ++i) map[i] = plan.rectified(map[i]);
         }
-        const bool settled = !guarded() || holds(map, s, error, kCombinedError);
+        const bool settled = !guarded() || holds(map, s, error + missing, kCombinedError);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
         return sure && settled;
     }
@@ -500,19 +505,19 @@ struct SaliencyGroup {
     // of F v_j by 1e-7 sigma_1 / sigma_j of the largest.
     bool apply_signs(int k, double* weights, Arena scratch) const {
         const double* lambda = values[k];
-        const int64_t columns = columns_that_matter(lambda);
-        double* high = scratch.take<double>(n);
-        double* low = scratch.take<double>(n);
+        const int64_t columns = found[k], that_matter = leading_values(lambda, n, kNegligible);
+        double* high = scratch.take<double>(columns);
+        double* low = scratch.take<double>(columns);
         const bool pass = by_position == (plan.sign == Sign::u);
         const Fibres rows = by_position ? channels(k) : positions(k);
         const Adjust how = by_position ? adjust_channels(k) : adjust(k);
         if (pass) {
-            extremes(rows, how, vectors[k], n, columns, high, low, scratch);
+            extremes(rows, how, vectors[k], columns, that_matter, high, low, scratch);
         } else {  // the vectors themselves, which the solver signed
-            for (int64_t j = 0; j < n; ++j) high[j] = low[j] = 0;
+            for (int64_t j = 0; j < columns; ++j) high[j] = low[j] = 0;
             for (int64_t i = 0; i < n; ++i)
-                for (int64_t j = 0; j < n; ++j) {
-                    const double x = vectors[k][i * n + j];
+                for (int64_t j = 0; j < columns; ++j) {
+                    const double x = vectors[k][i * columns + j];
                     high[j] = x > high[j] ? x : high[j];
                     low[j] = x < low[j] ? x : low[j];
                 }
@@ -520,10 +525,10 @@ struct SaliencyGroup {
         double trace = 0;
         for (int64_t j = 0; j < n; ++j) trace += lambda[j];
         bool sure = true;
-        for (int64_t j = 0; j < columns; ++j) {
+        for (int64_t j = 0; j < columns && j < that_matter; ++j) {
             const double* v = vectors[k] + j;
-            weights[j] *= pass ? sign_of_largest(rows, how, v, n, high[j], low[j], scratch)
-                               : (largest_entry(v, n, n) < 0 ? -1 : 1);
+            weights[j] *= pass ? sign_of_largest(rows, how, v, columns, high[j], low[j], scratch)
+                               : (largest_entry(v, n, columns) < 0 ? -1 : 1);
             if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) continue;
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];

@@ -17,7 +17,7 @@ static int eigh_group(int64_t n) {
     const auto bytes = [&] {
         return bytes_taken([&](Arena& arena) { StripEigen<T>(static_cast<int>(n), group, arena); });
     };
-    while (group > 1 && bytes() > (int64_t{8} << 20)) group /= 2;
+    while (group > 1 && bytes() > (int64_t{16} << 20)) group /= 2;
     return group;
 }
 
@@ -29,11 +29,31 @@ static void point_up_one(double* vectors, int n, int rank, double* most, double*
         for (int j = 0; j < rank; ++j) vectors[i * rank + j] *= entry[j];
 }
 
+// Which vectors are wanted, and how good.
+struct Wanted {
+    double loss = most_loss(false);  // of their orthonormality, what they may lack
+    bool narrow = false;             // good to float is enough: they may lack kLostInFloat
+    double negligible = 0;           // the last ones, whose values are together this part of the first, may be missing
+    int* found = nullptr;            // [count], how many there are: the columns of vectors[i]
+};
+
+// Of n eigenvalues of a Gram matrix, descending, those that are more than the others, together a part `negligible` of
+// the first.
+template <class T>
+static int64_t leading_values(const T* lambda, int64_t n, double negligible) {
+    int64_t count = n;
+    for (double sum = 0; count > 1; --count) {
+        sum += lambda[count - 1] > 0 ? static_cast<double>(lambda[count - 1]) : 0;
+        if (sum > negligible * static_cast<double>(lambda[0])) break;
+    }
+    return count;
+}
+
 // Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
-// A matrix with NaN or Inf gives NaN. `loss`: how much of their orthonormality the vectors may lack.
+// A matrix with NaN or Inf gives NaN.
 template <class T>
 static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values,
-                       double* const* vectors, Arena arena, double loss = most_loss(false)) {
+                       double* const* vectors, Arena arena, Wanted wanted = {}) {
     constexpr int L = kLanes<T>;
     double power[L];
     bool finite[L], zero[L];
@@ -65,10 +85,11 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
         for (int lane = 0; lane < L; ++lane)
             for (int i = 0; i < n; ++i)
                 for (int j = 0; j <= i; ++j) as[(i * solver.ld + j) * L + lane] = element(lane, i, j);
-        solver.solve(a, rank, lane_values, lane_vectors, loss);
+        solver.solve(a, rank, lane_values, lane_vectors, wanted.loss);
         for (int lane = 0; lane < count; ++lane) {
             for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lane_values[j][lane]);
             for (int i = 0; i < n * rank; ++i) vectors[lane][i] = static_cast<double>(lane_vectors[i][lane]);
+            if (wanted.found) wanted.found[lane] = rank;
             rescale(lane);
         }
         return;
@@ -91,8 +112,11 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     for (int lane = 0; lane < count; ++lane) {
         descending<T>(reinterpret_cast<const T*>(solver.found) + lane, n, solver.order);
         for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
-        solver.vectors(lane, rank, lambda, vectors[lane], loss);
-        point_up_one(vectors[lane], n, rank, signs, signs + rank);
+        const int used =
+            finite[lane] && wanted.found ? static_cast<int>(leading_values(lambda, rank, wanted.negligible)) : rank;
+        if (wanted.found) wanted.found[lane] = used;
+        solver.vectors(lane, used, lambda, vectors[lane], wanted.loss, wanted.narrow);
+        point_up_one(vectors[lane], n, used, signs, signs + used);
         for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
         rescale(lane);
     }

@@ -190,60 +190,73 @@ static void eigenvalues_lanes(Vec<T>* d, Vec<T>* e, int n) {
 template <class T>
 constexpr int kShiftedVectors = 5;  // times n: what Shifted keeps
 
-// T - lambda I = L U with partial pivoting, lambda a lane's own; d and e one vector or one number an entry.
-template <class T>
+// T - lambda I = L U with partial pivoting, lambda a lane's own; d and e one vector or one number an entry. NS sets of
+// lanes at once, since each row waits for the one before it.
+template <class T, int NS = 1>
 struct Shifted {
     using V = Vec<T>;
-    V *inverse, *upper, *second, *factor, *swapped;
+    V *inverse, *upper, *second, *factor, *swapped;  // [n, NS]
     int n;
 
     Shifted(int size, V* memory)
         : inverse(memory),
-          upper(memory + size),
-          second(memory + 2 * size),
-          factor(memory + 3 * size),
-          swapped(memory + 4 * size),
+          upper(memory + NS * size),
+          second(memory + 2 * NS * size),
+          factor(memory + 3 * NS * size),
+          swapped(memory + 4 * NS * size),
           n(size) {}
 
     template <class D>
-    void factorize(const D* d, const D* e, V lambda) {
+    void factorize(const D* d, const D* e, const V* lambda) {
         const V tiny = splat<T>(kEpsilon<T>);
-        V p = d[0] - lambda, q = n > 1 ? V{} + e[0] : V{};
-        for (int i = 0; i < n - 1; ++i) {
-            const V below = V{} + e[i], next = d[i + 1] - lambda, after = i + 2 < n ? V{} + e[i + 1] : V{};
-            const auto swap = vabs<T>(below) > vabs<T>(p);
-            V pivot = swap ? below : p;
-            pivot = vabs<T>(pivot) < tiny ? tiny : pivot;
-            inverse[i] = T(1) / pivot;
-            const V m = (swap ? p : below) * inverse[i];
-            upper[i] = swap ? next : q;
-            second[i] = swap ? after : V{};
-            factor[i] = m;
-            swapped[i] = swap ? splat<T>(1) : V{};
-            p = (swap ? q : next) - m * upper[i];
-            q = swap ? -m * after : after;
+        V p[NS], q[NS];
+        for (int s = 0; s < NS; ++s) {
+            p[s] = d[0] - lambda[s];
+            q[s] = n > 1 ? V{} + e[0] : V{};
         }
-        inverse[n - 1] = T(1) / (vabs<T>(p) < tiny ? tiny : p);
-        upper[n - 1] = second[n - 1] = V{};
+        for (int i = 0; i < n - 1; ++i)
+            for (int s = 0; s < NS; ++s) {
+                const V below = V{} + e[i], next = d[i + 1] - lambda[s], after = i + 2 < n ? V{} + e[i + 1] : V{};
+                const auto swap = vabs<T>(below) > vabs<T>(p[s]);
+                V pivot = swap ? below : p[s];
+                pivot = vabs<T>(pivot) < tiny ? tiny : pivot;
+                const V reciprocal = T(1) / pivot, m = (swap ? p[s] : below) * reciprocal, right = swap ? next : q[s];
+                inverse[i * NS + s] = reciprocal;
+                upper[i * NS + s] = right;
+                second[i * NS + s] = swap ? after : V{};
+                factor[i * NS + s] = m;
+                swapped[i * NS + s] = swap ? splat<T>(1) : V{};
+                p[s] = (swap ? q[s] : next) - m * right;
+                q[s] = swap ? -m * after : after;
+            }
+        for (int s = 0; s < NS; ++s) {
+            inverse[(n - 1) * NS + s] = T(1) / (vabs<T>(p[s]) < tiny ? tiny : p[s]);
+            upper[(n - 1) * NS + s] = second[(n - 1) * NS + s] = V{};
+        }
     }
-    void forward(V* y) const {
-        V b = y[0];
-        for (int i = 0; i < n - 1; ++i) {
-            const auto swap = swapped[i] != 0;
-            const V next = y[i + 1], kept = swap ? next : b, other = swap ? b : next;
-            y[i] = kept;
-            b = other - factor[i] * kept;
-        }
-        y[n - 1] = b;
+    // y: NS vectors of n entries, `step` apart
+    void forward(V* y, int64_t step = 0) const {
+        V b[NS];
+        for (int s = 0; s < NS; ++s) b[s] = y[s * step];
+        for (int i = 0; i < n - 1; ++i)
+            for (int s = 0; s < NS; ++s) {
+                const auto swap = swapped[i * NS + s] != 0;
+                const V next = y[s * step + i + 1], kept = swap ? next : b[s], other = swap ? b[s] : next;
+                y[s * step + i] = kept;
+                b[s] = other - factor[i * NS + s] * kept;
+            }
+        for (int s = 0; s < NS; ++s) y[s * step + n - 1] = b[s];
     }
-    void backward(V* y) const {
-        V one{}, two{};
-        for (int i = n - 1; i >= 0; --i) {
-            const V x = (y[i] - second[i] * two - upper[i] * one) * inverse[i];
-            y[i] = x;
-            two = one;
-            one = x;
-        }
+    void backward(V* y, int64_t step = 0) const {
+        V one[NS] = {}, two[NS] = {};
+        for (int i = n - 1; i >= 0; --i)
+            for (int s = 0; s < NS; ++s) {
+                const int at = i * NS + s;
+                const V x = (y[s * step + i] - second[at] * two[s] - upper[at] * one[s]) * inverse[at];
+                y[s * step + i] = x;
+                two[s] = one[s];
+                one[s] = x;
+            }
     }
 };
 
@@ -279,7 +292,7 @@ static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e,
         // Equal eigenvalues are told apart by a few units in the last place, as their vectors must be.
         const V below = shift - 4 * kEpsilon<double>;
         shift = j == 0 ? lambda[j] : (lambda[j] < below ? lambda[j] : below);
-        shifted.factorize(d, e, shift);
+        shifted.factorize(d, e, &shift);
         for (int i = 0; i < n; ++i) own[i] = splat(irregular<double>(static_cast<uint32_t>(j * n + i)));
         int first = j;
         for (int lane = 0; lane < kLanes<double>; ++lane)
@@ -323,9 +336,16 @@ template <class T>
 static void descending(const T* values, int n, int* order) {
     constexpr int L = kLanes<T>;
     for (int i = 0; i < n; ++i) {
-        int j = i;
-        for (; j > 0 && values[order[j - 1] * L] < values[i * L]; --j) order[j] = order[j - 1];
-        order[j] = i;
+        int place = 0;
+        for (int behind = i; place < behind;) {
+            const int middle = (place + behind) / 2;
+            if (values[order[middle] * L] < values[i * L])
+                behind = middle;
+            else
+                place = middle + 1;
+        }
+        for (int j = i; j > place; --j) order[j] = order[j - 1];
+        order[place] = i;
     }
 }
 

@@ -170,7 +170,7 @@ struct ByProjection {
         }
         for (int first = 0; first < n; first += group)
             eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first,
-                               vectors + first, arena, plan.loss);
+                               vectors + first, arena, {plan.loss});
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
