@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/arena.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
@@ -45,40 +44,51 @@ static void put_turned(const Output& out, int64_t first, const double* from, int
         put_turned(static_cast<float*>(out.at(first)), from, rows, count);
 }
 
+namespace {
+
+struct Group : EighItems {
+    const TensorBatch& gram;
+    int64_t first;
+    int rank;
+    bool roots;
+    const Output &values, &vectors;
+
+    Group(const TensorBatch& gram, int64_t first, int rank, bool roots, const Output& values, const Output& vectors)
+        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {}
+
+    void take(int k, double* matrix) override {
+        const Tensor x = gram.item(first + k);
+        if (x.dtype == DType::f64)
+            mirror(static_cast<const double*>(x.data), x.stride, x.shape[0], matrix);
+        else
+            mirror(static_cast<const float*>(x.data), x.stride, x.shape[0], matrix);
+    }
+    void put(int k, const double* value, const double* vector) override {
+        const int64_t n = gram.first.shape[0], at = (first + k) * rank;
+        if (roots) {
+            for (int j = 0; j < rank; ++j) {
+                const double root = value[j] < 0 ? 0 : std::sqrt(value[j]);
+                values.put(at + j, &root, 1);
+            }
+            vectors.put(at * n, vector, n * rank);
+        } else {
+            put_turned(values, at, value, 1, rank);
+            put_turned(vectors, at * n, vector, n, rank);
+        }
+    }
+};
+
+}  // namespace
+
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads) {
-    const int64_t n = gram.first.shape[0], size = n * n;
+    const int64_t n = gram.first.shape[0];
     const int group = level().truncated_svd_group(wide, n);
     parallel_chunks(gram.batch, balanced_chunk(gram.batch, group, threads), threads,
                     [&](int64_t first, int64_t last, const ArenaState& memory) {
-                        Arena arena(memory);
-                        const double* g[kMostItems];
-                        double *value[kMostItems], *vector[kMostItems];
-                        const int count = static_cast<int>(last - first);
-                        for (int k = 0; k < count; ++k) {
-                            const Tensor x = gram.item(first + k);
-                            auto* matrix = arena.take<double>(size);
-                            value[k] = arena.take<double>(rank);
-                            vector[k] = arena.take<double>(n * rank);
-                            if (x.dtype == DType::f64)
-                                mirror(static_cast<const double*>(x.data), x.stride, n, matrix);
-                            else
-                                mirror(static_cast<const float*>(x.data), x.stride, n, matrix);
-                            g[k] = matrix;
-                        }
-                        level().truncated_svd(wide, g, count, static_cast<int>(n), rank, value, vector, !vectors.wide,
-                                              arena);
-                        for (int k = 0; k < count; ++k) {
-                            for (int j = 0; roots && j < rank; ++j)
-                                value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
-                            if (!roots) {
-                                put_turned(values, (first + k) * rank, value[k], 1, rank);
-                                put_turned(vectors, (first + k) * n * rank, vector[k], n, rank);
-                                continue;
-                            }
-                            values.put((first + k) * rank, value[k], rank);
-                            vectors.put((first + k) * n * rank, vector[k], n * rank);
-                        }
+                        Group items(gram, first, rank, roots, values, vectors);
+                        level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank,
+                                              !vectors.wide, memory);
                     });
 }
 

@@ -17,8 +17,8 @@ const Level kLevel = {
         TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena(memory));
     },
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
-    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, bool narrow, const ArenaState& memory) {
-        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), {most_loss(!narrow), narrow});
+    [](bool wide, EighItems& items, int count, int n, int rank, bool narrow, const ArenaState& memory) {
+        TSM_BOTH(truncated_svd_as)(items, count, n, rank, narrow, Arena(memory));
     },
     [](bool wide, const Tensor& x, const void* const* factors, const int64_t* rank, void* out, const ArenaState& memory) {
         TSM_BOTH(core_contraction_as)(x, factors, rank, out, Arena(memory));

@@ -61,6 +61,7 @@ static inline double larger_size(double most, double x) {
     return __builtin_fabs(x) > most ? __builtin_fabs(x) : most;
 }
 
+constexpr double kNarrowVectors = 1e-6;  // what eigenvectors in float move of a map, and of a vector's entries
 constexpr double kSingleError = 1e-5, kCombinedError = 5e-5;  // of a normalised map, half of what is promised
 
 // Whether a map [size] that may be wrong by `error` holds when it is normalised.
@@ -78,6 +79,7 @@ struct SaliencyGroup {
     const SaliencyPlan& plan;
     int64_t c, s, n;
     bool by_position;
+    bool narrow;  // in double, but for the vectors, which are good to float
     Arena arena;
     Tensor matrix[kMostItems];  // F as [C, S]
     double scale[kMostItems], gain[kMostItems];
@@ -100,8 +102,16 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         return (2 * n * n + n + p.channels()) * 8 + 4 * 64;
     }
-    SaliencyGroup(const SaliencyPlan& p, Arena& from)
-        : plan(p), c(p.channels()), s(p.positions()), n(smaller(p)), by_position(s <= c), arena(from) {}
+    SaliencyGroup(const SaliencyPlan& p, Arena& from, bool narrow_vectors)
+        : plan(p),
+          c(p.channels()),
+          s(p.positions()),
+          n(smaller(p)),
+          by_position(s <= c),
+          narrow(narrow_vectors && !signs_by_pass()),
+          arena(from) {}
+    // Whether signs are those of the products of the vectors with F, not their own.
+    bool signs_by_pass() const { return !plan.absolute && by_position == (plan.sign == Sign::u); }
 
     Adjust adjust(int k) const {
         if (!plan.center) return Adjust{false, nullptr, 1, scale[k], gain[k]};
@@ -133,6 +143,7 @@ struct SaliencyGroup {
         int columns_found[kMostItems];
         Wanted wanted;
         if (!plan.single()) {
+            wanted.narrow = narrow;
             wanted.negligible = kNegligible;
             wanted.found = columns_found;
         }
@@ -496,7 +507,8 @@ struct SaliencyGroup {
             error = project(k, z, other, map, scratch);
             for (int64_t i = 0; i < s; ++i) map[i] = plan.rectified(map[i]);
         }
-        const bool settled = !guarded() || holds(map, s, error + missing, kCombinedError);
+        if (narrow) error = kNarrowVectors * __builtin_fabs(largest_entry(map, s));
+        const bool settled = !(guarded() || narrow) || holds(map, s, error + missing, kCombinedError);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
         return sure && settled;
     }
@@ -508,7 +520,7 @@ struct SaliencyGroup {
         const int64_t columns = found[k], that_matter = leading_values(lambda, n, kNegligible);
         double* high = scratch.take<double>(columns);
         double* low = scratch.take<double>(columns);
-        const bool pass = by_position == (plan.sign == Sign::u);
+        const bool pass = signs_by_pass();
         const Fibres rows = by_position ? channels(k) : positions(k);
         const Adjust how = by_position ? adjust_channels(k) : adjust(k);
         if (pass) {
@@ -527,15 +539,19 @@ struct SaliencyGroup {
         bool sure = true;
         for (int64_t j = 0; j < columns && j < that_matter; ++j) {
             const double* v = vectors[k] + j;
+            const double most = high[j] > -low[j] ? high[j] : -low[j], margin = __builtin_fabs(high[j] + low[j]);
             weights[j] *= pass ? sign_of_largest(rows, how, v, columns, high[j], low[j], scratch)
-                               : (largest_entry(v, n, columns) < 0 ? -1 : 1);
-            if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) continue;
+                          : margin > kTie<double> * most ? (high[j] < -low[j] ? -1 : 1)
+                                                         : (largest_entry(v, n, columns) < 0 ? -1 : 1);
+            if (lambda[j] < 3e-6 * lambda[0]) continue;
+            if (narrow) sure = sure && margin > kNarrowVectors * __builtin_sqrt(static_cast<double>(n)) * most;
+            if (sizeof(T) == 8) continue;
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
-            const double gap = above < below ? above : below, most = high[j] > -low[j] ? high[j] : -low[j];
+            const double gap = above < below ? above : below;
             double moved = 1e-7 / static_cast<double>(n) * trace / gap;
             if (pass) moved += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
-            sure = sure && __builtin_fabs(high[j] + low[j]) > moved * most;
+            sure = sure && margin > moved * most;
         }
         return sure;
     }
@@ -614,7 +630,10 @@ static int saliency_group_as(const SaliencyPlan& plan) {
 
 template <class T>
 static void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
-    SaliencyGroup<T>(plan, arena).run(items, count);
+    SaliencyGroup<T>(plan, arena, false).run(items, count);
+}
+static void saliency_narrow(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    SaliencyGroup<double>(plan, arena, true).run(items, count);
 }
 
 template <class T>
@@ -636,9 +655,9 @@ constexpr int64_t kDoubleAtOnce = 256;
 template <class T>
 static void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     const bool guarded = sizeof(T) == 4 && plan.hooi.guard;
-    if (guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce)
-        return saliency_as<double>(plan, items, count, arena);
-    (plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
+    const bool at_once =
+        guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce;
+    (at_once ? saliency_narrow : plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
     if (!guarded) return;
     SaliencyItem again[kMostItems];
     int n = 0;
