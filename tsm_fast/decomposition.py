@@ -476,8 +476,8 @@ def eigh(
     Args:
         a: symmetric matrices `[B, n, n]`, torch, NumPy or DLPack, any float dtype, any strides; only the lower triangle
             is read.
-        precision, backend: as in `tucker`; the problem is solved in float64 always. Where n > 64 and the result is float32,
-            the CPU takes the last step of the vectors in float32.
+        precision, backend: as in `tucker`; the problem is solved in float64 always. Where n > 64 and the result is
+            float32, the CPU takes the last step of the vectors in float32.
 
     Returns:
         The eigenvalues `[B, n]`, ascending, and the eigenvectors `[B, n, n]`, one a column, in which the entry of
@@ -509,8 +509,8 @@ def _eigh(a: Tensor, precision: Precision, backend: str | None) -> tuple[Tensor,
     module = resolve(backend, a)
     readable("a", a, module.name)
     dtype = result_dtype(a.dtype, precision)
-    # Of the compiled steps on the CPU: holds nothing beside, and wakes none of PyTorch's threads, which spin for a while
-    # on the cores that the solver takes.
+    # Of the compiled steps on the CPU: holds nothing beside, and wakes none of PyTorch's threads, which spin for a
+    # while on the cores that the solver takes.
     own: Any = getattr(module, "eigenpairs", None)
     if own is not None and not needs_grad(a):
         values, vectors, finite = own(a, dtype)
