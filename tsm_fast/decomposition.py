@@ -477,7 +477,8 @@ def eigh(
     Args:
         a: symmetric matrices `[B, n, n]`, torch, NumPy or DLPack, any float dtype, any strides; only the lower triangle
             is read.
-        precision, backend: as in `tucker`; the problem is solved in float64 always.
+        precision, backend: as in `tucker`; the problem is solved in float64 always. Where n > 64 and the result is
+            float32, the CPU takes the last step of the vectors in float32.
 
     Returns:
         The eigenvalues `[B, n]`, ascending, and the eigenvectors `[B, n, n]`, one a column, in which the entry of

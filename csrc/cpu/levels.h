@@ -91,6 +91,12 @@ struct SaliencyItem {
     bool sure = true;  // the map is beyond the rounding of the passes, and so is every sign that matters
 };
 
+// Where a solver has its symmetric matrices from, and where their eigenpairs go.
+struct EighItems {
+    virtual void take(int k, double* matrix) = 0;                              // [n, n]
+    virtual void put(int k, const double* values, const double* vectors) = 0;  // [rank], descending, and [n, rank]
+};
+
 struct FinishPlan {
     int64_t height, width;  // of a map
     int64_t rows, columns;  // of the result
@@ -116,15 +122,16 @@ using WordPanel = void (*)(WordColumns& columns, const float* rows, int64_t ld, 
 // For machines with an instruction for dots of words; null elsewhere.
 WordPanel wide_word_panel();
 
-// `wide`: accumulate and solve in double. Results of hooi and saliency may lie in `memory`, until it is used again.
+// `wide`: accumulate and solve in double. `narrow`: the vectors are wanted in float. Results of hooi and saliency may
+// lie in `memory`, until it is used again.
 struct Level {
     const char* name;
 
     void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory);
 
     int (*truncated_svd_group)(bool wide, int64_t n);
-    void (*truncated_svd)(bool wide, const double* const* g, int count, int n, int rank, double* const* values,
-                          double* const* vectors, double loss, const ArenaState& memory);
+    void (*truncated_svd)(bool wide, EighItems& items, int count, int n, int rank, bool narrow,
+                          const ArenaState& memory);
 
     // As many items as truncated_svd_group says for double.
     void (*singular_triplets)(const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory);

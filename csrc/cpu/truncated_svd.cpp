@@ -1,50 +1,94 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/arena.h"
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
 namespace tsm {
 
+// A symmetric matrix [n, n] from its lower triangle. By squares: whole lines are written at once, whatever n is.
+template <class S>
+static void mirror(const S* from, const int64_t* stride, int64_t n, double* to) {
+    constexpr int64_t kSide = 8;
+    double square[kSide][kSide];
+    for (int64_t top = 0; top < n; top += kSide)
+        for (int64_t left = 0; left <= top; left += kSide) {
+            const int64_t rows = std::min(kSide, n - top), columns = std::min(kSide, n - left);
+            for (int64_t i = 0; i < rows; ++i) {
+                const S* row = from + (top + i) * stride[0] + left * stride[1];
+                if (left < top && stride[1] == 1)
+                    for (int64_t j = 0; j < kSide; ++j) square[i][j] = static_cast<double>(row[j]);
+                else
+                    for (int64_t j = 0; j < columns && left + j <= top + i; ++j)
+                        square[i][j] = static_cast<double>(row[j * stride[1]]);
+            }
+            if (left == top)
+                for (int64_t i = 0; i < rows; ++i)
+                    for (int64_t j = i + 1; j < columns; ++j) square[i][j] = square[j][i];
+            for (int64_t i = 0; i < rows; ++i) std::copy_n(square[i], columns, to + (top + i) * n + left);
+            for (int64_t j = 0; left < top && j < columns; ++j)
+                for (int64_t i = 0; i < rows; ++i) to[(left + j) * n + top + i] = square[i][j];
+        }
+}
+
+// Rows of `count` numbers, each the other way round.
+template <class P>
+static void put_turned(P* out, const double* from, int64_t rows, int64_t count) {
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < count; ++j) out[i * count + j] = static_cast<P>(from[i * count + count - 1 - j]);
+}
+static void put_turned(const Output& out, int64_t first, const double* from, int64_t rows, int64_t count) {
+    if (out.wide)
+        put_turned(static_cast<double*>(out.at(first)), from, rows, count);
+    else
+        put_turned(static_cast<float*>(out.at(first)), from, rows, count);
+}
+
+namespace {
+
+struct Group : EighItems {
+    const TensorBatch& gram;
+    int64_t first;
+    int rank;
+    bool roots;
+    const Output &values, &vectors;
+
+    Group(const TensorBatch& gram, int64_t first, int rank, bool roots, const Output& values, const Output& vectors)
+        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {}
+
+    void take(int k, double* matrix) override {
+        const Tensor x = gram.item(first + k);
+        if (x.dtype == DType::f64)
+            mirror(static_cast<const double*>(x.data), x.stride, x.shape[0], matrix);
+        else
+            mirror(static_cast<const float*>(x.data), x.stride, x.shape[0], matrix);
+    }
+    void put(int k, const double* value, const double* vector) override {
+        const int64_t n = gram.first.shape[0], at = (first + k) * rank;
+        if (roots) {
+            for (int j = 0; j < rank; ++j) {
+                const double root = value[j] < 0 ? 0 : std::sqrt(value[j]);
+                values.put(at + j, &root, 1);
+            }
+            vectors.put(at * n, vector, n * rank);
+        } else {
+            put_turned(values, at, value, 1, rank);
+            put_turned(vectors, at * n, vector, n, rank);
+        }
+    }
+};
+
+}  // namespace
+
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads) {
-    const int64_t n = gram.first.shape[0], size = n * n;
+    const int64_t n = gram.first.shape[0];
     const int group = level().truncated_svd_group(wide, n);
     parallel_chunks(gram.batch, balanced_chunk(gram.batch, group, threads), threads,
                     [&](int64_t first, int64_t last, const ArenaState& memory) {
-                        Arena arena(memory);
-                        const double* g[kMostItems];
-                        double *value[kMostItems], *vector[kMostItems];
-                        const int count = static_cast<int>(last - first);
-                        for (int k = 0; k < count; ++k) {
-                            const Tensor x = gram.item(first + k);
-                            auto* matrix = arena.take<double>(size);
-                            value[k] = arena.take<double>(rank);
-                            vector[k] = arena.take<double>(n * rank);
-                            for (int64_t i = 0; i < n; ++i)
-                                for (int64_t j = 0; j <= i; ++j) {
-                                    const int64_t at = i * x.stride[0] + j * x.stride[1];
-                                    matrix[i * n + j] = matrix[j * n + i] =
-                                        x.dtype == DType::f64
-                                            ? static_cast<const double*>(x.data)[at]
-                                            : static_cast<double>(static_cast<const float*>(x.data)[at]);
-                                }
-                            g[k] = matrix;
-                        }
-                        level().truncated_svd(wide, g, count, static_cast<int>(n), rank, value, vector,
-                                              most_loss(vectors.wide), arena);
-                        for (int k = 0; k < count; ++k) {
-                            for (int j = 0; roots && j < rank; ++j)
-                                value[k][j] = value[k][j] < 0 ? 0 : std::sqrt(value[k][j]);
-                            if (!roots) {
-                                std::reverse(value[k], value[k] + rank);
-                                for (int64_t i = 0; i < n; ++i)
-                                    std::reverse(vector[k] + i * rank, vector[k] + (i + 1) * rank);
-                            }
-                            values.put((first + k) * rank, value[k], rank);
-                            vectors.put((first + k) * n * rank, vector[k], n * rank);
-                        }
+                        Group items(gram, first, rank, roots, values, vectors);
+                        level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank,
+                                              !vectors.wide, memory);
                     });
 }
 

@@ -19,8 +19,8 @@ const Level kLevel = {
         TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena(memory));
     },
     [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
-    [](bool wide, const double* const* g, int count, int n, int rank, double* const* values, double* const* vectors, double loss, const ArenaState& memory) {
-        TSM_BOTH(eigh_items)(g, count, n, rank, values, vectors, Arena(memory), loss, false);
+    [](bool wide, EighItems& items, int count, int n, int rank, bool narrow, const ArenaState& memory) {
+        TSM_BOTH(truncated_svd_as)(items, count, n, rank, narrow, Arena(memory));
     },
     [](const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory) {
         triplets_items(plan, items, count, Arena(memory));

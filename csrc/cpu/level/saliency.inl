@@ -62,6 +62,7 @@ static inline double larger_size(double most, double x) {
     return __builtin_fabs(x) > most ? __builtin_fabs(x) : most;
 }
 
+constexpr double kNarrowVectors = 1e-6;  // what eigenvectors in float move of a map, and of a vector's entries
 constexpr double kSingleError = 1e-5, kCombinedError = 5e-5;  // of a normalised map, half of what is promised
 
 // Whether a map [size] that may be wrong by `error` holds when it is normalised.
@@ -79,11 +80,13 @@ struct SaliencyGroup {
     const SaliencyPlan& plan;
     int64_t c, s, n;
     bool by_position;
+    bool narrow;  // in double, but for the vectors, which are good to float
     Arena arena;
     Tensor matrix[kMostItems];  // F as [C, S]
     double scale[kMostItems], gain[kMostItems];
     double* means[kMostItems];  // of the channels, for centring the channel Gram
-    double *gram[kMostItems], *values[kMostItems], *vectors[kMostItems];
+    double *gram[kMostItems], *values[kMostItems], *vectors[kMostItems];  // vectors: [n, found]
+    int found[kMostItems];
 
     static int64_t smaller(const SaliencyPlan& p) {
         return p.channels() < p.positions() ? p.channels() : p.positions();
@@ -92,7 +95,7 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         int group = eigh_group<double>(n);
         while (group > 1 &&
-               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{9} << 20))
+               group * (item_bytes(p) + (p.copies ? p.channels() * p.positions() * 8 : 0)) > (int64_t{18} << 20))
             group /= 2;
         return group;
     }
@@ -100,8 +103,16 @@ struct SaliencyGroup {
         const int64_t n = smaller(p);
         return (2 * n * n + n + p.channels()) * 8 + 4 * 64;
     }
-    SaliencyGroup(const SaliencyPlan& p, Arena& from)
-        : plan(p), c(p.channels()), s(p.positions()), n(smaller(p)), by_position(s <= c), arena(from) {}
+    SaliencyGroup(const SaliencyPlan& p, Arena& from, bool narrow_vectors)
+        : plan(p),
+          c(p.channels()),
+          s(p.positions()),
+          n(smaller(p)),
+          by_position(s <= c),
+          narrow(narrow_vectors && !signs_by_pass()),
+          arena(from) {}
+    // Whether signs are those of the products of the vectors with F, not their own.
+    bool signs_by_pass() const { return !plan.absolute && by_position == (plan.sign == Sign::u); }
 
     Adjust adjust(int k) const {
         if (!plan.center) return Adjust{false, nullptr, 1, scale[k], gain[k]};
@@ -130,9 +141,17 @@ struct SaliencyGroup {
             value[i] = values[open[i]];
             vector[i] = vectors[open[i]];
         }
-        if (left > 0) eigh_items<double>(g, left, static_cast<int>(n), rank, value, vector, arena);
+        int columns_found[kMostItems];
+        Wanted wanted;
+        if (!plan.single()) {
+            wanted.narrow = narrow;
+            wanted.negligible = kNegligible;
+            wanted.found = columns_found;
+        }
+        if (left > 0) eigh_items<double>(g, left, static_cast<int>(n), rank, value, vector, arena, wanted);
         for (int i = 0; i < left; ++i) {
             const int k = open[i];
+            found[k] = plan.single() ? rank : columns_found[i];
             for (int j = 0; j < rank; ++j) value[i][j] = value[i][j] > 0 ? value[i][j] : 0;
             double* map = items[k].map;
             if (!items[k].finite)
@@ -145,9 +164,9 @@ struct SaliencyGroup {
     // Eigenpairs that are wanted: a single map takes the second to know how far the first may be turned.
     int columns() const { return plan.single() ? (n > 1 ? 2 : 1) : static_cast<int>(n); }
     bool guarded() const { return sizeof(T) == 4 && plan.hooi.guard; }
-    // What each of the eigenvectors of item k sees of the diagonal of its Gram matrix: [columns()]
+    // What each of the eigenvectors of item k sees of the diagonal of its Gram matrix: [found]
     double* diagonal_seen(int k, Arena& scratch) const {
-        const int rank = columns();
+        const int rank = found[k];
         double* seen = scratch.take<double>(rank);
         for (int j = 0; j < rank; ++j) seen[j] = 0;
         for (int64_t i = 0; i < n; ++i)
@@ -161,8 +180,8 @@ struct SaliencyGroup {
     // One vector of a large matrix, or of one whose leading value stands out, needs no Gram matrix. Passes in float do
     // for an item in double too, if rounded to float it is in range, unless they were asked for in double.
     bool matrix_free(const SaliencyItem& item) const {
-        const bool narrow = sizeof(T) == 4 || (plan.hooi.guard && item.x.dtype == DType::f64);
-        return narrow && plan.single() && (!plan.center || n > kLockstep);
+        const bool in_float = sizeof(T) == 4 || (plan.hooi.guard && item.x.dtype == DType::f64);
+        return in_float && plan.single() && (!plan.center || n > kLockstep);
     }
 
     // The map of item k from its leading pair; false where the pair could not be had or proved.
@@ -274,16 +293,11 @@ struct SaliencyGroup {
         });
         return sign < 0 ? -1 : 1;
     }
-    // Leading columns whose signs can matter: what the others weigh together is below the rounding of the first.
-    int64_t columns_that_matter(const double* lambda) const {
-        const double negligible = (sizeof(T) == 4 ? 2e-7 : 1e-13) * lambda[0];
-        int64_t columns = n;
-        for (double sum = 0; columns > 1 && (sum += lambda[columns - 1]) <= negligible;) --columns;
-        return columns;
-    }
-    T* vectors_as_t(int k, int64_t columns, Arena& scratch) const {
-        T* b = scratch.take<T>(n * columns);
-        for (int64_t i = 0; i < n * columns; ++i) b[i] = static_cast<T>(vectors[k][i]);
+    // What the last columns may weigh together in a map, of the first: their signs cannot matter, nor can they.
+    static constexpr double kNegligible = sizeof(T) == 4 ? 2e-7 : 1e-13;
+    T* vectors_as_t(int k, Arena& scratch) const {
+        T* b = scratch.take<T>(n * found[k]);
+        for (int64_t i = 0; i < n * found[k]; ++i) b[i] = static_cast<T>(vectors[k][i]);
         return b;
     }
     // map = F^T z for z [C]; returns the largest magnitude in F^T other.
@@ -379,24 +393,28 @@ struct SaliencyGroup {
     bool combined_map(int k, double* map) {
         Arena scratch = arena;
         const double* lambda = values[k];
-        double* weights = scratch.take<double>(n);
-        for (int64_t j = 0; j < n; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
-        double* doubtful = scratch.take<double>(n);
-        for (int64_t j = 0; j < n; ++j) doubtful[j] = 0;
+        const int64_t columns = found[k];
+        double* weights = scratch.take<double>(columns);
+        for (int64_t j = 0; j < columns; ++j) weights[j] = by_position ? lambda[j] : __builtin_sqrt(lambda[j]);
+        double* doubtful = scratch.take<double>(columns);
+        for (int64_t j = 0; j < columns; ++j) doubtful[j] = 0;
         if (!plan.absolute) apply_signs(k, weights, doubtful, scratch);
-        double* moved = scratch.take<double>(n);
-        turn_weights(lambda, weights, n, diagonal_seen(k, scratch), moved);
-        double error = 0;
+        double* moved = scratch.take<double>(columns);
+        turn_weights(lambda, weights, columns, diagonal_seen(k, scratch), moved);
+        for (int64_t j = 0; narrow && j < columns; ++j) moved[j] = 0;  // the Gram matrix is in double
+        double error = 0, missing = 0;
+        for (int64_t j = columns; j < n; ++j) missing += lambda[j];
         if (by_position) {
             for (int64_t i = 0; i < s; ++i) {
-                const double* v = vectors[k] + i * n;
-                map[i] = plan.rectified(dot(weights, v, n, plan.absolute));
-                error = larger_size(error, __builtin_fabs(dot(moved, v, n)) + 2 * dot(doubtful, v, n, true));
+                const double* v = vectors[k] + i * columns;
+                map[i] = plan.rectified(dot(weights, v, columns, plan.absolute));
+                error =
+                    larger_size(error, __builtin_fabs(dot(moved, v, columns)) + 2 * dot(doubtful, v, columns, true));
             }
         } else if (plan.absolute) {
-            multiply(positions(k), adjust(k), vectors_as_t(k, n, scratch), n, scratch, [&](int64_t row, const T* w) {
+            multiply(positions(k), adjust(k), vectors_as_t(k, scratch), columns, scratch, [&](int64_t row, const T* w) {
                 double sum = 0, other = 0;
-                for (int64_t j = 0; j < n; ++j) {
+                for (int64_t j = 0; j < columns; ++j) {
                     sum += weights[j] * __builtin_fabs(static_cast<double>(w[j]));
                     other += moved[j] * static_cast<double>(w[j]);
                 }
@@ -407,14 +425,15 @@ struct SaliencyGroup {
             double* z = scratch.take<double>(c);
             double* other = scratch.take<double>(c);
             for (int64_t i = 0; i < c; ++i) {
-                z[i] = dot(weights, vectors[k] + i * n, n);
-                other[i] = dot(moved, vectors[k] + i * n, n);
+                z[i] = dot(weights, vectors[k] + i * columns, columns);
+                other[i] = dot(moved, vectors[k] + i * columns, columns);
             }
             error = project(k, z, other, map, scratch);
             for (int64_t i = 0; i < s; ++i) map[i] = plan.rectified(map[i]);
         }
-        bool sure = !guarded() || holds(map, s, error, kCombinedError);
-        for (int64_t j = 0; !by_position && j < n; ++j) sure = sure && !(doubtful[j] > 0);
+        if (narrow) error += kNarrowVectors * __builtin_fabs(largest_entry(map, s));
+        bool sure = !(guarded() || narrow) || holds(map, s, error + missing, kCombinedError);
+        for (int64_t j = 0; !by_position && j < columns; ++j) sure = sure && !(doubtful[j] > 0);
         for (int64_t i = 0; i < s; ++i) map[i] = unscaled(unscaled(map[i], k), k);
         return sure;
     }
@@ -423,48 +442,52 @@ struct SaliencyGroup {
     // moves the entries of F v_j by 1e-7 sigma_1 / sigma_j of the largest.
     void apply_signs(int k, double* weights, double* doubtful, Arena scratch) const {
         const double *lambda = values[k], *v = vectors[k];
-        const int64_t columns = columns_that_matter(lambda);
-        double* high = scratch.take<double>(n);
-        double* low = scratch.take<double>(n);
-        double* off = scratch.take<double>(n);
-        double* moved = scratch.take<double>(n);
-        const bool pass = by_position == (plan.sign == Sign::u);
+        const int64_t ld = found[k], that_matter = leading_values(lambda, n, kNegligible),
+                      columns = that_matter < ld ? that_matter : ld;
+        double* high = scratch.take<double>(columns);
+        double* low = scratch.take<double>(columns);
+        double* off = scratch.take<double>(columns);
+        double* moved = scratch.take<double>(columns);
+        const bool pass = signs_by_pass();
         const Fibres rows = by_position ? channels(k) : positions(k);
         const Adjust how = by_position ? adjust_channels(k) : adjust(k);
         double trace = 0;
-        for (int64_t j = 0; j < n; ++j) {
-            trace += lambda[j];
-            high[j] = low[j] = off[j] = doubtful[j] = 0;
-        }
+        for (int64_t j = 0; j < n; ++j) trace += lambda[j];
         for (int64_t j = 0; j < columns; ++j) {
+            high[j] = low[j] = off[j] = 0;
             const double above = j > 0 ? lambda[j - 1] - lambda[j] : lambda[0],
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             moved[j] = 1e-7 / static_cast<double>(n) * trace / (above < below ? above : below);
             if (pass) moved[j] += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
-            if (sizeof(T) == 8 || lambda[j] < 3e-6 * lambda[0]) moved[j] = 0;
+            if (sizeof(T) == 8) moved[j] = narrow ? kNarrowVectors * __builtin_sqrt(static_cast<double>(n)) : 0;
+            if (lambda[j] < 3e-6 * lambda[0]) moved[j] = 0;
         }
+        const auto largest = [&](int64_t j) { return high[j] > -low[j] ? high[j] : -low[j]; };
+        const auto margin = [&](int64_t j) { return __builtin_fabs(high[j] + low[j]); };
         const auto undecided = [&](int64_t j) {
-            const double most = high[j] > -low[j] ? high[j] : -low[j];
-            return !(__builtin_fabs(high[j] + low[j]) > (moved[j] > kTie<T> ? moved[j] : kTie<T>)*most + 2 * off[j]);
+            return !(margin(j) > (moved[j] > kTie<T> ? moved[j] : kTie<T>)*largest(j) + 2 * off[j]);
         };
         if (!pass) {  // the vectors themselves, which the solver signed
             for (int64_t i = 0; i < n; ++i)
                 for (int64_t j = 0; j < columns; ++j) {
-                    const double x = v[i * n + j];
+                    const double x = v[i * ld + j];
                     high[j] = x > high[j] ? x : high[j];
                     low[j] = x < low[j] ? x : low[j];
                 }
         } else if (sizeof(T) == 8) {
-            extremes<T>(rows, how, v, n, columns, high, low, scratch);
+            extremes<T>(rows, how, v, ld, columns, high, low, scratch);
         } else {
-            word_extremes(rows, how, v, n, columns, high, low, off, scratch);
-            again_in_float(rows, how, v, columns, undecided, high, low, off, scratch);
+            word_extremes(rows, how, v, ld, columns, high, low, off, scratch);
+            again_in_float(rows, how, v, ld, columns, undecided, high, low, off, scratch);
         }
         for (int64_t j = 0; j < columns; ++j) {
-            weights[j] *= pass ? sign_of_largest(rows, how, v + j, n, high[j], low[j], scratch)
-                               : (largest_entry(v + j, n, n) < 0 ? -1 : 1);
-            const double most = high[j] > -low[j] ? high[j] : -low[j];
-            if (__builtin_fabs(high[j] + low[j]) > moved[j] * most) continue;
+            if (pass)
+                weights[j] *= sign_of_largest(rows, how, v + j, ld, high[j], low[j], scratch);
+            else if (margin(j) > kTie<double> * largest(j))
+                weights[j] *= high[j] < -low[j] ? -1 : 1;
+            else
+                weights[j] *= largest_entry(v + j, n, ld) < 0 ? -1 : 1;
+            if (margin(j) > moved[j] * largest(j)) continue;
             const double sign = pass && guarded() ? sign_in_double(rows, how, k, j, scratch) : 0;
             if (sign == 0)
                 doubtful[j] = __builtin_fabs(weights[j]);
@@ -477,11 +500,11 @@ struct SaliencyGroup {
     double sign_in_double(const Fibres& rows, const Adjust& how, int k, int64_t j, Arena scratch) const {
         constexpr int64_t L = kLanes<double>;
         const double *lambda = values[k], *v = vectors[k];
-        const int64_t np = padded<double>(n);
+        const int64_t np = padded<double>(n), ld = found[k];
         double* x = scratch.take<double>(np);
         double* product = scratch.take<double>(np);
         for (int64_t i = 0; i < np; ++i) {
-            x[i] = i < n ? v[i * n + j] : 0;
+            x[i] = i < n ? v[i * ld + j] : 0;
             product[i] = 0;
         }
         {
@@ -498,13 +521,13 @@ struct SaliencyGroup {
             }
         }
         double turned_by = 0, second = 0;
-        for (int64_t p = 0; p < n; ++p) {
+        for (int64_t p = 0; p < ld; ++p) {
             if (p == j) continue;
             double along = 0;
-            for (int64_t i = 0; i < n; ++i) along += v[i * n + p] * product[i];
+            for (int64_t i = 0; i < n; ++i) along += v[i * ld + p] * product[i];
             along /= lambda[j] - lambda[p];
             if (!(__builtin_fabs(along) < 0.03)) return 0;
-            for (int64_t i = 0; i < n; ++i) x[i] += along * v[i * n + p];
+            for (int64_t i = 0; i < n; ++i) x[i] += along * v[i * ld + p];
             turned_by += __builtin_fabs(along) * (lambda[p] > lambda[j] ? __builtin_sqrt(lambda[p] / lambda[j]) : 1);
             second = __builtin_fabs(along) > second ? __builtin_fabs(along) : second;
         }
@@ -514,10 +537,10 @@ struct SaliencyGroup {
         const double most = high > -low ? high : -low, left = 10 * turned_by * second + 1e-12;
         return __builtin_fabs(high + low) > left * most ? (high + low < 0 ? -1 : 1) : 0;
     }
-    // The extremes of the undecided columns of v [n, n] by T.
+    // The extremes of the undecided columns of v [n, ld] by T.
     template <class Undecided>
-    void again_in_float(const Fibres& rows, const Adjust& how, const double* v, int64_t columns, Undecided undecided,
-                        double* high, double* low, double* off, Arena scratch) const {
+    void again_in_float(const Fibres& rows, const Adjust& how, const double* v, int64_t ld, int64_t columns,
+                        Undecided undecided, double* high, double* low, double* off, Arena scratch) const {
         int64_t* at = scratch.take<int64_t>(columns);
         int64_t count = 0;
         for (int64_t j = 0; j < columns; ++j)
@@ -526,7 +549,7 @@ struct SaliencyGroup {
         double* b = scratch.take<double>(n * count);
         double* most = scratch.take<double>(2 * count);
         for (int64_t i = 0; i < n; ++i)
-            for (int64_t q = 0; q < count; ++q) b[i * count + q] = v[i * n + at[q]];
+            for (int64_t q = 0; q < count; ++q) b[i * count + q] = v[i * ld + at[q]];
         extremes<T>(rows, how, b, count, count, most, most + count, scratch);
         for (int64_t q = 0; q < count; ++q) {
             high[at[q]] = most[q];
@@ -609,7 +632,10 @@ static int saliency_group_as(const SaliencyPlan& plan) {
 
 template <class T>
 static void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
-    SaliencyGroup<T>(plan, arena).run(items, count);
+    SaliencyGroup<T>(plan, arena, false).run(items, count);
+}
+static void saliency_narrow(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
+    SaliencyGroup<double>(plan, arena, true).run(items, count);
 }
 
 template <class T>
@@ -631,9 +657,9 @@ constexpr int64_t kDoubleAtOnce = 256;
 template <class T>
 static void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     const bool guarded = sizeof(T) == 4 && plan.hooi.guard;
-    if (guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce)
-        return saliency_as<double>(plan, items, count, arena);
-    (plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
+    const bool at_once =
+        guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce;
+    (at_once ? saliency_narrow : plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
     if (!guarded) return;
     SaliencyItem again[kMostItems];
     int n = 0;

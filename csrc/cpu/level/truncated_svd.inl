@@ -24,7 +24,7 @@ static int eigh_group(int64_t n) {
     const auto bytes = [&] {
         return bytes_taken([&](Arena& arena) { StripEigen<T>(static_cast<int>(n), group, arena); });
     };
-    while (group > 1 && bytes() > (int64_t{8} << 20)) group /= 2;
+    while (group > 1 && bytes() > (int64_t{16} << 20)) group /= 2;
     return group;
 }
 
@@ -36,59 +36,70 @@ static void point_up_one(double* vectors, int n, int rank, double* most, double*
         for (int j = 0; j < rank; ++j) vectors[i * rank + j] *= entry[j];
 }
 
-// Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
-// A matrix with NaN or Inf gives NaN. `loss`: how much of their orthonormality the vectors may lack.
+// Which vectors are wanted, and how good.
+struct Wanted {
+    double loss = most_loss(false);  // of their orthonormality, what they may lack
+    bool narrow = false;             // good to float is enough: they may lack kLostInFloat
+    bool apart = false;              // few of them are not worth a lane
+    double negligible = 0;           // the last ones, whose values are together this part of the first, may be missing
+    int* found = nullptr;            // [count], how many there are: the columns of vectors[i]
+};
+
+// Of n eigenvalues of a Gram matrix, descending, those that are more than the others, together a part `negligible` of
+// the first.
 template <class T>
-static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values,
-                       double* const* vectors, Arena arena, double loss = most_loss(false), bool apart = false) {
-    constexpr int L = kLanes<T>;
-    double power[L];
-    bool finite[L], zero[L];
-    for (int lane = 0; lane < count; ++lane) {
-        const double largest = largest_of(g[lane], int64_t{n} * n);
-        finite[lane] = largest <= 1.7976931348623157e308;
-        zero[lane] = finite[lane] && largest == 0;
-        power[lane] = finite[lane] && !zero[lane] ? power_below(largest) : 1;
+static int64_t leading_values(const T* lambda, int64_t n, double negligible) {
+    int64_t count = n;
+    for (double sum = 0; count > 1; --count) {
+        sum += lambda[count - 1] > 0 ? static_cast<double>(lambda[count - 1]) : 0;
+        if (sum > negligible * static_cast<double>(lambda[0])) break;
     }
-    // What lanes without a matrix to solve hold instead: its vectors are the columns of the identity.
-    auto element = [&](int lane, int i, int j) {
-        if (lane < count && finite[lane] && !zero[lane])
-            return static_cast<T>(g[lane][int64_t{i} * n + j] * power[lane]);
-        return i == j ? T(1) - static_cast<T>(i) / static_cast<T>(2 * n) : T(0);
-    };
-    auto rescale = [&](int lane) {
-        const double other = zero[lane] ? 0 : __builtin_nan("");
-        const bool solved = finite[lane] && !zero[lane];
-        for (int j = 0; j < rank; ++j) values[lane][j] = solved ? values[lane][j] / power[lane] : other;
-        if (!finite[lane])
-            for (int64_t i = 0; i < int64_t{n} * rank; ++i) vectors[lane][i] = other;
-    };
-    if (in_lockstep<T>(n, rank, apart)) {
-        LaneEigen<T> solver(n, arena);
-        Vec<T>* a = arena.take<Vec<T>>(n * solver.ld);
-        Vec<T>* lane_values = arena.take<Vec<T>>(n);
-        Vec<T>* lane_vectors = arena.take<Vec<T>>(n * n);
-        solver.load_lower(g, power, count, a);
-        for (int lane = 0; lane < L; ++lane)
-            for (int i = 0; (lane >= count || !finite[lane] || zero[lane]) && i < n; ++i)
-                for (int j = 0; j <= i; ++j) a[i * solver.ld + j][lane] = element(lane, i, j);
-        solver.solve(a, rank, lane_values, lane_vectors, loss);
-        solver.store_lanes(lane_values, rank, count, values);
-        solver.store_lanes(lane_vectors, int64_t{n} * rank, count, vectors);
-        for (int lane = 0; lane < count; ++lane) rescale(lane);
-        return;
-    }
+    return count;
+}
+
+// What makes the entries of a matrix about 1; without one to solve there is the identity's.
+struct Size {
+    double power;
+    bool finite, zero;
+    bool solved() const { return finite && !zero; }
+    double other() const { return zero ? 0 : __builtin_nan(""); }
+};
+static Size size_of_matrix(const double* g, int64_t n) {
+    const double largest = largest_of(g, n * n);
+    const bool finite = largest <= 1.7976931348623157e308, zero = finite && largest == 0;
+    return {finite && !zero ? power_below(largest) : 1, finite, zero};
+}
+// Entry of what is solved in the place of a matrix that is zero or not finite: its vectors are the identity's columns.
+template <class T>
+static inline T instead(int i, int j, int n) {
+    return i == j ? T(1) - static_cast<T>(i) / static_cast<T>(2 * n) : T(0);
+}
+static void rescale(const Size& size, int n, int rank, double* values, double* vectors) {
+    for (int j = 0; j < rank; ++j) values[j] = size.solved() ? values[j] / size.power : size.other();
+    if (!size.finite)
+        for (int64_t i = 0; i < int64_t{n} * rank; ++i) vectors[i] = size.other();
+}
+
+// As eigh_items, for n > kLockstep and take(i): g[i], until the next one is taken. done(i) is called when values[i] and
+// vectors[i] are there.
+template <class T, class Take, class Done>
+static void eigh_large(int count, int n, int rank, double* const* values, double* const* vectors, Arena arena,
+                       const Wanted& wanted, Take take, Done done) {
+    Size size[kLanes<T>];
     StripEigen<T> solver(n, eigh_group<T>(n), arena);
     T* lambda = arena.take<T>(n);
     double* signs = arena.take<double>(2 * n);
     for (int lane = 0; lane < count; ++lane) {
+        const double* g = take(lane);
+        size[lane] = size_of_matrix(g, n);
         T* a = solver.matrix(lane);
-        const bool solved = finite[lane] && !zero[lane];
         for (int i = 0; i < n; ++i) {
-            const double* row = g[lane] + int64_t{i} * n;
-            for (int j = 0; j < n; ++j)
-                a[i * solver.ld + j] = solved ? static_cast<T>(row[j] * power[lane]) : element(lane, i, j);
-            for (int64_t j = n; j < solver.ld; ++j) a[i * solver.ld + j] = 0;
+            T* row = a + i * solver.ld;
+            if (size[lane].solved())
+                for (int j = 0; j < n; ++j) row[j] = static_cast<T>(g[int64_t{i} * n + j] * size[lane].power);
+            else
+                for (int j = 0; j < n; ++j) row[j] = instead<T>(i, j, n);
+            for (int64_t j = n; j < solver.ld; ++j) row[j] = 0;
         }
         for (int64_t i = n * solver.ld; i < squared<T>(n) * solver.ld; ++i) a[i] = 0;
     }
@@ -96,11 +107,78 @@ static void eigh_items(const double* const* g, int count, int n, int rank, doubl
     for (int lane = 0; lane < count; ++lane) {
         solver.sort(lane, rank);
         for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
-        solver.vectors(lane, rank, lambda, vectors[lane], loss);
-        point_up_one(vectors[lane], n, rank, signs, signs + rank);
+        int used = rank;
+        if (wanted.found) {
+            if (size[lane].finite) used = static_cast<int>(leading_values(lambda, rank, wanted.negligible));
+            wanted.found[lane] = used;
+        }
+        solver.vectors(lane, used, lambda, vectors[lane], wanted.loss, wanted.narrow);
+        point_up_one(vectors[lane], n, used, signs, signs + used);
         for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
-        rescale(lane);
+        rescale(size[lane], n, rank, values[lane], vectors[lane]);
+        done(lane);
     }
+}
+
+// Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
+// A matrix with NaN or Inf gives NaN.
+template <class T>
+static void eigh_items(const double* const* g, int count, int n, int rank, double* const* values,
+                       double* const* vectors, Arena arena, Wanted wanted = {}) {
+    constexpr int L = kLanes<T>;
+    if (!in_lockstep<T>(n, rank, wanted.apart)) {
+        eigh_large<T>(count, n, rank, values, vectors, arena, wanted, [&](int lane) { return g[lane]; }, [](int) {});
+        return;
+    }
+    Size size[L];
+    double power[L];
+    for (int lane = 0; lane < L; ++lane) {
+        size[lane] = lane < count ? size_of_matrix(g[lane], n) : Size{1, false, false};
+        power[lane] = size[lane].power;
+    }
+    LaneEigen<T> solver(n, arena);
+    Vec<T>* a = arena.take<Vec<T>>(n * solver.ld);
+    Vec<T>* lane_values = arena.take<Vec<T>>(n);
+    Vec<T>* lane_vectors = arena.take<Vec<T>>(n * n);
+    solver.load_lower(g, power, count, a);
+    for (int lane = 0; lane < L; ++lane)
+        for (int i = 0; !size[lane].solved() && i < n; ++i)
+            for (int j = 0; j <= i; ++j) a[i * solver.ld + j][lane] = instead<T>(i, j, n);
+    solver.solve(a, rank, lane_values, lane_vectors, wanted.loss);
+    solver.store_lanes(lane_values, rank, count, values);
+    solver.store_lanes(lane_vectors, int64_t{n} * rank, count, vectors);
+    for (int lane = 0; lane < count; ++lane) {
+        if (wanted.found) wanted.found[lane] = rank;
+        rescale(size[lane], n, rank, values[lane], vectors[lane]);
+    }
+}
+
+// Of a batch: large matrices and their vectors, many of which leave the caches, come and go one by one.
+template <class T>
+static void truncated_svd_as(EighItems& items, int count, int n, int rank, bool narrow, Arena arena) {
+    Wanted wanted;
+    wanted.loss = most_loss(!narrow);
+    wanted.narrow = narrow;
+    const int rooms = n > kLockstep ? 1 : count;
+    const double* g[kMostItems] = {};
+    double *room[kMostItems], *values[kMostItems], *vectors[kMostItems];
+    for (int k = 0; k < count; ++k) {
+        room[k] = k < rooms ? arena.take<double>(int64_t{n} * n) : room[0];
+        values[k] = k < rooms ? arena.take<double>(rank) : values[0];
+        vectors[k] = k < rooms ? arena.take<double>(int64_t{n} * rank) : vectors[0];
+    }
+    const auto take = [&](int k) {
+        items.take(k, room[k]);
+        return static_cast<const double*>(room[k]);
+    };
+    const auto put = [&](int k) { items.put(k, values[k], vectors[k]); };
+    if (n > kLockstep) {
+        eigh_large<T>(count, n, rank, values, vectors, arena, wanted, take, put);
+        return;
+    }
+    for (int k = 0; k < count; ++k) g[k] = take(k);
+    eigh_items<T>(g, count, n, rank, values, vectors, arena, wanted);
+    for (int k = 0; k < count; ++k) put(k);
 }
 
 }  // namespace

@@ -170,7 +170,10 @@ static inline void update_block(T* a, int64_t ld, int64_t i, int64_t j, const T*
             wj[c] = load(wq + j + c * L);
         }
         for (int r = 0; r < RB; ++r)
-            for (int c = 0; c < NV; ++c) sums[r][c] -= vq[i + r] * wj[c] + wq[i + r] * vj[c];
+            for (int c = 0; c < NV; ++c) {
+                sums[r][c] -= vq[i + r] * wj[c];
+                sums[r][c] -= wq[i + r] * vj[c];
+            }
     }
     for (int r = 0; r < RB; ++r)
         for (int c = 0; c < NV; ++c) store(at + r * ld + c * L, sums[r][c]);

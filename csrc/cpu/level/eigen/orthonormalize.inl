@@ -6,6 +6,10 @@ namespace tsm::TSM_LEVEL {
 namespace {
 
 constexpr double kLost = 1e-7;  // beyond this loss, vectors from inverse iteration are no longer straightened
+// Where so much may be lost at least, vectors are apart that inverse iteration makes orthogonal to it: whose
+// eigenvalues differ by this part of the first.
+constexpr double kCloseLoss = 1e-7;
+constexpr double kLostInFloat = 4.5e-6;  // beyond it, vectors whose last step was in float are computed again
 
 // The loss of orthonormality that a solver in T lets stand in results that are good to `loss`: QL in float leaves 1e-6.
 template <class T>

@@ -23,7 +23,10 @@ struct StripEigen {
     int64_t ld;
     T *matrices, *taus, *work, *blocks;
     V *z, *d, *e, *found, *d_work, *e_work, *rotations, *shifted;  // found: the eigenvalues, unsorted
+    T close;                                                       // eigenvalues that are closer belong to one cluster
     int* order;
+    float *narrow_a, *narrow_blocks;  // the reflectors; their blocks and factors
+    Vec<float>* narrow_z;
 
     static int64_t ld_of(int64_t n) { return squared<T>(n) + (squared<T>(n) % 64 == 0 ? kSquare<T> : 0); }
     StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
@@ -38,9 +41,14 @@ struct StripEigen {
         d_work = arena.take<V>(n);
         e_work = arena.take<V>(n);
         rotations = arena.take<V>(kSweepsKept * 2 * n);
-        shifted = arena.take<V>(kShiftedVectors<T> * n);
+        shifted = arena.take<V>(2 * kShiftedVectors<T> * n);
         order = arena.take<int>(n);
+        if (sizeof(T) < 8) return;
+        narrow_a = arena.take<float>(n * ld);
+        narrow_blocks = arena.take<float>(5 * ld);
+        narrow_z = arena.take<Vec<float>>(int64_t{2} * n);
     }
+    static T size_of(T x) { return x < 0 ? -x : x; }
     T* matrix(int lane) {
         return matrices + lane * squared<T>(n) * ld;
     }  // [squared(n), ld], whole, zeros behind row and column n
@@ -79,11 +87,20 @@ struct StripEigen {
             descending<T>(reinterpret_cast<const T*>(found) + lane, n, order);
     }
     // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank], whose loss of
-    // orthonormality is at most `loss`.
-    void vectors(int lane, int rank, T* lambda, double* out, double loss) {
+    // orthonormality is at most `loss`, or `narrow`, kLostInFloat: good to float.
+    void vectors(int lane, int rank, T* lambda, double* out, double loss, bool narrow) {
+        const int last = few_eigenvalues<T>(n, rank) ? rank - 1 : n - 1;
+        const T top = size_of(found[order[0]][lane]), bottom = size_of(found[order[last]][lane]);
+        const T norm = top > bottom ? top : bottom;
+        close = static_cast<T>(loss < kCloseLoss ? kClose : kCloseLoss * (norm > 1 ? norm : 1));
         T lost = 0;
         bool sound = false;
         if (sizeof(T) == 8 && by_inverse_iteration(lane, rank, lambda)) {
+            block_reflectors<T>(matrix(lane), n, ld, tau(lane), blocks);
+            if (narrow && rank > L) {
+                reflect_in_float(lane, rank, out);
+                if (judged(rank, out) <= kLostInFloat) return;
+            }
             reflect_vectors(lane, rank, out);
             lost = judged(rank, out);
             sound = lost <= kLost;
@@ -114,7 +131,7 @@ struct StripEigen {
         }
         T most = 0;
         for (int j = 0; j < rank; ++j) {
-            const T size = c[j] < 0 ? -c[j] : c[j];
+            const T size = size_of(c[j]);
             most = most > size ? most : size;  // where one is NaN, all are
         }
         return most;
@@ -140,7 +157,6 @@ struct StripEigen {
     void reflect_vectors(int lane, int rank, double* out) {
         const int used = (rank + L - 1) / L;
         int s = 0;
-        block_reflectors<T>(matrix(lane), n, ld, tau(lane), blocks);
         for (; s + 2 <= used; s += 2) reflect_strips<T, 2>(matrix(lane), n, ld, tau(lane), blocks, z + s * n, n);
         for (; s < used; ++s) reflect_strips<T, 1>(matrix(lane), n, ld, tau(lane), blocks, z + s * n, n);
         for (int i = 0; i < n; ++i) {
@@ -148,6 +164,38 @@ struct StripEigen {
             if constexpr (sizeof(T) == 8)
                 for (; j + L <= rank; j += L) store(out + int64_t{i} * rank + j, z[int64_t{j} / L * n + i]);
             for (; j < rank; ++j) out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
+        }
+    }
+    // The reflectors in float, on twice as many vectors at once.
+    void reflect_in_float(int lane, int rank, double* out) {
+        constexpr int NY = 2, LF = kLanes<float>;
+        const T* a = matrix(lane);
+        for (int k = 0; k < n - 2; ++k)
+            for (int64_t j = (k + 1) / LF * LF; j < ld; ++j) narrow_a[k * ld + j] = static_cast<float>(a[k * ld + j]);
+        float* narrow_tau = narrow_blocks + 4 * ld;
+        for (int i = 0; i < 16 * fours_of(n); ++i) narrow_blocks[i] = static_cast<float>(blocks[i]);
+        for (int k = 0; k < n; ++k) narrow_tau[k] = static_cast<float>(tau(lane)[k]);
+        for (int first = 0; first < rank; first += NY * LF) {
+            for (int y = 0; y < NY * LF; y += L) {
+                const bool used = first + y < rank;
+                const T* from = reinterpret_cast<const T*>(z + (used ? int64_t{first + y} / L * n : 0));
+                float* to = reinterpret_cast<float*>(narrow_z + y / LF * n) + y % LF;
+                for (int64_t i = 0; i < n; ++i)
+                    for (int l = 0; l < L; ++l) to[i * LF + l] = used ? static_cast<float>(from[i * L + l]) : 0.0f;
+            }
+            reflect_strips<float, NY>(narrow_a, n, ld, narrow_tau, narrow_blocks, narrow_z, n);
+            for (int y = 0; y < NY && first + y * LF < rank; ++y) {
+                normalize_lanes<float>(narrow_z + y * n, n);
+                const float* from = reinterpret_cast<const float*>(narrow_z + y * n);
+                double* to = out + first + y * LF;
+                const int count = rank - first - y * LF;
+                for (int64_t i = 0; i < n; ++i) {
+                    if (count >= LF)
+                        for (int l = 0; l < LF; ++l) to[i * rank + l] = static_cast<double>(from[i * LF + l]);
+                    else
+                        for (int l = 0; l < count; ++l) to[i * rank + l] = static_cast<double>(from[i * LF + l]);
+                }
+            }
         }
     }
     void solve_by_ql(int lane, int rank, T* lambda, double* out) {
@@ -167,35 +215,47 @@ struct StripEigen {
             el[i] = e[i][lane];
         }
         for (int j = kMaxCluster; j < rank; ++j)
-            if (lambda[j - kMaxCluster] - lambda[j] < kClose) return false;
+            if (lambda[j - kMaxCluster] - lambda[j] < close) return false;
         T shift = lambda[0] + 1;
-        Shifted<T> lu(n, shifted);
-        for (int s = 0; s * L < rank; ++s) {
-            V at{};
+        const int used = (rank + L - 1) / L;
+        int s = 0;
+        for (; s + 2 <= used; s += 2)
+            if (!solve_strips<2>(s, rank, lambda, dl, el, shift)) return false;
+        return s == used || solve_strips<1>(s, rank, lambda, dl, el, shift);
+    }
+    // Strips [first, first + NS). shift: the one before; it becomes the last one
+    template <int NS>
+    bool solve_strips(int first, int rank, const T* lambda, const T* dl, const T* el, T& shift) {
+        Shifted<T, NS> lu(n, shifted);
+        V at[NS], growth[NS], *y = z + int64_t{first} * n;
+        bool again = false;
+        for (int s = 0; s < NS; ++s) {
             for (int l = 0; l < L; ++l) {
-                const int j = s * L + l < rank ? s * L + l : rank - 1;
+                const int j = (first + s) * L + l < rank ? (first + s) * L + l : rank - 1;
                 shift = lambda[j] < shift - 4 * kEpsilon<T> ? lambda[j] : shift - 4 * kEpsilon<T>;
-                at[l] = shift;
+                at[s][l] = shift;
             }
-            V* y = z + int64_t{s} * n;
-            lu.factorize(dl, el, &at);
             for (int i = 0; i < n; ++i)
-                for (int l = 0; l < L; ++l) y[i][l] = irregular<T>(static_cast<uint32_t>((s * L + l) * n + i));
-            V growth{};
-            for (int solve = 0; solve < 3; ++solve) {
-                if (solve > 0) lu.forward(y);
-                lu.backward(y);
-                growth = normalize_lanes<T>(y, n);
-                if (!separate(s, rank, lambda, solve == 2)) return false;
-                if (solve == 1 && !clustered(s, rank, lambda)) break;
-            }
-            for (int l = 0; l < L && s * L + l < rank; ++l)
-                if (!(growth[l] > kGrowth)) return false;
+                for (int l = 0; l < L; ++l)
+                    y[s * n + i][l] = irregular<T>(static_cast<uint32_t>(((first + s) * L + l) * n + i));
+            again |= clustered(first + s, rank, lambda);
         }
+        lu.factorize(dl, el, at);
+        for (int solve = 0; solve < (again ? 3 : 2); ++solve) {
+            if (solve > 0) lu.forward(y, n);
+            lu.backward(y, n);
+            for (int s = 0; s < NS; ++s) {
+                growth[s] = normalize_lanes<T>(y + s * n, n);
+                if (again && !separate(first + s, rank, lambda, solve == 2)) return false;
+            }
+        }
+        for (int s = 0; s < NS; ++s)
+            for (int l = 0; l < L && (first + s) * L + l < rank; ++l)
+                if (!(growth[s][l] > kGrowth)) return false;
         return true;
     }
     int cluster_begin(int j, const T* lambda) const {
-        while (j > 0 && lambda[j - 1] - lambda[j] < kClose) --j;
+        while (j > 0 && lambda[j - 1] - lambda[j] < close) --j;
         return j;
     }
     bool clustered(int s, int rank, const T* lambda) const {

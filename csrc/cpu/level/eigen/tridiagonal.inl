@@ -370,9 +370,16 @@ template <class T>
 static void descending(const T* values, int n, int* order) {
     constexpr int L = kLanes<T>;
     for (int i = 0; i < n; ++i) {
-        int j = i;
-        for (; j > 0 && values[order[j - 1] * L] < values[i * L]; --j) order[j] = order[j - 1];
-        order[j] = i;
+        int place = 0;
+        for (int behind = i; place < behind;) {
+            const int middle = (place + behind) / 2;
+            if (values[order[middle] * L] < values[i * L])
+                behind = middle;
+            else
+                place = middle + 1;
+        }
+        for (int j = i; j > place; --j) order[j] = order[j - 1];
+        order[place] = i;
     }
 }
 

@@ -190,7 +190,7 @@ struct GramSweeps {
         const int group = eigh_group<double>(n);
         for (int first = 0; first < open; first += group)
             eigh_items<double>(g + first, open - first < group ? open - first : group, n, rank, value + first,
-                               vector + first, arena, plan.loss);
+                               vector + first, arena, {plan.loss});
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----

@@ -162,6 +162,9 @@ struct ByProjection {
         double *values[kMostItems], *vectors[kMostItems];
         int n = 0;
         const int group = eigh_group<double>(size);
+        Wanted vectors_wanted;
+        vectors_wanted.loss = plan.loss;
+        vectors_wanted.apart = true;
         for (int k = 0; k < count; ++k) {
             if (!items[k].active || (wanted && !wanted[k])) continue;
             g[n] = parts[k].matrix;
@@ -170,7 +173,7 @@ struct ByProjection {
         }
         for (int first = 0; first < n; first += group)
             eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first,
-                               vectors + first, arena, plan.loss, true);
+                               vectors + first, arena, vectors_wanted);
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
