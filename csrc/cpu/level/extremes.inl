@@ -131,7 +131,7 @@ static void word_extremes(const Fibres& f, const Adjust& how, const double* b, i
         for (int64_t j = 0; j < columns; ++j) {
             const double x = first[j] * factor[j], y = second[j] * factor[j] * other;
             const double u = __builtin_rint(x), v = __builtin_rint(y);
-            pair[j] = (static_cast<int32_t>(u) & 0xffff) | static_cast<int32_t>(v) << 16;
+            pair[j] = (static_cast<int32_t>(u) & 0xffff) | static_cast<int32_t>(v) * 65536;
             sum[j] += __builtin_fabs(u) + __builtin_fabs(v);
             moved2[j] += (x - u) * (x - u) + (y - v) * (y - v);
         }

@@ -8,12 +8,6 @@
 namespace tsm::TSM_LEVEL {
 namespace {
 
-#if defined(__AVX2__)
-constexpr bool kHasWords = true;
-#else
-constexpr bool kHasWords = false;
-#endif
-
 constexpr int kWordRows = 48;           // of a panel
 constexpr double kWordLimit = 32767;    // of a row's length, and of an entry
 constexpr double kColumnLimit = 65000;  // of a column's length: dots stay below 2^31

@@ -1,5 +1,5 @@
 // Eigenvalues and eigenvectors of tridiagonal matrices, one matrix per SIMD lane.
-//   eigenvalues_lanes  the root-free QL of Pal, Walker and Kahan (LAPACK sterf)
+//   eigenvalues_lanes  the root-free QL of Reinsch (EISPACK tqlrat)
 //   inverse_iteration  vectors for known eigenvalues (LAPACK stein): fast, and refused where it cannot be trusted
 //   ql_lanes           implicit QL (EISPACK tql2): vectors for any spectrum
 // Lanes advance on their own; those that are done keep their values bit for bit.
