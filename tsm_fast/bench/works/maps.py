@@ -58,7 +58,7 @@ def _map_peers(case: Case) -> list[Contender]:
         Contender("cusolver", of(cusolver.eigh)),
     ]
     if is_there("jax"):
-        found.append(Contender("jax", peers.jax_maps(name), jax_arrays))
+        found.append(Contender("jax", peers.jax_maps(name), jax_arrays, spins=True))
     if name not in ALL_VECTORS:
         found.append(Contender("torch-power", of(peers.leading_by_power)))
     if name == "tsm":

@@ -41,7 +41,9 @@ def _eigh_peers(case: Case) -> list[Contender]:
         Contender("torch-float64", lambda a: torch.linalg.eigh(a.double()), instead_of="torch"),
         Contender("numpy", np.linalg.eigh, numpy_arrays, spins=True),
         Contender("scipy", partial(peers.scipy_eigenpairs, rank=rank), numpy_arrays, each=True, spins=True),
-        Contender("jax", _jax_eigh, jax_arrays, lambda pairs: [torch.from_numpy(np.array(p)) for p in pairs]),
+        Contender(
+            "jax", _jax_eigh, jax_arrays, lambda pairs: [torch.from_numpy(np.array(p)) for p in pairs], spins=True
+        ),
         Contender("cusolver", cusolver.eigh),
     ]
     if is_there("cupy"):
@@ -142,7 +144,11 @@ def _svd_peers(case: Case) -> list[Contender]:
         Contender("numpy", by_numpy, numpy_arrays, each=True, spins=True),
     ]
     if full:
-        found.append(Contender("jax", by_jax, jax_arrays, lambda parts: [torch.from_numpy(np.array(p)) for p in parts]))
+        found.append(
+            Contender(
+                "jax", by_jax, jax_arrays, lambda parts: [torch.from_numpy(np.array(p)) for p in parts], spins=True
+            )
+        )
     else:
         found.append(Contender("torch-lowrank", by_lowrank))
         found.append(Contender("scikit-learn", by_sklearn, numpy_arrays, each=True, spins=True))
