@@ -13,7 +13,7 @@ from tsm_fast.steps import reference
 from tsm_fast.steps.backend import map_noise, peak_range
 from tsm_fast.steps.scaling import peaks
 
-from ..helpers import MAP_ERROR, feature_maps
+from ..helpers import MAP_ERROR, feature_maps, randn
 
 METHODS = ["eigencam", "tsm", "multivec_eigencam", "mtsm", "mean_activation"]
 
@@ -302,11 +302,11 @@ def test_which_maps_are_ordinary(backend, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tall_maps_made_wide(backend, height, dtype):
     """With rows that lie in the shared memory of a GPU's block, 32 kB, or no longer."""
-    maps = torch.rand(2, height // (1 if dtype == torch.float32 else 2), 5, dtype=dtype)
+    maps = randn(2, height // (1 if dtype == torch.float32 else 2), 5, dtype=dtype).sigmoid()
     maps[1, 2, 3] = torch.nan
     size = (41, 260)
     for normalize in (True, False):
-        expected = reference.finish(maps, size, normalize=normalize)
+        expected = reference.finish(maps.double(), size, normalize=normalize).to(dtype)
         made = backend.finish(maps, size, normalize=normalize)
         assert torch.allclose(made, expected, atol=1e-6 if dtype == torch.float32 else 1e-14, equal_nan=True)
 
