@@ -403,7 +403,7 @@ def truncated_svd(
     precision: Precision = "auto",
     backend: str | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The leading singular triplets of each matrix of a batch, from the float64 Gram matrix of its smaller side.
+    """The leading singular triplets of each matrix of a batch, from the Gram matrix of its smaller side.
 
     Args:
         m: matrices `[B, M, N]`, torch, NumPy or DLPack, any float dtype, any strides.

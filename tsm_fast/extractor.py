@@ -67,7 +67,7 @@ class SaliencyExtractor:
         cuda_graph: replay the maps of features on a GPU as one CUDA graph, for small batches, where launching takes
             longer than computing. The first call with features of one shape, strides, dtype and device captures, which
             takes a moment and memory that stays; up to 16 such kinds do, others run as without. Maps and errors are the
-            same. The model itself is not part of the graph.
+            same. The model itself is not part of the graph. No GPU has run it yet.
         **options: the other options of the methods: `center`, `combine`, `sign`, `relu`, `nan`, `normalize`,
             `precision`, `backend`; each goes to those methods that have it.
 
@@ -93,7 +93,8 @@ class SaliencyExtractor:
         TypeError: wrong types, integer or complex feature maps, or an option that no method has.
         FileNotFoundError: there is no such picture.
         RuntimeError: a layer that did not run, a call after `close()`, or, with `cuda_graph`, features that are on no
-            GPU, or whose maps have to wait for it (those above n = 256; of `backend="triton"` above 64).
+            GPU, or whose maps have to wait for it (those above n = 256; of `backend="triton"` above 64) or go to the
+            backend `reference`.
 
     >>> import torch, tsm_fast
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))

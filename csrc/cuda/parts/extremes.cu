@@ -120,11 +120,16 @@ struct LaunchSmall {
     void* stream;
     template <int NT, class In>
     void run() const {
-        const int64_t n = rows.fibres.n, staging = 2 * kGramWarps * chunk_bytes(rows.copy, sizeof(In), n, kRows),
-                      used = (n + 3) / 4 * 4 * kPitch<NT> * 8 + staging, found = 2 * kGramWarps * 8 * NT * 8;
+        const int64_t n = rows.fibres.n, found = 2 * kGramWarps * 8 * NT * 8;
+        Rows given = rows;
+        const auto used_by = [&](Copy copy) {
+            return (n + 3) / 4 * 4 * kPitch<NT> * 8 + 2 * kGramWarps * chunk_bytes(copy, sizeof(In), n, kRows);
+        };
+        if (given.copy == Copy::columns && used_by(given.copy) > shared_limit()) given.copy = Copy::entries;
+        const int64_t used = used_by(given.copy);
         static const std::string name = "extremes_small_kernel<" + std::to_string(NT) + ", " + type_name(In{}) + ">";
-        launch(name, extremes_small_kernel<NT, In>, x.batch, 32 * kGramWarps, used > found ? used : found, stream, rows,
-               x.batch_stride, center, vectors, columns, out, skip);
+        launch(name, extremes_small_kernel<NT, In>, x.batch, 32 * kGramWarps, used > found ? used : found, stream,
+               given, x.batch_stride, center, vectors, columns, out, skip);
     }
 };
 

@@ -54,10 +54,14 @@ void launch(const std::string& name, void (*kernel)(Parameters...), int64_t bloc
             [[maybe_unused]] void* stream, Arguments... arguments) {
     if (blocks <= 0) return;
     if (blocks > 0x7fffffff) throw std::invalid_argument(name + ": too many blocks for one launch");
-    if (shared > 48 * 1024)
+    if (shared > 48 * 1024) {
+        // Always the same: the attribute is the kernel's, whichever thread launches it next.
+        const int most = shared_limit();
+        if (shared > most) throw std::runtime_error(name + ": too much shared memory for this GPU");
         check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared)),
+                                   most),
               name);
+    }
 #ifdef TSM_EMULATION
     emulated_launches.push_back({name, threads, shared});
     emulate(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared),
