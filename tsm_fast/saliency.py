@@ -277,8 +277,9 @@ def mean_activation(
         normalize: `(m - min) / (max - min)` per item, into [0, 1]; a constant map becomes zeros. After resizing.
         size: to resize the maps to, one number per position mode: `(h, w)` for pictures; linear in each
             (`align_corners=False`).
-        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it; sums
-            are in float64.
+        precision: `"auto"` is the fastest within the accuracy contract; `"float32"`, `"float64"` fix it. Sums are in
+            float64; but for `"float64"`, of 32 channels at a time, which are added in float32 on the CPU: of channels
+            that cancel each other its rounding stays.
         backend: `None` chooses; `"reference"`, `"cpu"`, ... as listed by `tsm_fast.backends()`.
 
     Returns:

@@ -78,10 +78,12 @@ static bool channel_mean_as(const Tensor& x, double scale, double* map, Arena ar
     return largest_of(map, size) <= 1.7976931348623157e308;
 }
 
-// Sums may leave the range of their type where the mean does not.
+// Sums may leave the range of their type where the mean does not. An item with NaN or Inf has a map of NaN.
 static bool channel_mean(bool wide, const Tensor& x, double* map, Arena arena) {
-    return (!wide && channel_mean_as<float>(x, 1, map, arena)) || channel_mean_as<double>(x, 1, map, arena) ||
-           channel_mean_as<double>(x, 0x1p-64, map, arena);
+    const bool finite = (!wide && channel_mean_as<float>(x, 1, map, arena)) ||
+                        channel_mean_as<double>(x, 1, map, arena) || channel_mean_as<double>(x, 0x1p-64, map, arena);
+    for (int64_t i = 0; !finite && i < x.shape[1] * x.shape[2]; ++i) map[i] = __builtin_nan("");
+    return finite;
 }
 
 }  // namespace
