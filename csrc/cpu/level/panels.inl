@@ -294,6 +294,16 @@ static inline double safe_scale(double largest) {
     return __builtin_ldexp(1.0, -exponent);
 }
 
+// The scale that brings an item whose squares are out of range of P into it; false where there is nothing to decompose.
+template <class P, class Item>
+static bool find_scale(Item& item, Arena scratch) {
+    const double largest = largest_magnitude(item.x, scratch);
+    item.finite = largest <= 1.7976931348623157e308;
+    if (!item.finite || largest == 0) return false;
+    item.scale = safe_scale<P>(largest);
+    return true;
+}
+
 // Whether no square in a sum of them that matters has vanished or overflowed in T.
 template <class T>
 static bool squares_in_range(double sum) {

@@ -30,10 +30,7 @@ static double gather_gram(const TripletsItem& item, double* gram, Arena scratch)
 static bool read_gram(bool wide, TripletsItem& item, double* gram, Arena scratch) {
     const auto gather = wide ? gather_gram<double> : gather_gram<float>;
     if (squares_in_range<float>(gather(item, gram, scratch))) return true;
-    const double largest = largest_magnitude(item.x, scratch);
-    item.finite = largest <= 1.7976931348623157e308;
-    if (!item.finite || largest == 0) return false;
-    item.scale = safe_scale<float>(largest);
+    if (!find_scale<float>(item, scratch)) return false;
     gather(item, gram, scratch);
     return true;
 }

@@ -112,16 +112,6 @@ static Arena take_results(const CpuHooiPlan& p, HooiItem* items, int count, Aren
     return arena;
 }
 
-// The scale that brings an item whose squares are out of range of P into it; false where there is nothing to decompose.
-template <class P>
-static bool find_scale(HooiItem& item, Arena scratch) {
-    const double largest = largest_magnitude(item.x, scratch);
-    item.finite = largest <= 1.7976931348623157e308;
-    if (!item.finite || largest == 0) return false;
-    item.scale = safe_scale<P>(largest);
-    return true;
-}
-
 // Singular values: the norms of the slices of the core.
 static void measure_core(const CpuHooiPlan& plan, HooiItem& item) {
     const double scale = plan.keeps_scale ? 1 : item.scale;
