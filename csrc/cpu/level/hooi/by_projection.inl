@@ -16,7 +16,6 @@ struct ProjectedItem {
     P* room;           // for a product of X with the factors of half of the modes
     const P* half;     // that product
     int left_by;       // the half that this sweep has multiplied; -1: none yet
-    bool weak;         // an unfolding has shown vectors that a Gram matrix in float does not tell apart
     double* unfolded;  // projected unfolding of the mode being updated
     double *matrix, *values, *vectors;  // an eigenproblem
 };
@@ -39,7 +38,6 @@ struct ByProjection {
         const int64_t largest = largest_problem(p), product = largest_product();
         for (int k = 0; k < count; ++k) {
             parts[k].own = nullptr;
-            parts[k].weak = false;
             parts[k].room = arena.take<P>(product);
             parts[k].matrix = arena.take<double>(largest * largest);
             parts[k].vectors = arena.take<double>(largest * largest);
@@ -87,7 +85,7 @@ struct ByProjection {
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int k = 0; k < count; ++k) parts[k].left_by = -1;
             for (int m = 0; m < plan.order; ++m)
-                if (plan.moves(sweep, m)) update(m, sweep == 0);
+                if (plan.moves(sweep, m)) update(m);
             active = 0;
             for (int k = 0; k < count; ++k) {
                 HooiItem& item = items[k];
@@ -97,7 +95,10 @@ struct ByProjection {
                 for (int64_t i = 0; i < plan.core_size(); ++i) norm2 += y[i] * y[i];
                 __builtin_memcpy(item.core, y, static_cast<size_t>(plan.core_size()) * 8);
                 end_sweep(item, sweep, norm2, plan.tol);
-                if (sizeof(P) == 4 && plan.guard && !(item.errors[sweep] > kLeastError)) give_up(item);
+                if (guarded() && !(item.errors[sweep] > kLeastError)) {
+                    item.hopeless = true;
+                    item.active = false;
+                }
                 active += item.active;
             }
         }
@@ -177,53 +178,33 @@ struct ByProjection {
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
+    // Their Gram matrices are in double where results are vouched for: squared in float, a small sigma leaves vectors
+    // that turn with the rounding, and from them sweeps that stop elsewhere.
     void start(int m) {
         const int64_t size = plan.shape[m], rank = plan.rank[m];
         const auto bytes = static_cast<size_t>(size * rank) * 8;
-        const bool guarded = sizeof(P) == 4 && plan.guard;
-        bool wanted[kMostItems] = {};
-        // What one mode has shown of an item, the next ones will.
+        bool wanted[kMostItems];
         for (int k = 0; k < count; ++k) {
-            wanted[k] = !items[k].has_hosvd[m] && !parts[k].weak;
-            if (items[k].active && wanted[k]) unfolding_gram<P>(k, m);
+            wanted[k] = items[k].active && !items[k].has_hosvd[m];
+            if (wanted[k]) guarded() ? unfolding_gram<double>(k, m) : unfolding_gram<P>(k, m);
         }
         solve(static_cast<int>(size), static_cast<int>(rank), wanted);
-        if (guarded) {
-            for (int k = 0; k < count; ++k) {
-                if (items[k].active && wanted[k])
-                    parts[k].weak = !(parts[k].values[rank - 1] > kWeak * kWeak * parts[k].values[0]);
-                wanted[k] = items[k].active && parts[k].weak;
-                if (wanted[k]) unfolding_gram<double>(k, m);
-            }
-            solve(static_cast<int>(size), static_cast<int>(rank), wanted);
-            for (int k = 0; k < count; ++k)
-                if ((items[k].has_hosvd[m] = wanted[k])) __builtin_memcpy(items[k].hosvd[m], parts[k].vectors, bytes);
-        }
-        give_up_weak(m);
         for (int k = 0; k < count; ++k) {
-            if (!items[k].active) continue;
-            double* a = items[k].factor[m];
-            __builtin_memcpy(a, items[k].has_hosvd[m] ? items[k].hosvd[m] : parts[k].vectors, bytes);
+            HooiItem& item = items[k];
+            if (!item.active) continue;
+            __builtin_memcpy(item.factor[m], item.has_hosvd[m] ? item.hosvd[m] : parts[k].vectors, bytes);
+            if (guarded()) {
+                __builtin_memcpy(item.hosvd[m], item.factor[m], bytes);
+                item.has_hosvd[m] = true;
+            }
             if (!plan.sign_v) continue;
             Arena scratch = arena;
-            StartSigns<P> signs(plan, m, a, scratch);
+            StartSigns<P> signs(plan, m, item.factor[m], scratch);
             signs.see(parts[k].dense);
-            signs.point_up(a);
+            signs.point_up(item.factor[m]);
         }
     }
-
-    // Stops items that float_suffices() will refuse: sigmas of a projection are no larger than those of X.
-    void give_up_weak(int m) {
-        if (sizeof(P) == 8 || !plan.guard || plan.hosvd) return;
-        const double least = least_sigma(plan);
-        for (int k = 0; k < count; ++k)
-            if (items[k].active && !(parts[k].values[plan.found(m) - 1] > least * least * parts[k].values[0]))
-                give_up(items[k]);
-    }
-    static void give_up(HooiItem& item) {
-        item.hopeless = true;
-        item.active = false;
-    }
+    bool guarded() const { return sizeof(P) == 4 && plan.guard; }
 
     template <class A>
     void unfolding_gram(int k, int m) const {
@@ -237,11 +218,10 @@ struct ByProjection {
     }
 
     // ---- one update ----
-    void update(int m, bool first_sweep) {
+    void update(int m) {
         for (int k = 0; k < count; ++k)
             if (items[k].active) unfold_projection(k, m);
         solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.found(m)));
-        if (first_sweep) give_up_weak(m);
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             m == plan.padded ? take_padded(k, m) : take_factor(k, m);
