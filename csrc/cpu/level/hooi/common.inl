@@ -46,14 +46,17 @@ static int64_t unfolded_size(const HooiPlan& p) {
 }
 
 // x [outer, size, inner] as the matrix [size, outer * inner], or its transpose.
-template <class V>
-static void unfold_small(const V* x, int64_t outer, int64_t size, int64_t inner, bool transposed, V* out) {
-    for (int64_t o = 0; o < outer; ++o)
-        for (int64_t i = 0; i < size; ++i)
-            for (int64_t r = 0; r < inner; ++r) {
-                const int64_t column = o * inner + r;
-                out[transposed ? column * size + i : i * outer * inner + column] = x[(o * size + i) * inner + r];
-            }
+template <class X, class V>
+static void unfold_small(const X* x, int64_t outer, int64_t size, int64_t inner, bool transposed, V* out) {
+    const int64_t columns = outer * inner;
+    for (int64_t o = 0; o < outer; ++o, x += size * inner)
+        if (transposed)
+            for (int64_t r = 0; r < inner; ++r)
+                for (int64_t i = 0; i < size; ++i)
+                    out[(o * inner + r) * size + i] = static_cast<V>(x[i * inner + r]);
+        else
+            for (int64_t i = 0; i < size; ++i)
+                for (int64_t r = 0; r < inner; ++r) out[i * columns + o * inner + r] = static_cast<V>(x[i * inner + r]);
 }
 
 // Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size], dots:
