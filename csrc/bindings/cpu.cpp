@@ -12,6 +12,7 @@
 #include "bindings/codes.h"
 #include "cpu/pages.h"
 #include "cpu/steps.h"
+#include "cpu/threads.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -49,6 +50,13 @@ SaliencyPlan saliency_plan(const TensorBatch& x, int method, const std::vector<i
     return plan;
 }
 
+// The GIL is free meanwhile. Where the process ends before it is taken again, Python ends the thread by unwinding its
+// stack, which pybind11's own guard would not let pass.
+struct OthersMayRun {
+    PyThreadState* state = PyEval_SaveThread();
+    ~OthersMayRun() noexcept(false) { PyEval_RestoreThread(state); }
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -63,11 +71,12 @@ PYBIND11_MODULE(_cpu, m) {
         return names;
     });
     m.def("guard_workspaces", &guard_workspaces);
+    m.def("share_all_work", &share_all_work);
     m.def("prefer_large_pages",
           [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
 
     const py::kw_only named;
-    const auto release = py::call_guard<py::gil_scoped_release>();
+    const auto release = py::call_guard<OthersMayRun>();
     m.def(
         "mode_gram",
         [](const Array& x, int mode, bool center, bool wide, uintptr_t out, bool wide_out, int threads) {

@@ -3,6 +3,10 @@
 
 namespace tsm {
 
+double hooi_work(const HooiPlan& plan) {
+    return 4e5 + (plan.big >= 0 ? 40 : 150) * static_cast<double>(plan.elements());
+}
+
 void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& start, const HooiOutput& out,
           int threads) {
     plan.factors = true;
@@ -10,7 +14,7 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& st
     const int64_t core = plan.core_size();
     const int64_t big = plan.big < 0 ? 0 : plan.shape[plan.big] * plan.rank[plan.big];
     const int group = level().hooi_group(wide, plan);
-    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads,
+    parallel_chunks(x.batch, group, hooi_work(plan), threads,
                     [&](int64_t first, int64_t last, const ArenaState& memory) {
                         HooiItem items[kMostItems];
                         const int count = static_cast<int>(last - first);
