@@ -118,6 +118,7 @@ def are_ordinary(
     largest: float,
     faint: float,
     noise: float,
+    nan: bool,
     wide: bool,
     threads: int,
 ) -> bool: ...

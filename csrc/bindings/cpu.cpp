@@ -164,7 +164,8 @@ PYBIND11_MODULE(_cpu, m) {
             if (out == maps && !normalize) return std::vector<bool>{};
             const auto [smallest, largest, noise, faint] = ordinary;
             const void* raw = memory_at<const void>(maps);
-            if (!are_ordinary(raw, wide_out, batch.batch, {plan.positions(), smallest, largest, faint, noise}, threads))
+            if (!are_ordinary(raw, wide_out, batch.batch, {plan.positions(), smallest, largest, faint, noise, true},
+                              threads))
                 return finite;
             finish(raw, batch.batch,
                    {plan.hooi.shape[1], plan.hooi.shape[2], rows, columns, false, normalize, noise, nullptr, nullptr},
@@ -184,10 +185,10 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "are_ordinary",
         [](uintptr_t maps, int64_t batch, int64_t size, double smallest, double largest, double faint, double noise,
-           bool wide, int threads) {
-            const OrdinaryMaps plan{size, smallest, largest, faint, noise};
+           bool nan, bool wide, int threads) {
+            const OrdinaryMaps plan{size, smallest, largest, faint, noise, nan};
             return are_ordinary(memory_at<const void>(maps), wide, batch, plan, threads);
         },
-        "maps"_a, named, "batch"_a, "size"_a, "smallest"_a, "largest"_a, "faint"_a, "noise"_a, "wide"_a, "threads"_a,
-        release);
+        "maps"_a, named, "batch"_a, "size"_a, "smallest"_a, "largest"_a, "faint"_a, "noise"_a, "nan"_a, "wide"_a,
+        "threads"_a, release);
 }

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cmath>
+
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
@@ -44,8 +47,9 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& st
                                 else
                                     out.factors[m].put(b * size, static_cast<float*>(item.big_factor), size);
                             }
-                            for (int i = 0; i < item.n_sweeps; ++i)
-                                out.errors[b * plan.n_iter_max + i] = item.errors[i];
+                            double* errors = out.errors + b * plan.n_iter_max;
+                            std::copy_n(item.errors, item.n_sweeps, errors);
+                            std::fill(errors + item.n_sweeps, errors + plan.n_iter_max, std::nan(""));
                             out.n_sweeps[b] = item.n_sweeps;
                             out.converged[b] = item.converged;
                             out.finite[b] = item.finite;

@@ -62,11 +62,12 @@ struct TripletsItem {
     bool finite = true;
 };
 
-// What is tried of maps before they are finished.
+// What is tried of maps before they are finished, and of products.
 struct OrdinaryMaps {
     int64_t size;              // entries of a map
     double smallest, largest;  // of the largest magnitude
     double faint, noise;       // shares of the largest magnitude between which a spread is too little
+    bool nan;                  // whether NaN is
 };
 
 struct SaliencyPlan {
