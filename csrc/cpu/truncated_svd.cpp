@@ -54,7 +54,9 @@ struct Group : EighItems {
     const Output &values, &vectors;
 
     Group(const TensorBatch& gram, int64_t first, int rank, bool roots, const Output& values, const Output& vectors)
-        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {}
+        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {
+        values_in_float = !roots;  // the root of a small eigenvalue would show what it lost
+    }
 
     void take(int k, double* matrix) override {
         const Tensor x = gram.item(first + k);
