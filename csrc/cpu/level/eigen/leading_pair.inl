@@ -2,6 +2,7 @@
 // (u = F q, w = F^T u), in float. The pair is handed out only with a proof that it is the leading one.
 #pragma once
 #include "cpu/arena.h"
+#include "cpu/level/eigen/rest_bound.inl"
 #include "cpu/level/simd.inl"
 
 namespace tsm::TSM_LEVEL {
@@ -287,6 +288,7 @@ struct Lanczos {
     const int64_t after_bytes;
     Arena arena;
     float *w, *part;  // w: the matrix times the newest vector; its rest after a step
+    float* ones = nullptr;  // F^T F times all ones, where `center`
     float* basis[kMaxSteps];
     double alpha[kMaxSteps], beta[kMaxSteps], theta[2], s[kMaxSteps];  // s: the first Ritz vector, in the basis
     double length = 1;                                                 // which it had there
@@ -324,6 +326,8 @@ struct Lanczos {
         basis[0] = arena.take<float>(np);
         for (int64_t j = 0; j < np; ++j) basis[0][j] = j < n ? 1.0f : 0.0f;
         gram_times(cold, basis[0], w, part, &seen);
+        if (center) ones = arena.take<float>(np);
+        for (int64_t j = 0; center && j < np; ++j) ones[j] = w[j];
         return seen;
     }
     // The first vector, and w for it; false where there is none. Features without negative values have a leading vector
@@ -405,11 +409,14 @@ struct Lanczos {
         for (int64_t j = 0; j < n; ++j) v[j] /= length;
     }
     // That v is the leading vector: all other eigenvalues together are less where it has half of the trace, or those of
-    // a matrix without negative entries are bounded.
-    Proof prove(int k, double trace, bool fresh, const double* v) const {
+    // a matrix without negative entries are bounded, or what lies outside of the Krylov space is.
+    Proof prove(int k, const FirstLook& seen, double trace, bool fresh, const double* v) {
         if (2 * theta[0] > 1.05 * trace) return Proof::proven;
-        if (fresh) return Proof::needs_count;
-        // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+        if (!fresh && bounds_all(k, v)) return Proof::proven;
+        return n <= f.count && bounds_rest(k, seen.norm2) ? Proof::proven : Proof::needs_count;
+    }
+    // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+    bool bounds_all(int k, const double* v) const {
         const double sign = s[0] < 0 ? -1 : 1, tail = s[k - 1] / length;
         double bound = 0;
         for (int64_t j = 0; j < n; ++j) {
@@ -417,7 +424,49 @@ struct Lanczos {
             if (x <= 0 && y == 0) continue;
             bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
         }
-        return bound < theta[0] + 0.5 * (theta[0] - theta[1]) ? Proof::proven : Proof::needs_count;
+        return bound < theta[0] + 0.5 * (theta[0] - theta[1]);
+    }
+    // The matrix is T in the basis Q of k vectors, R outside of it, and between them only beta_k; so no more
+    // eigenvalues lie above mu > |R| than of T with beta_k^2 / (mu - |R|) added to its last entry.
+    bool bounds_rest(int k, double norm2) {
+        // R = F^T F - sum_t left_t right_t^T: left_t = F^T F q_t and right_t = q_t, and what the rest w of the last
+        // product, and the means, add.
+        const int64_t slack = n + RestBlocks::kSlack;
+        const int terms = k + 1 + 2 * center;
+        float* left = arena.take<float>(terms * slack);
+        float* right = arena.take<float>(terms * slack);
+        for (int64_t i = 0; i < terms * slack; ++i) left[i] = right[i] = 0;
+        double total = 0;
+        for (int64_t j = 0; center && j < n; ++j) total += ones[j];
+        const double by = 1 / static_cast<double>(n), mean = total * by * by;
+        for (int64_t j = 0; j < n; ++j) {
+            for (int t = 0; t < k; ++t) {
+                const double before = t > 0 ? beta[t - 1] * static_cast<double>(basis[t - 1][j]) : 0,
+                             after = t + 1 < k ? beta[t] * static_cast<double>(basis[t + 1][j]) : w[j];
+                left[t * slack + j] = static_cast<float>(before + alpha[t] * basis[t][j] + after);
+                right[t * slack + j] = basis[t][j];
+            }
+            left[k * slack + j] = basis[k - 1][j];
+            right[k * slack + j] = w[j];
+            if (!center) continue;
+            left[(k + 1) * slack + j] = right[(k + 2) * slack + j] = 1;
+            right[(k + 1) * slack + j] = static_cast<float>(ones[j] * by);
+            left[(k + 2) * slack + j] = static_cast<float>(ones[j] * by - mean);
+        }
+        const double unit = 1 / theta[0], mu = theta[1] + 0.2 * (theta[0] - theta[1]), last = beta[k - 1];
+        RestBlocks rest(f.data, f.count, n, f.ld, terms, left, right, unit, 5e-6 * norm2 * unit, arena);
+        return rest.bounded(arena, [&](double bound) {
+            const double room = mu - bound * theta[0];
+            if (!(room > 0)) return false;
+            int above = 0;
+            double pivot = 1;
+            for (int t = 0; t < k; ++t) {
+                pivot = alpha[t] - mu + (t + 1 == k ? last * last / room : 0) -
+                        (t > 0 ? beta[t - 1] * beta[t - 1] / pivot : 0);
+                above += !(pivot < 0);
+            }
+            return above == 1;
+        });
     }
 };
 
@@ -438,7 +487,7 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Are
         space.step(k);
         const Lanczos::State state = space.accept(k, most, v);
         if (state == Lanczos::State::lost) return none;
-        if (state == Lanczos::State::settled) return {space.theta[0], space.theta[1], space.prove(k, trace, fresh, v)};
+        if (state == Lanczos::State::settled) return {space.theta[0], space.theta[1], space.prove(k, look, trace, fresh, v)};
     }
     return none;
 }
