@@ -21,7 +21,8 @@ static inline void shifted_tile(const float* rows, int64_t ld, int64_t count, in
         for (int i = 0; i < A; ++i) a[i] = load(left + i * L);
 #pragma GCC unroll 8
         for (int j = 0; j < B; ++j) {
-            const Vec<float> b = load(right + j * kBlocks);
+            Vec<float> b = load(right + j * kBlocks);
+            hold(b);
             for (int i = 0; i < A; ++i) acc[i][j] += a[i] * b;
         }
     }
