@@ -223,21 +223,13 @@ static const T* contract_modes(const Arena& at, const T* x, int order, const int
 
 // ---- Gram matrices in double ----
 
-// What adds up rows of `sums` [n, ld], right of the diagonal, as the whole symmetric g [n, n].
-static void mirror(const double* sums, int64_t n, int64_t ld, double* g) {
-    constexpr int64_t whole_of = kLanes<double>;
-    const int64_t whole = n / whole_of * whole_of;
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t j = i; j < n; ++j) g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ld + i] : sums[i * ld + j];
-}
-
 // g [n, n] = rows^T rows for rows [depth, n]
 static void gram_of_rows(const double* rows, int64_t depth, int64_t n, double* g, Arena scratch) {
     const int64_t ld = padded<double>(n);
     double* sums = scratch.take<double>(n * ld);
     for (int64_t i = 0; i < n * ld; ++i) sums[i] = 0;
     gram_panel<double>(rows, n, depth, n, sums, ld, Ahead{nullptr, nullptr});
-    mirror(sums, n, ld, g);
+    mirror_gram<double>(sums, n, ld, g);
 }
 
 // Small modes by dots: G = sum of z z^T over slabs z [n, W] of X, rows in double and side by side.
