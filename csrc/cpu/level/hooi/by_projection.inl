@@ -26,7 +26,8 @@ struct ProjectedItem {
     Problem problem;
 };
 
-constexpr int64_t kManyElements = 1 << 20;
+// Of items whose modes start on threads of their own: those of fewer are not worth one, of more one mode keeps all busy.
+constexpr int64_t kFewElements = 1 << 15, kManyElements = 1 << 20;
 
 template <class P>
 struct ByProjection {
@@ -88,8 +89,7 @@ struct ByProjection {
                 take_start(m);
             else if (plan.starts(m))
                 starting[n++] = m;
-        // Modes start on threads of their own, unless those of one keep all threads busy.
-        if (plan.elements() < kManyElements)
+        if (plan.elements() >= kFewElements && plan.elements() < kManyElements)
             in_parts(arena, n, [&](int64_t i, const ArenaState& memory) { start(starting[i], Arena(memory)); });
         else
             for (int i = 0; i < n; ++i) start(starting[i], arena);
@@ -260,6 +260,8 @@ struct ByProjection {
         const P* y = projected(k, m);
         const bool left = plan.left_side(m);
         const int64_t size = plan.shape[m], columns = outer * inner;
+        if (left && size <= 32 && !plan.sign_v)
+            return small_mode_gram(y, outer, size, inner, parts[k].problem.matrix, arena);
         unfold_small(y, outer, size, inner, left, parts[k].unfolded);
         gram_of_rows(parts[k].unfolded, left ? columns : size, left ? size : columns, parts[k].problem.matrix, arena);
     }

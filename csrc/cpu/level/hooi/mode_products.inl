@@ -176,7 +176,7 @@ static void multiply_fibres(const T* x, int64_t outer, int64_t size, const T* pa
 template <class T>
 static void contract_mode(const Arena& at, const T* x, int64_t outer, int64_t size, int64_t inner, const T* a,
                           int64_t rank, T* y) {
-    constexpr int64_t kLeast = 1 << 19;  // products of a part
+    constexpr int64_t kLeast = 2 << 20;  // products of a part
     const int64_t rounds = outer * size * inner * rank / (kLeast * at.threads);
     const int64_t parts = at.threads == 1 || rounds < 1 ? 1 : at.threads * (rounds < 4 ? rounds : 4);
     if (inner == 1) {
