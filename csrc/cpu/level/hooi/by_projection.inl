@@ -26,7 +26,8 @@ struct ProjectedItem {
     Problem problem;
 };
 
-// Of items whose modes start on threads of their own: those of fewer are not worth one, of more one mode keeps all busy.
+// Of items whose modes start on threads of their own: those of fewer are not worth one, of more one mode keeps all
+// busy.
 constexpr int64_t kFewElements = 1 << 15, kManyElements = 1 << 20;
 
 template <class P>

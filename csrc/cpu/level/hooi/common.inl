@@ -14,8 +14,9 @@ constexpr double kWeak = 0.05;
 constexpr double kLeastError = 0.02;
 
 // Whether passes in float leave the item inside the contract (docs/backends.md). With a big mode its vectors come from
-// a Gram matrix in float, which knows sigmas by their squares. Projections in float, with their Gram matrices in double,
-// are off by less than 1e-7 of the first sigma: they move a subspace by that over its gap, however small its sigmas.
+// a Gram matrix in float, which knows sigmas by their squares. Projections in float, with their Gram matrices in
+// double, are off by less than 1e-7 of the first sigma: they move a subspace by that over its gap, however small its
+// sigmas.
 static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
     if (item.hopeless) return false;
     for (int i = 0; i < item.n_sweeps; ++i)
@@ -52,8 +53,7 @@ static void unfold_small(const X* x, int64_t outer, int64_t size, int64_t inner,
     for (int64_t o = 0; o < outer; ++o, x += size * inner)
         if (transposed)
             for (int64_t r = 0; r < inner; ++r)
-                for (int64_t i = 0; i < size; ++i)
-                    out[(o * inner + r) * size + i] = static_cast<V>(x[i * inner + r]);
+                for (int64_t i = 0; i < size; ++i) out[(o * inner + r) * size + i] = static_cast<V>(x[i * inner + r]);
         else
             for (int64_t i = 0; i < size; ++i)
                 for (int64_t r = 0; r < inner; ++r) out[i * columns + o * inner + r] = static_cast<V>(x[i * inner + r]);

@@ -1,5 +1,5 @@
-// A dense tensor and one factor after another, and the Gram matrices of its unfoldings, for tensors of small modes: X is
-// read as it lies, once for all columns of a factor.
+// A dense tensor and one factor after another, and the Gram matrices of its unfoldings, for tensors of small modes: X
+// is read as it lies, once for all columns of a factor.
 #pragma once
 #include "cpu/level/mode_gram.inl"
 
@@ -37,7 +37,7 @@ static void inner_tile(const T* x, int64_t inner, int64_t size, const T* a, int6
 #pragma GCC unroll 2
         for (int v = 0; v < NR; ++v) {
             T* to = y + r * inner + v * L;
-            PART && v == NR - 1 ? store_first(to, acc[r][v], last) : store(to, acc[r][v]);
+            PART&& v == NR - 1 ? store_first(to, acc[r][v], last) : store(to, acc[r][v]);
         }
 }
 
@@ -119,7 +119,7 @@ static void row_tile(const T* x, int64_t size, const T* packed, int64_t ld, T* y
 #pragma GCC unroll 2
         for (int v = 0; v < NR; ++v) {
             T* to = y + r * rank + v * L;
-            left - v * L >= L ? store(to, acc[r][v]) : store_first(to, acc[r][v], left - v * L);
+            left - v* L >= L ? store(to, acc[r][v]) : store_first(to, acc[r][v], left - v * L);
         }
 }
 
@@ -303,7 +303,8 @@ static void add_slabs(const S* x, int64_t first, int64_t last, int64_t n, int64_
                     if (r < count && from + L <= end)
                         v[r] = load_wide(from);
                     else
-                        for (int64_t c = 0; r < count && k + c < n && c < L; ++c) v[r][c] = static_cast<double>(from[c]);
+                        for (int64_t c = 0; r < count && k + c < n && c < L; ++c)
+                            v[r][c] = static_cast<double>(from[c]);
                 }
                 transpose<double>(v);
                 for (int64_t c = 0; c < L && k + c < n; ++c) store(z + (k + c) * ld + filled, v[c]);
