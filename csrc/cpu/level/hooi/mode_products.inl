@@ -233,7 +233,8 @@ static void gram_of_rows(const double* rows, int64_t depth, int64_t n, double* g
 }
 
 // Small modes by dots: G = sum of z z^T over slabs z [n, W] of X, rows in double and side by side.
-constexpr int64_t kSmallMode = 64, kDots = 4;  // rows of z by which a tile has as many
+constexpr int64_t kSmallMode = 64;
+constexpr int64_t kDots = TSM_VECTOR_BYTES == 64 ? 4 : 3;  // rows of z by which a tile has as many
 
 template <class S>
 static inline Vec<double> load_wide(const S* p) {
@@ -243,7 +244,7 @@ static inline Vec<double> load_wide(const S* p) {
     return __builtin_convertvector(few, Vec<double>);
 }
 
-// sums [n / 4, n / 4, 4, 4] vectors, blocks right of the diagonal and on it, of n a multiple of 4
+// sums [n / kDots, n / kDots, kDots, kDots] vectors, blocks right of the diagonal and on it, of n a multiple of kDots
 static void add_dots(const double* z, int64_t n, int64_t width, int64_t ld, Vec<double>* sums) {
     constexpr int L = kLanes<double>, D = kDots;
     for (int64_t i = 0; i < n; i += D)
