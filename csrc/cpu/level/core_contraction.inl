@@ -483,7 +483,7 @@ static int mode_beside_first(int order, const int64_t* shape, const T* const* fa
 template <class T>
 static void contract_first(const T* x, int order, const int64_t* shape, int mode, const T* const* factors,
                            const int64_t* rank, const void* next, T* y, Arena arena) {
-    constexpr int64_t kLeast = 4 << 20;  // entries of a part
+    constexpr int64_t kLeast = 256 << 10;  // entries of a part
     int64_t outer = 1, inner = 1;
     for (int i = 1; i < mode; ++i) outer *= shape[i];
     for (int i = mode + 1; i < order; ++i) inner *= shape[i];
@@ -491,7 +491,12 @@ static void contract_first(const T* x, int order, const int64_t* shape, int mode
                   left = mode > 0 ? outer * rank[mode] * inner : size, row = size * static_cast<int64_t>(sizeof(T));
     const int64_t block = kReadBlock / row > 16 ? kReadBlock / row : 16, blocks = (shape[0] + block - 1) / block;
     // By its size alone, so that threads change no sum.
-    const int64_t most = shape[0] * size / kLeast, parts = most < 1 ? 1 : most < 8 ? most : 8, sums = rank[0] * left;
+    const int64_t by_size = mode > 0 ? shape[0] * size / kLeast : 1, by_sums = shape[0] / (8 * rank[0]),
+                  most = by_size < by_sums ? by_size : by_sums,
+                  parts = most < 1   ? 1
+                          : most < 8 ? most
+                                     : 8,
+                  sums = rank[0] * left;
     T* more = arena.take<T>((parts - 1) * sums);
     in_parts(arena, parts, [&](int64_t n, const ArenaState& memory) {
         Arena own(memory);
@@ -543,7 +548,7 @@ static void core_contraction_as(const Tensor& x, const Tensor* factors, const vo
     int64_t shape[kMaxOrder];
     for (int i = 0; i < x.order; ++i) shape[i] = x.shape[i];
     const int mode = mode_beside_first<T>(x.order, shape, typed, rank);
-    if (mode >= 0) {
+    if (mode > 0 || (mode == 0 && arena.threads == 1)) {
         T* made = arena.take<T>(largest);
         contract_first<T>(dense, x.order, shape, mode, typed, rank, next, made, arena);
         dense = made;
