@@ -12,6 +12,7 @@
 #include "bindings/codes.h"
 #include "cpu/pages.h"
 #include "cpu/steps.h"
+#include "cpu/threads.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -49,6 +50,13 @@ SaliencyPlan saliency_plan(const TensorBatch& x, int method, const std::vector<i
     return plan;
 }
 
+// The GIL is free meanwhile. Where the process ends before it is taken again, Python ends the thread by unwinding its
+// stack, which pybind11's own guard would not let pass.
+struct OthersMayRun {
+    PyThreadState* state = PyEval_SaveThread();
+    ~OthersMayRun() noexcept(false) { PyEval_RestoreThread(state); }
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -63,11 +71,12 @@ PYBIND11_MODULE(_cpu, m) {
         return names;
     });
     m.def("guard_workspaces", &guard_workspaces);
+    m.def("share_all_work", &share_all_work);
     m.def("prefer_large_pages",
           [](uintptr_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); });
 
     const py::kw_only named;
-    const auto release = py::call_guard<py::gil_scoped_release>();
+    const auto release = py::call_guard<OthersMayRun>();
     m.def(
         "mode_gram",
         [](const Array& x, int mode, bool center, bool wide, uintptr_t out, bool wide_out, int threads) {
@@ -155,7 +164,8 @@ PYBIND11_MODULE(_cpu, m) {
             if (out == maps && !normalize) return std::vector<bool>{};
             const auto [smallest, largest, noise, faint] = ordinary;
             const void* raw = memory_at<const void>(maps);
-            if (!are_ordinary(raw, wide_out, batch.batch, {plan.positions(), smallest, largest, faint, noise}, threads))
+            if (!are_ordinary(raw, wide_out, batch.batch, {plan.positions(), smallest, largest, faint, noise, true},
+                              threads))
                 return finite;
             finish(raw, batch.batch,
                    {plan.hooi.shape[1], plan.hooi.shape[2], rows, columns, false, normalize, noise, nullptr, nullptr},
@@ -175,10 +185,10 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "are_ordinary",
         [](uintptr_t maps, int64_t batch, int64_t size, double smallest, double largest, double faint, double noise,
-           bool wide, int threads) {
-            const OrdinaryMaps plan{size, smallest, largest, faint, noise};
+           bool nan, bool wide, int threads) {
+            const OrdinaryMaps plan{size, smallest, largest, faint, noise, nan};
             return are_ordinary(memory_at<const void>(maps), wide, batch, plan, threads);
         },
-        "maps"_a, named, "batch"_a, "size"_a, "smallest"_a, "largest"_a, "faint"_a, "noise"_a, "wide"_a, "threads"_a,
-        release);
+        "maps"_a, named, "batch"_a, "size"_a, "smallest"_a, "largest"_a, "faint"_a, "noise"_a, "nan"_a, "wide"_a,
+        "threads"_a, release);
 }

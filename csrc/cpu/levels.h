@@ -62,11 +62,12 @@ struct TripletsItem {
     bool finite = true;
 };
 
-// What is tried of maps before they are finished.
+// What is tried of maps before they are finished, and of products.
 struct OrdinaryMaps {
     int64_t size;              // entries of a map
     double smallest, largest;  // of the largest magnitude
     double faint, noise;       // shares of the largest magnitude between which a spread is too little
+    bool nan;                  // whether NaN is
 };
 
 struct SaliencyPlan {
@@ -93,6 +94,7 @@ struct SaliencyItem {
 
 // Where a solver has its symmetric matrices from, and where their eigenpairs go.
 struct EighItems {
+    bool values_in_float = false;  // what float's rounding of the largest eigenvalue moves of the others may be lost
     virtual void take(int k, double* matrix) = 0;                              // [n, n]
     virtual void put(int k, const double* values, const double* vectors) = 0;  // [rank], descending, and [n, rank]
 };

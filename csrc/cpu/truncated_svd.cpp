@@ -54,7 +54,9 @@ struct Group : EighItems {
     const Output &values, &vectors;
 
     Group(const TensorBatch& gram, int64_t first, int rank, bool roots, const Output& values, const Output& vectors)
-        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {}
+        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {
+        values_in_float = !roots;  // the root of a small eigenvalue would show what it lost
+    }
 
     void take(int k, double* matrix) override {
         const Tensor x = gram.item(first + k);
@@ -84,12 +86,12 @@ void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, con
                    const Output& vectors, int threads) {
     const int64_t n = gram.first.shape[0];
     const int group = level().truncated_svd_group(wide, n);
-    parallel_chunks(gram.batch, balanced_chunk(gram.batch, group, threads), threads,
-                    [&](int64_t first, int64_t last, const ArenaState& memory) {
-                        Group items(gram, first, rank, roots, values, vectors);
-                        level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank,
-                                              !vectors.wide, memory);
-                    });
+    const double work = 4 * (25 + static_cast<double>(n)) * static_cast<double>(n * n);
+    parallel_chunks(gram.batch, group, work, threads, [&](int64_t first, int64_t last, const ArenaState& memory) {
+        Group items(gram, first, rank, roots, values, vectors);
+        level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank, !vectors.wide,
+                              memory);
+    });
 }
 
 }  // namespace tsm

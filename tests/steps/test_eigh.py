@@ -11,7 +11,7 @@ import tsm_fast
 
 from ..helpers import orthonormality, projector, randn
 
-SIZES = [1, 2, 8, 33, 49]
+SIZES = [1, 2, 8, 33, 49, 65, 130]
 
 
 def symmetric(batch: int, n: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

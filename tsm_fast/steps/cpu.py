@@ -168,10 +168,9 @@ def _decomposed(
     core = _empty(len(x), *rank, dtype=dtype)
     factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
     values = [torch.empty(len(x), rank[n], dtype=dtype, device=_CPU) for n in modes]
-    errors = torch.full((len(x), n_iter_max or 1), torch.nan, dtype=torch.float64, device=_CPU)
-    n_sweeps = torch.zeros(len(x), dtype=torch.int64, device=_CPU)
-    converged = torch.zeros(len(x), dtype=torch.bool, device=_CPU)
-    finite = torch.ones(len(x), dtype=torch.bool, device=_CPU)
+    errors = _empty(len(x), n_iter_max or 1, dtype=torch.float64)
+    n_sweeps = torch.empty(len(x), dtype=torch.int64, device=_CPU)
+    converged, finite = (torch.empty(len(x), dtype=torch.bool, device=_CPU) for _ in range(2))
     if len(x):
         _cpu.hooi(
             _array(x),
@@ -320,19 +319,27 @@ def are_ordinary(maps: Tensor, faint: float) -> bool:  # [B, H, W]
     """Whether of all maps the largest magnitude is in range, and the spread is a share `faint` of it or more, or no
     more than noise; maps of NaN are ordinary too. One pass, for what most batches are.
     """
-    if not len(maps):
-        return True
     maps = maps.contiguous()
     smallest, largest, noise = _limits(maps.dtype, maps.shape[1] * maps.shape[2])
-    return _cpu.are_ordinary(
-        maps.data_ptr(),
-        batch=len(maps),
-        size=maps.shape[1] * maps.shape[2],
+    return _are_ordinary(maps, smallest, largest, faint, noise, nan=True)
+
+
+def are_in_range(x: Tensor, smallest: float, largest: float) -> bool:  # [B, ...], contiguous
+    """Whether the largest magnitude of every item lies between the two; that of one with NaN does not."""
+    return _are_ordinary(x, smallest, largest, 0, 0, nan=False)
+
+
+def _are_ordinary(x: Tensor, smallest: float, largest: float, faint: float, noise: float, *, nan: bool) -> bool:
+    return not x.numel() or _cpu.are_ordinary(
+        x.data_ptr(),
+        batch=len(x),
+        size=x.numel() // len(x),
         smallest=smallest,
         largest=largest,
         faint=faint,
         noise=noise,
-        wide=maps.dtype == torch.float64,
+        nan=nan,
+        wide=x.dtype == torch.float64,
         threads=torch.get_num_threads(),
     )
 

@@ -78,32 +78,71 @@ static void gram_panel(const T* rows, int64_t ld, int64_t kc, int64_t n, T* g, i
     }
 }
 
-// Adds to sums [n, padded n] what fibres [first, last) give.
+// Where row i of a Gram matrix begins that gram_panel fills.
+template <class T>
+static inline int64_t row_begin(int64_t i, int64_t n) {
+    constexpr int L = kLanes<T>;
+    return i < n / L * L ? i / L * L : 0;
+}
+
+// Adds to sums [n, padded n] what fibres [first, last) give, as gram_panel does.
 template <class T>
 static void add_gram(const Fibres& f, const Adjust& how, int64_t first, int64_t last, double* sums, Arena arena) {
     const int64_t n = f.n, ldg = padded<T>(n);
     Panels<T> panels(f, how, arena);
-    T* part = arena.take<T>(n * ldg);
-    for (int64_t i = 0; i < n * ldg; ++i) part[i] = 0;
-    int waiting = 0;
-    for (int64_t k = first; k < last; k += panels.per_panel) {
+    const auto add = [&](int64_t k, T* to) {
         const int64_t kc = last - k < panels.per_panel ? last - k : panels.per_panel;
-        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, part, ldg, panels.ahead(k + kc));
-        if (++waiting < kPanelsPerSum && k + kc < last) continue;
-        waiting = 0;
-        for (int64_t i = 0; i < n * ldg; ++i) {
-            sums[i] += static_cast<double>(part[i]);
-            part[i] = 0;
+        gram_panel<T>(panels.rows(k, kc), panels.ld, kc, n, to, ldg, panels.ahead(k + kc));
+    };
+    if constexpr (sizeof(T) == 8) {
+        for (int64_t k = first; k < last; k += panels.per_panel) add(k, sums);
+    } else {
+        T* part = arena.take<T>(n * ldg);
+        for (int64_t i = 0; i < n * ldg; ++i) part[i] = 0;
+        int waiting = 0;
+        for (int64_t k = first; k < last; k += panels.per_panel) {
+            add(k, part);
+            if (++waiting < kPanelsPerSum && k + panels.per_panel < last) continue;
+            waiting = 0;
+            for (int64_t i = 0; i < n; ++i)
+                for (int64_t j = row_begin<T>(i, n); j < ldg; ++j) {
+                    sums[i * ldg + j] += static_cast<double>(part[i * ldg + j]);
+                    part[i * ldg + j] = 0;
+                }
         }
     }
 }
 
 // In how many parts a Gram matrix is summed: by its size alone, so that threads change nothing.
 static inline int64_t gram_parts(int64_t n, int64_t count) {
-    constexpr int64_t kLeast = 16 << 20, kBytes = 9 << 20;  // products of a part; sums of all parts
+    constexpr int64_t kLeast = 16 << 20, kBytes = 5 << 20;  // products of a part; sums of all parts
     int64_t parts = 1;
     while (parts < 8 && n * n * count >= 2 * parts * kLeast && 2 * parts * n * n * 8 <= kBytes) parts *= 2;
     return parts;
+}
+
+// g [n, n], both halves, from the sums that gram_panel leaves.
+template <class T>
+static void mirror_gram(const double* sums, int64_t n, int64_t ldg, double* g) {
+    constexpr int L = kLanes<double>;
+    const int64_t whole = n / kLanes<T> * kLanes<T>;
+    for (int64_t i = 0; i < whole; i += L)
+        for (int64_t j = i; j < whole; j += L) {
+            Vec<double> v[L];
+#pragma GCC unroll 8
+            for (int r = 0; r < L; ++r) {
+                v[r] = load(sums + (i + r) * ldg + j);
+                if (j == i)
+                    for (int l = 0; l < r; ++l) v[r][l] = sums[(i + l) * ldg + j + r];
+                store(g + (i + r) * n + j, v[r]);
+            }
+            if (j == i) continue;
+            transpose<double>(v);
+#pragma GCC unroll 8
+            for (int r = 0; r < L; ++r) store(g + (j + r) * n + i, v[r]);
+        }
+    for (int64_t i = whole; i < n; ++i)
+        for (int64_t j = 0; j <= i; ++j) g[i * n + j] = g[j * n + i] = sums[i * ldg + j];
 }
 
 // The whole symmetric G of one item in double, g: [n, n].
@@ -118,15 +157,9 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
         add_gram<T>(f, how, first, end < f.count ? end : f.count, sums + part * size, Arena(memory));
     });
     for (int64_t part = 1; part < parts; ++part)
-        for (int64_t i = 0; i < size; ++i) sums[i] += sums[part * size + i];
-    // Both halves come from the same sum: from the tail's rows below the last whole vector, else from above the
-    // diagonal.
-    const int64_t whole = n / kLanes<T> * kLanes<T>, block = 16;
-    for (int64_t i0 = 0; i0 < n; i0 += block)
-        for (int64_t j0 = i0; j0 < n; j0 += block)
-            for (int64_t i = i0; i < n && i < i0 + block; ++i)
-                for (int64_t j = j0 < i ? i : j0; j < n && j < j0 + block; ++j)
-                    g[i * n + j] = g[j * n + i] = j >= whole ? sums[j * ldg + i] : sums[i * ldg + j];
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t j = row_begin<T>(i, n); j < ldg; ++j) sums[i * ldg + j] += sums[part * size + i * ldg + j];
+    mirror_gram<T>(sums, n, ldg, g);
 }
 
 // The same of fibres less their means, from that of the fibres themselves; false, with g as it was, where the means are

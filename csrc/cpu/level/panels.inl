@@ -188,9 +188,9 @@ struct Panels {
     int64_t per_panel;
     T* buffer;  // [per_panel, ld] unless direct
 
-    // A panel fits the first-level cache where its rows do; longer rows are read by tile, from the second level.
+    // A panel fits the first-level cache where its rows do, and the second where they are longer.
     static int64_t rows_per_panel(int64_t n) {
-        const int64_t rows = (n <= 64 ? 24576 : 131072) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
+        const int64_t rows = (n <= 64 ? 24576 : 524288) / (padded<T>(n) * static_cast<int64_t>(sizeof(T)));
         return rows < 16 ? 16 : rows > 128 ? 128 : rows / 8 * 8;
     }
 
@@ -198,7 +198,8 @@ struct Panels {
         const DType own = sizeof(T) == 4 ? DType::f32 : DType::f64;
         direct = f.dtype == own && f.step == 1 && f.others == 1 && how.scale == 1 && !how.center_fibres && !how.means;
         per_panel = rows_per_panel(f.n);
-        ld = direct ? f.stride[0] : padded<T>(f.n);
+        const int64_t packed = padded<T>(f.n);  // off the distance at which rows would share a few sets of the cache
+        ld = direct ? f.stride[0] : packed % 128 == 0 ? packed + kLanes<T> : packed;
         buffer = direct ? nullptr : arena.take<T>(per_panel * ld);
     }
     const T* rows(int64_t k0, int64_t kc) const {

@@ -81,43 +81,58 @@ static void rescale(const Size& size, int n, int rank, double* values, double* v
 }
 
 // As eigh_items, for n > kLockstep and take(i): g[i], until the next one is taken. done(i) is called when values[i] and
-// vectors[i] are there.
-template <class T, class Take, class Done>
+// vectors[i] are there. R: what the matrices are reduced in
+template <class T, class R = T, class Take, class Done>
 static void eigh_large(int count, int n, int rank, double* const* values, double* const* vectors, Arena arena,
                        const Wanted& wanted, Take take, Done done) {
     Size size[kLanes<T>];
-    StripEigen<T> solver(n, eigh_group<T>(n), arena);
-    T* lambda = arena.take<T>(n);
-    double* signs = arena.take<double>(2 * n);
-    for (int lane = 0; lane < count; ++lane) {
-        const double* g = take(lane);
-        size[lane] = size_of_matrix(g, n);
-        T* a = solver.matrix(lane);
-        for (int i = 0; i < n; ++i) {
-            T* row = a + i * solver.ld;
-            if (size[lane].solved())
-                for (int j = 0; j < n; ++j) row[j] = static_cast<T>(g[int64_t{i} * n + j] * size[lane].power);
-            else
-                for (int j = 0; j < n; ++j) row[j] = instead<T>(i, j, n);
-            for (int64_t j = n; j < solver.ld; ++j) row[j] = 0;
+    int again[kLanes<T>], left = 0;  // what has to be solved in T throughout
+    {
+        Arena within = arena;
+        StripEigen<T, R> solver(n, eigh_group<T>(n), within);
+        T* lambda = within.take<T>(n);
+        double* signs = within.take<double>(2 * n);
+        for (int lane = 0; lane < count; ++lane) {
+            const double* g = take(lane);
+            size[lane] = size_of_matrix(g, n);
+            R* a = solver.matrix(lane);
+            for (int i = 0; i < n; ++i) {
+                R* row = a + i * solver.ld;
+                if (size[lane].solved())
+                    for (int j = 0; j < n; ++j) row[j] = static_cast<R>(g[int64_t{i} * n + j] * size[lane].power);
+                else
+                    for (int j = 0; j < n; ++j) row[j] = instead<R>(i, j, n);
+                for (int64_t j = n; j < solver.ld; ++j) row[j] = 0;
+            }
+            for (int64_t i = n * solver.ld; i < squared<R>(n) * solver.ld; ++i) a[i] = 0;
         }
-        for (int64_t i = n * solver.ld; i < squared<T>(n) * solver.ld; ++i) a[i] = 0;
-    }
-    solver.eigenvalues(count, rank);
-    for (int lane = 0; lane < count; ++lane) {
-        solver.sort(lane, rank);
-        for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
-        int used = rank;
-        if (wanted.found) {
-            if (size[lane].finite) used = static_cast<int>(leading_values(lambda, rank, wanted.negligible));
-            wanted.found[lane] = used;
+        solver.eigenvalues(count, rank);
+        for (int lane = 0; lane < count; ++lane) {
+            solver.sort(lane, rank);
+            for (int j = 0; j < rank; ++j) lambda[j] = solver.found[solver.order[j]][lane];
+            int used = rank;
+            if (wanted.found) {
+                if (size[lane].finite) used = static_cast<int>(leading_values(lambda, rank, wanted.negligible));
+                wanted.found[lane] = used;
+            }
+            if (!solver.vectors(lane, used, lambda, vectors[lane], wanted.loss, wanted.narrow)) {
+                again[left++] = lane;
+                continue;
+            }
+            point_up_one(vectors[lane], n, used, signs, signs + used);
+            for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
+            rescale(size[lane], n, rank, values[lane], vectors[lane]);
+            done(lane);
         }
-        solver.vectors(lane, used, lambda, vectors[lane], wanted.loss, wanted.narrow);
-        point_up_one(vectors[lane], n, used, signs, signs + used);
-        for (int j = 0; j < rank; ++j) values[lane][j] = static_cast<double>(lambda[j]);
-        rescale(size[lane], n, rank, values[lane], vectors[lane]);
-        done(lane);
     }
+    if constexpr (sizeof(R) < sizeof(T))
+        for (int i = 0; i < left; ++i) {
+            const int lane = again[i];
+            Wanted one = wanted;
+            if (one.found) one.found += lane;
+            eigh_large<T>(1, n, rank, values + lane, vectors + lane, arena, one, [&](int) { return take(lane); },
+                          [&](int) { done(lane); });
+        }
 }
 
 // Leading `rank` eigenpairs of count <= eigh_group(n) matrices g[i]: [n, n]; values[i]: [rank], vectors[i]: [n, rank].
@@ -173,6 +188,11 @@ static void truncated_svd_as(EighItems& items, int count, int n, int rank, bool 
     };
     const auto put = [&](int k) { items.put(k, values[k], vectors[k]); };
     if (n > kLockstep) {
+        if constexpr (sizeof(T) == 8)
+            if (narrow && items.values_in_float && rank == n) {
+                eigh_large<T, float>(count, n, rank, values, vectors, arena, wanted, take, put);
+                return;
+            }
         eigh_large<T>(count, n, rank, values, vectors, arena, wanted, take, put);
         return;
     }

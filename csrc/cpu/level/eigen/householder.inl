@@ -202,10 +202,24 @@ static inline T row_product(const T* x, const T* y, int64_t from, int64_t end) {
     return sum_lanes<T>(even + odd);
 }
 
-// As tridiagonalize, for one whole symmetric matrix a: [squared(n), ld], zeros behind row and column n; d and e `lanes`
-// apart. work: [kPanel + 1, ld]
+// The squares of n numbers, summed in double.
 template <class T>
-static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T* tau, T* work) {
+static inline double sum_of_squares(const T* x, int64_t n) {
+    constexpr int64_t L = kLanes<double>;
+    Vec<double> sums[2] = {};
+    for (int64_t i = 0; i < n; i += L) {
+        Vec<double> at;
+        for (int64_t l = 0; l < L; ++l) at[l] = static_cast<double>(x[i + l]);
+        sums[i / L % 2] += at * at;
+    }
+    return sum_lanes<double>(sums[0] + sums[1]);
+}
+
+// As tridiagonalize, for one whole symmetric matrix a: [squared(n), ld], zeros behind row and column n; d and e `lanes`
+// apart. work: [kPanel + 1, ld]. Reflectors in float are orthogonal to what tau in float allows, however they came
+// about.
+template <class T, class D>
+static void tridiagonalize_one(T* a, int n, int64_t ld, D* d, D* e, int lanes, T* tau, T* work) {
     using V = Vec<T>;
     constexpr int L = kLanes<T>;
     const int64_t end = squared<T>(n);
@@ -224,7 +238,7 @@ static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T
             }
             store(v + j, x - y);
         }
-        d[k * lanes] = v[k];
+        d[k * lanes] = static_cast<D>(v[k]);
         if (k == n - 1) break;
         const T alpha = v[k + 1];
         for (int64_t j = from; j <= k + 1; ++j) v[j] = 0;
@@ -232,7 +246,7 @@ static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T
         const T norm = static_cast<T>(__builtin_sqrt(static_cast<double>(alpha * alpha + rest)));
         const T beta = alpha < 0 ? norm : -norm;
         const bool none = rest < kNoSquare<T>;
-        e[k * lanes] = none ? alpha : beta;
+        e[k * lanes] = static_cast<D>(none ? alpha : beta);
         tau[k] = none ? 0 : (beta - alpha) / beta;
         const T scale = none ? 0 : 1 / (alpha - beta);
         for (int64_t j = next; j < end; j += L) {
@@ -240,6 +254,7 @@ static void tridiagonalize_one(T* a, int n, int64_t ld, T* d, T* e, int lanes, T
             store(p + j, V{});
         }
         v[k + 1] = 1;
+        if (sizeof(T) == 4 && !none) tau[k] = static_cast<T>(2 / sum_of_squares(v + next, end - next));
         for (int64_t j = k + 1; j < end; ++j) row[j] = v[j];
         for (int64_t i = (k + 1) / kBlock<T> * kBlock<T>; i < end; i += kBlock<T>) multiply_block(a, ld, end, i, v, p);
         T by_v[kPanel], by_w[kPanel];

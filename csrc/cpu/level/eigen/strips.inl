@@ -13,27 +13,31 @@ static bool few_eigenvalues(int64_t n, int64_t rank) {
     return sizeof(T) == 8 && 4 * rank <= n;
 }
 
-// Solves up to kLanes matrices of any size, one after the other but for their eigenvalues.
-template <class T>
+// Solves up to kLanes matrices of any size, one after the other but for their eigenvalues. R: what the matrices are
+// reduced in; in float, where T is double, vectors are good to float or refused.
+template <class T, class R = T>
 struct StripEigen {
     using V = Vec<T>;
+    static constexpr bool kReducedInT = sizeof(R) == sizeof(T);
     static constexpr int L = kLanes<T>;
     static constexpr int kMaxCluster = 24;
     int n, strips;
     int64_t ld;
-    T *matrices, *taus, *work, *blocks;
+    R *matrices, *taus, *panel, *blocks;  // blocks: of the reflectors
+    T* work;
     V *z, *d, *e, *found, *d_work, *e_work, *rotations, *shifted;  // found: the eigenvalues, unsorted
     T close;                                                       // eigenvalues that are closer belong to one cluster
     int* order;
     float *narrow_a, *narrow_blocks;  // the reflectors; their blocks and factors
     Vec<float>* narrow_z;
 
-    static int64_t ld_of(int64_t n) { return squared<T>(n) + (squared<T>(n) % 64 == 0 ? kSquare<T> : 0); }
+    static int64_t ld_of(int64_t n) { return squared<R>(n) + (squared<R>(n) % 64 == 0 ? kSquare<R> : 0); }
     StripEigen(int size, int group, Arena& arena) : n(size), strips((size + L - 1) / L), ld(ld_of(size)) {
-        matrices = arena.take<T>(group * squared<T>(n) * ld);
-        taus = arena.take<T>(group * ld);
-        work = arena.take<T>((kPanel + 1) * ld);
-        blocks = arena.take<T>(4 * ld);
+        matrices = arena.take<R>(group * squared<R>(n) * ld);
+        taus = arena.take<R>(group * ld);
+        panel = arena.take<R>((kPanel + 1) * ld);
+        blocks = arena.take<R>(4 * ld);
+        work = arena.take<T>(4 * ld);
         z = arena.take<V>(int64_t{strips} * n);
         d = arena.take<V>(n);
         e = arena.take<V>(n);
@@ -44,21 +48,23 @@ struct StripEigen {
         shifted = arena.take<V>(2 * kShiftedVectors<T> * n);
         order = arena.take<int>(n);
         if (sizeof(T) < 8) return;
-        narrow_a = arena.take<float>(n * ld);
-        narrow_blocks = arena.take<float>(5 * ld);
+        if (kReducedInT) {
+            narrow_a = arena.take<float>(n * ld);
+            narrow_blocks = arena.take<float>(5 * ld);
+        }
         narrow_z = arena.take<Vec<float>>(int64_t{2} * n);
     }
     static T size_of(T x) { return x < 0 ? -x : x; }
-    T* matrix(int lane) {
-        return matrices + lane * squared<T>(n) * ld;
+    R* matrix(int lane) {
+        return matrices + lane * squared<R>(n) * ld;
     }  // [squared(n), ld], whole, zeros behind row and column n
-    const T* tau(int lane) const { return taus + lane * ld; }
+    const R* tau(int lane) const { return taus + lane * ld; }
 
     // The eigenvalues of the first `count` matrices, all of them or the `rank` largest.
     void eigenvalues(int count, int rank) {
         for (int lane = 0; lane < count; ++lane)
-            tridiagonalize_one<T>(matrix(lane), n, ld, reinterpret_cast<T*>(d) + lane, reinterpret_cast<T*>(e) + lane,
-                                  L, taus + lane * ld, work);
+            tridiagonalize_one<R>(matrix(lane), n, ld, reinterpret_cast<T*>(d) + lane, reinterpret_cast<T*>(e) + lane,
+                                  L, taus + lane * ld, panel);
         if constexpr (sizeof(T) == 8)
             if (few_eigenvalues<T>(n, rank)) {
                 T *own_d = reinterpret_cast<T*>(d_work), *own_e = own_d + n, *squares = reinterpret_cast<T*>(e_work);
@@ -87,8 +93,9 @@ struct StripEigen {
             descending<T>(reinterpret_cast<const T*>(found) + lane, n, order);
     }
     // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank], whose loss of
-    // orthonormality is at most `loss`, or `narrow`, kLostInFloat: good to float.
-    void vectors(int lane, int rank, T* lambda, double* out, double loss, bool narrow) {
+    // orthonormality is at most `loss`, or `narrow`, kLostInFloat: good to float. False where a matrix that was reduced
+    // in float has to be solved again.
+    bool vectors(int lane, int rank, T* lambda, double* out, double loss, bool narrow) {
         const int last = few_eigenvalues<T>(n, rank) ? rank - 1 : n - 1;
         const T top = size_of(found[order[0]][lane]), bottom = size_of(found[order[last]][lane]);
         const T norm = top > bottom ? top : bottom;
@@ -96,20 +103,25 @@ struct StripEigen {
         T lost = 0;
         bool sound = false;
         if (sizeof(T) == 8 && by_inverse_iteration(lane, rank, lambda)) {
-            block_reflectors<T>(matrix(lane), n, ld, tau(lane), blocks);
+            block_reflectors<R>(matrix(lane), n, ld, tau(lane), blocks);
             if (narrow && rank > L) {
                 reflect_in_float(lane, rank, out);
-                if (judged(rank, out) <= kLostInFloat) return;
+                if (judged(rank, out) <= kLostInFloat) return true;
             }
-            reflect_vectors(lane, rank, out);
-            lost = judged(rank, out);
-            sound = lost <= kLost;
+            if constexpr (kReducedInT) {
+                reflect_vectors(lane, rank, out);
+                lost = judged(rank, out);
+                sound = lost <= kLost;
+            }
         }
-        if (!sound) {
-            solve_by_ql(lane, rank, lambda, out);
-            lost = judged(rank, out);
+        if constexpr (kReducedInT) {
+            if (!sound) {
+                solve_by_ql(lane, rank, lambda, out);
+                lost = judged(rank, out);
+            }
+            if (lost > loss_kept<T>(loss)) straighten(matrix(lane), rank, out);
         }
-        if (lost > loss_kept<T>(loss)) straighten(matrix(lane), rank, out);
+        return kReducedInT;
     }
     // Four rows of `out` from row i in `work`, zeros behind them.
     void take_rows(const double* out, int i, int rank) {
@@ -169,12 +181,23 @@ struct StripEigen {
     // The reflectors in float, on twice as many vectors at once.
     void reflect_in_float(int lane, int rank, double* out) {
         constexpr int NY = 2, LF = kLanes<float>;
-        const T* a = matrix(lane);
-        for (int k = 0; k < n - 2; ++k)
-            for (int64_t j = (k + 1) / LF * LF; j < ld; ++j) narrow_a[k * ld + j] = static_cast<float>(a[k * ld + j]);
-        float* narrow_tau = narrow_blocks + 4 * ld;
-        for (int i = 0; i < 16 * fours_of(n); ++i) narrow_blocks[i] = static_cast<float>(blocks[i]);
-        for (int k = 0; k < n; ++k) narrow_tau[k] = static_cast<float>(tau(lane)[k]);
+        const float *reflectors, *factors, *own_tau;
+        if constexpr (sizeof(R) == 4) {
+            reflectors = matrix(lane);
+            factors = blocks;
+            own_tau = tau(lane);
+        } else {
+            const R* a = matrix(lane);
+            for (int k = 0; k < n - 2; ++k)
+                for (int64_t j = (k + 1) / LF * LF; j < ld; ++j)
+                    narrow_a[k * ld + j] = static_cast<float>(a[k * ld + j]);
+            float* narrow_tau = narrow_blocks + 4 * ld;
+            for (int i = 0; i < 16 * fours_of(n); ++i) narrow_blocks[i] = static_cast<float>(blocks[i]);
+            for (int k = 0; k < n; ++k) narrow_tau[k] = static_cast<float>(tau(lane)[k]);
+            reflectors = narrow_a;
+            factors = narrow_blocks;
+            own_tau = narrow_tau;
+        }
         for (int first = 0; first < rank; first += NY * LF) {
             for (int y = 0; y < NY * LF; y += L) {
                 const bool used = first + y < rank;
@@ -183,7 +206,7 @@ struct StripEigen {
                 for (int64_t i = 0; i < n; ++i)
                     for (int l = 0; l < L; ++l) to[i * LF + l] = used ? static_cast<float>(from[i * L + l]) : 0.0f;
             }
-            reflect_strips<float, NY>(narrow_a, n, ld, narrow_tau, narrow_blocks, narrow_z, n);
+            reflect_strips<float, NY>(reflectors, n, ld, own_tau, factors, narrow_z, n);
             for (int y = 0; y < NY && first + y * LF < rank; ++y) {
                 normalize_lanes<float>(narrow_z + y * n, n);
                 const float* from = reinterpret_cast<const float*>(narrow_z + y * n);
