@@ -140,7 +140,9 @@ struct Level {
     void (*singular_triplets)(const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory);
 
     // factors[n]: [I_n, R_n], or without data where mode n stays.
-    void (*core_contraction)(bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory);
+    // next: the item that will be read after x, or null
+    void (*core_contraction)(bool wide, const Tensor& x, const Tensor* factors, const void* next, void* out,
+                             const ArenaState& memory);
 
     int (*hooi_group)(bool wide, const CpuHooiPlan& plan);
     void (*hooi)(bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);
