@@ -165,14 +165,14 @@ def _decomposed(
     options: HooiOptions,
 ) -> HooiResult:
     modes, start, padding = options
-    dtype = result_dtype(x.dtype, precision)
-    core = _empty(len(x), *rank, dtype=dtype)
-    factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
-    values = [torch.empty(len(x), rank[n], dtype=dtype, device=_CPU) for n in modes]
-    errors = _empty(len(x), n_iter_max or 1, dtype=torch.float64)
-    n_sweeps = torch.empty(len(x), dtype=torch.int64, device=_CPU)
-    converged, finite = (torch.empty(len(x), dtype=torch.bool, device=_CPU) for _ in range(2))
-    if len(x):
+    dtype, batch = result_dtype(x.dtype, precision), x.shape[0]
+    core = _empty(batch, *rank, dtype=dtype)
+    factors = [_empty(batch, x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
+    values = [torch.empty(batch, rank[n], dtype=dtype, device=_CPU) for n in modes]
+    errors = _empty(batch, n_iter_max or 1, dtype=torch.float64)
+    n_sweeps = torch.empty(batch, dtype=torch.int64, device=_CPU)
+    converged, finite = (torch.empty(batch, dtype=torch.bool, device=_CPU) for _ in range(2))
+    if batch:
         _cpu.hooi(
             _array(x),
             list(rank),
