@@ -107,6 +107,10 @@ LARGE = {  # enough of one item for its own work to be divided
         (96, 90, 100),
         lambda cpu, x: cpu.core_contraction(x, [x[:, :, 0, :32].contiguous(), x[:, 0, 0, :, None]], [0, 2]),
     ),
+    "core_contraction, two modes at once": (
+        (600, 30, 60),
+        lambda cpu, x: cpu.core_contraction(x, [x[:, :, 0, :9].contiguous(), x[:, 0, :, :4].contiguous()], [0, 1]),
+    ),
     "mode_gram": ((96, 90, 100), lambda cpu, x: cpu.mode_gram(x, 1)),
     "eigencam": ((200, 30, 40), lambda cpu, x: saliency("eigencam")(cpu, x)[0]),
     "mtsm": ((260, 30, 40), lambda cpu, x: saliency("mtsm")(cpu, x)[0]),

@@ -62,9 +62,11 @@ struct Gathered {
     }
 };
 
+typedef float Four __attribute__((vector_size(16)));
+
 // part += F^T (F q) over rows [c0, c1), rows of NV vectors, held in registers or read twice; `last`: floats of the last
-// vector.
-template <int NV, bool LOOK>
+// vector. ONE: and of one more float.
+template <int NV, bool LOOK, bool ONE>
 static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
                              Gathered* gathered) {
     using V = Vec<float>;
@@ -72,11 +74,12 @@ static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last
     Gathered seen;                                                                       // in registers
     constexpr bool kHeld = NV * 4 * sizeof(V) <= (TSM_VECTOR_BYTES == 64 ? 1024 : 256);  // half of the registers
     V qv[NV], sum[NV] = {};
+    Four more{};  // of the one more
     for (int v = 0; v < NV; ++v) qv[v] = load(q + v * L);
     for (int64_t c = c0; c < c1; c += 4) {
         const FourRows four(f, c, c1);
         const auto at = [&](int r, int v) __attribute__((always_inline)) {
-            return v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
+            return ONE || v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
         };
         V x[4][kHeld ? NV : 1], acc[4] = {};
 #pragma GCC unroll 8
@@ -90,6 +93,15 @@ static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last
             }
         float u[4];
         four.dots(acc, u);
+        if (ONE) {
+            Four ends, dots;
+            for (int r = 0; r < 4; ++r) ends[r] = r < four.valid ? four.row[r][NV * L] : 0;
+            __builtin_memcpy(&dots, u, sizeof u);
+            dots += ends * q[NV * L];
+            more += dots * ends;
+            __builtin_memcpy(u, &dots, sizeof u);
+            for (int r = 0; LOOK && r < four.valid; ++r) seen.see(load_first(four.row[r] + NV * L, 1));
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
             const V ur = splat(u[r]);
@@ -99,6 +111,10 @@ static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last
         }
     }
     for (int v = 0; v < NV; ++v) store(part + v * L, sum[v]);
+    if (ONE) {
+        store(part + NV * L, V{});
+        part[NV * L] = more[0] + more[1] + more[2] + more[3];
+    }
     if (LOOK) *gathered = seen;
 }
 
@@ -137,7 +153,7 @@ static void gram_times_long(const Rows& f, int64_t c0, int64_t c1, int64_t last,
 }
 
 // w = F^T (F q); q and w of padded length, zeros behind. With LOOK, q is all ones and `look` is filled.
-template <int NV, bool LOOK>
+template <int NV, bool LOOK, bool ONE>
 static void gram_times_as(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
     constexpr int L = kLanes<float>;
     const int64_t np = padded<float>(f.length), last = f.length - (np - L);
@@ -148,7 +164,7 @@ static void gram_times_as(const Rows& f, const float* q, float* w, float* part, 
         const int64_t c1 = c0 + kSumRows < f.count ? c0 + kSumRows : f.count;
         Gathered seen;
         if constexpr (NV > 0)
-            gram_times_short<NV, LOOK>(f, c0, c1, last, q, part, &seen);
+            gram_times_short<NV, LOOK, ONE>(f, c0, c1, last, q, part, &seen);
         else
             gram_times_long<LOOK>(f, c0, c1, last, q, part, &seen);
         for (int64_t j = 0; j < np; j += L) store(w + j, load(w + j) + load(part + j));
@@ -161,13 +177,15 @@ static void gram_times_as(const Rows& f, const float* q, float* w, float* part, 
     for (int l = 0; l < L; ++l) look->signed_values |= least[l] < 0;
 }
 
-template <int NV>
+template <int NV, bool ONE = false>
 static void gram_times_rows(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
-    look ? gram_times_as<NV, true>(f, q, w, part, look) : gram_times_as<NV, false>(f, q, w, part, look);
+    look ? gram_times_as<NV, true, ONE>(f, q, w, part, look) : gram_times_as<NV, false, ONE>(f, q, w, part, look);
 }
 
 static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
-    switch ((f.length + kLanes<float> - 1) / kLanes<float>) {
+    constexpr int L = kLanes<float>;
+    if (f.length == 49 && L > 4) return gram_times_rows<48 / L, true>(f, q, w, part, look);  // maps of 7x7
+    switch ((f.length + L - 1) / L) {
         case 1:
             return gram_times_rows<1>(f, q, w, part, look);
         case 2:
@@ -402,7 +420,7 @@ struct Lanczos {
             float* q = basis[k - 1] = arena.take<float>(np);
             for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / t.beta[k - 2]);
             Rows now = f;
-            if (k <= 3) now.fetch(after + (k - 2) * after_bytes / 2, after_bytes / 2);  // one half, then the other
+            if (k <= 4) now.fetch(after + (k - 2) * after_bytes / 3, after_bytes / 3);  // a third each
             gram_times(now, q, w, part, nullptr);
         }
         if (center) center_vector(w);
