@@ -1,4 +1,4 @@
-// What parallel_chunks promises, as a program: exit code 0 where it holds. Built and run by test_threads.py.
+// What parallel_chunks promises, as a program: exit code 0 where it holds. Built and run by test_cpu_threads.py.
 #include "cpu/threads.h"
 
 #include <sys/wait.h>

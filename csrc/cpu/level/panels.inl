@@ -15,7 +15,8 @@ struct Adjust {
     double gain = 1;  // another one, for what is left after the mean
 };
 
-// to[r * ld + j] = from[j * step + r] * factor for r < run and j < n: `run` fibres that lie side by side.
+// to[r * ld + j] = from[j * step + r] * factor for r < run and j < n: `run` fibres that lie side by side. Where ld has
+// room, whole vectors of a row are filled up with zeros.
 template <class T, class S, class Wide>
 static inline void pack_side_by_side(const S* from, int64_t step, int64_t n, int64_t run, Wide factor, T* to,
                                      int64_t ld) {
@@ -25,12 +26,13 @@ static inline void pack_side_by_side(const S* from, int64_t step, int64_t n, int
             for (int64_t r = r0; r < r1; ++r)
                 to[r * ld + j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step + r])) * factor);
     };
-    const int64_t rows = run / L * L, columns = n / L * L;
+    const int64_t rows = run / L * L, columns = ld >= padded<T>(n) ? padded<T>(n) : n / L * L;
     for (int64_t r = 0; r < rows; r += L) {
         for (int64_t j = 0; j < columns; j += L) {
-            Vec<T> v[L];
+            Vec<T> v[L] = {};
 #pragma GCC unroll 16
             for (int i = 0; i < L; ++i) {
+                if (j + i >= n) continue;
                 const S* at = from + (j + i) * step + r;
                 __builtin_prefetch(at + L, 0, 2);
                 for (int l = 0; l < L; ++l) v[i][l] = static_cast<T>(static_cast<Wide>(to_float(at[l])) * factor);
@@ -42,6 +44,8 @@ static inline void pack_side_by_side(const S* from, int64_t step, int64_t n, int
         by_one(r, r + L, columns, n);
     }
     by_one(rows, run, 0, n);
+    for (int64_t r = rows; r < run; ++r)
+        for (int64_t j = n; j < columns; ++j) to[r * ld + j] = 0;
 }
 
 // One fibre, its elements `step` apart.
@@ -61,7 +65,17 @@ static inline void pack_row(const S* from, int64_t step, int64_t n, Wide factor,
         for (; j < n; ++j) to[j] = static_cast<T>(static_cast<Wide>(to_float(from[j * step])) * factor);
 }
 
-// The same for T side by side, with zeros behind them up to a whole vector.
+// The same for every second T, or for T side by side, with zeros behind them up to a whole vector.
+template <class T>
+static inline void pack_every_second(const T* from, int64_t n, T factor, T* to) {
+    constexpr int L = kLanes<T>;
+    for (int64_t j = 0; j < n; j += L, from += 2 * L) {
+        const int64_t left = 2 * (n - j) - 1;
+        const Vec<T> low = left < L ? load_first(from, left) : load(from);
+        const Vec<T> high = left < 2 * L ? load_first(from + L, left > L ? left - L : 0) : load(from + L);
+        store(to + j, even_lanes<T>(low, high) * factor);
+    }
+}
 template <class T>
 static inline void pack_whole_row(const T* from, int64_t n, T factor, T* to) {
     constexpr int L = kLanes<T>;
@@ -95,14 +109,18 @@ static void pack_fibres(const Fibres& f, double scale, int64_t k0, int64_t kc, T
         const S* from = data + offset;
         T* to = out + k * ld;
         int64_t filled = f.n;
-        if (kIsSame<T, S> && f.step == 1 && ld >= padded<T>(f.n)) {
+        if (kIsSame<T, S> && (f.step == 1 || f.step == 2) && ld >= padded<T>(f.n)) {
             filled = padded<T>(f.n);
-            for (int64_t r = 0; r < run; ++r)
-                pack_whole_row(reinterpret_cast<const T*>(from) + r * gap, f.n, static_cast<T>(factor), to + r * ld);
+            const T* typed = reinterpret_cast<const T*>(from);
+            const T by = static_cast<T>(factor);
+            for (int64_t r = 0; r < run; ++r, typed += gap)
+                f.step == 1 ? pack_whole_row(typed, f.n, by, to + r * ld)
+                            : pack_every_second(typed, f.n, by, to + r * ld);
         } else if (f.step == 1 || gap != 1) {
             for (int64_t r = 0; r < run; ++r) pack_row<T, S, Wide>(from + r * gap, f.step, f.n, factor, to + r * ld);
         } else {
             pack_side_by_side<T, S, Wide>(from, f.step, f.n, run, factor, to, ld);
+            if (ld >= padded<T>(f.n)) filled = padded<T>(f.n);
         }
         for (int64_t r = 0; r < run; ++r)
             for (int64_t j = filled; j < ld; ++j) to[r * ld + j] = 0;
