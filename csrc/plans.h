@@ -110,7 +110,7 @@ struct HooiOutput {
     Output factors[kMaxOrder];          // [B, I_n, R_n], but for the modes that are kept
     Output singular_values[kMaxOrder];  // [B, R_n], for the same modes
     Output responses;                   // X_(big)^T A_big [B, S, R_big], by the CUDA backend; data may be null
-    double* errors;                     // [B, n_iter_max]; NaN on entry of the CPU backend
+    double* errors;                     // [B, n_iter_max]; NaN after an item's last sweep
     int64_t* n_sweeps;                  // [B]
     bool* converged;                    // [B]
     bool* finite;                       // [B]

@@ -11,6 +11,7 @@ combinations: dict[str, int]
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def guard_workspaces(on: bool) -> None: ...
+def share_all_work(on: bool) -> None: ...
 def prefer_large_pages(address: int, bytes: int) -> None: ...
 def mode_gram(x: _Array, mode: int, *, center: bool, wide: bool, out: int, wide_out: bool, threads: int) -> None: ...
 def truncated_svd(
@@ -71,29 +72,31 @@ def saliency(
     wide_out: bool,
     threads: int,
 ) -> None: ...
-def finished_maps(
-    x: _Array,
-    method: int,
-    rank: Sequence[int],
-    center: bool,
-    absolute: bool,
-    sign: int,
-    relu: bool,
-    n_iter_max: int,
-    tol: float,
-    refine: bool,
-    guard: bool,
-    wide: bool,
-    maps: int,
-    out: int,  # may be that of the maps
-    rows: int,
-    columns: int,
-    normalize: bool,
-    ordinary: tuple[float, float, float, float],  # smallest and largest peak, noise, faint
-    wide_out: bool,
-    threads: int,
-    /,
-) -> list[bool]: ...  # whether each item is finite; empty where `out` holds finished maps
+
+class FinishedMaps:
+    def __init__(
+        self,
+        method: int,
+        shape: Sequence[int],
+        rank: Sequence[int],
+        *,
+        center: bool,
+        absolute: bool,
+        sign: int,
+        relu: bool,
+        n_iter_max: int,
+        tol: float,
+        refine: bool,
+        guard: bool,
+        wide: bool,
+        rows: int,
+        columns: int,
+        normalize: bool,
+        ordinary: tuple[float, float, float, float],
+        wide_out: bool,
+    ) -> None: ...
+    def __call__(self, x: _Array, maps: int, out: int, threads: int, /) -> list[bool] | None: ...
+
 def finish(
     maps: int,
     out: int,
@@ -117,6 +120,7 @@ def are_ordinary(
     largest: float,
     faint: float,
     noise: float,
+    nan: bool,
     wide: bool,
     threads: int,
 ) -> bool: ...

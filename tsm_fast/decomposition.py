@@ -260,7 +260,7 @@ def _tucker(
     captured = is_captured(x)
     result = hooi(n_iter_max=limit) if captured else _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
-    most = limit if captured else int(result.n_sweeps.max()) if len(x) else 0
+    most = limit if captured else int(result.n_sweeps.max()) if x.shape[0] else 0
     errors = result.errors[:, :most].contiguous()
     return result.core, errors, result.n_sweeps, result.converged, *result.factors, *result.singular_values
 

@@ -198,8 +198,12 @@ def _in_range(product: Tensor, module: Backend, x: Tensor, factors: Sequence[Ten
     from x and factors of magnitude about 1.
     """
     limits = torch.finfo(product.dtype)
+    least, most = limits.tiny / limits.eps, limits.max
+    quick: Any = getattr(module, "are_in_range", None)  # of the compiled steps on the CPU, by their own threads
+    if quick is not None and quick(product, least, most):
+        return product
     peak = peaks(product)
-    lost = (~((peak >= limits.tiny / limits.eps) & (peak <= limits.max))).nonzero().flatten()
+    lost = (~((peak >= least) & (peak <= most))).nonzero().flatten()
     sources = [source.detach()[lost] for source in (x, *factors)]
     usable = torch.stack([peaks(source) for source in sources]).isfinite().all(0)
     if not usable.any():

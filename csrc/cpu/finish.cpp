@@ -19,23 +19,21 @@ void finish(const void* maps, int64_t batch, FinishPlan plan, const Output& out,
     plan.resize = plan.height != plan.rows || plan.width != plan.columns;
     const int64_t from = plan.height * plan.width, to = plan.rows * plan.columns, bytes = out.wide ? 8 : 4;
     const int64_t group = to < 4096 ? 4096 / to : 1;
-    parallel_chunks(batch, balanced_chunk(batch, group, threads), threads,
-                    [&](int64_t first, int64_t last, const ArenaState& memory) {
-                        for (int64_t b = first; b < last; ++b)
-                            level().finish(out.wide, plan, static_cast<const char*>(maps) + b * from * bytes,
-                                           out.at(b * to), memory);
-                    });
+    const double work = 8.0 * static_cast<double>(to);
+    parallel_chunks(batch, group, work, threads, [&](int64_t first, int64_t last, const ArenaState& memory) {
+        for (int64_t b = first; b < last; ++b)
+            level().finish(out.wide, plan, static_cast<const char*>(maps) + b * from * bytes, out.at(b * to), memory);
+    });
 }
 
 bool are_ordinary(const void* maps, bool wide, int64_t batch, const OrdinaryMaps& plan, int threads) {
     const int64_t bytes = plan.size * (wide ? 8 : 4), group = plan.size < 65536 ? 65536 / plan.size : 1;
     std::atomic<bool> all{true};
-    parallel_chunks(batch, balanced_chunk(batch, group, threads), threads,
-                    [&](int64_t first, int64_t last, const ArenaState&) {
-                        for (int64_t b = first; b < last && all; ++b)
-                            if (!level().is_ordinary(wide, plan, static_cast<const char*>(maps) + b * bytes))
-                                all = false;
-                    });
+    const double work = 2.0 * static_cast<double>(plan.size);
+    parallel_chunks(batch, group, work, threads, [&](int64_t first, int64_t last, const ArenaState&) {
+        for (int64_t b = first; b < last && all; ++b)
+            if (!level().is_ordinary(wide, plan, static_cast<const char*>(maps) + b * bytes)) all = false;
+    });
     return all;
 }
 

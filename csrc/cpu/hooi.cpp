@@ -1,7 +1,14 @@
+#include <algorithm>
+#include <cmath>
+
 #include "cpu/steps.h"
 #include "cpu/threads.h"
 
 namespace tsm {
+
+double hooi_work(const HooiPlan& plan) {
+    return 4e5 + (plan.big >= 0 ? 40 : 150) * static_cast<double>(plan.elements());
+}
 
 void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& start, const HooiOutput& out,
           int threads) {
@@ -10,7 +17,7 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& st
     const int64_t core = plan.core_size();
     const int64_t big = plan.big < 0 ? 0 : plan.shape[plan.big] * plan.rank[plan.big];
     const int group = level().hooi_group(wide, plan);
-    parallel_chunks(x.batch, balanced_chunk(x.batch, group, threads), threads,
+    parallel_chunks(x.batch, group, hooi_work(plan), threads,
                     [&](int64_t first, int64_t last, const ArenaState& memory) {
                         HooiItem items[kMostItems];
                         const int count = static_cast<int>(last - first);
@@ -40,8 +47,9 @@ void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& st
                                 else
                                     out.factors[m].put(b * size, static_cast<float*>(item.big_factor), size);
                             }
-                            for (int i = 0; i < item.n_sweeps; ++i)
-                                out.errors[b * plan.n_iter_max + i] = item.errors[i];
+                            double* errors = out.errors + b * plan.n_iter_max;
+                            std::copy_n(item.errors, item.n_sweeps, errors);
+                            std::fill(errors + item.n_sweeps, errors + plan.n_iter_max, std::nan(""));
                             out.n_sweeps[b] = item.n_sweeps;
                             out.converged[b] = item.converged;
                             out.finite[b] = item.finite;

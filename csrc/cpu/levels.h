@@ -62,11 +62,12 @@ struct TripletsItem {
     bool finite = true;
 };
 
-// What is tried of maps before they are finished.
+// What is tried of maps before they are finished, and of products.
 struct OrdinaryMaps {
     int64_t size;              // entries of a map
     double smallest, largest;  // of the largest magnitude
     double faint, noise;       // shares of the largest magnitude between which a spread is too little
+    bool nan;                  // whether NaN is
 };
 
 struct SaliencyPlan {
@@ -139,7 +140,9 @@ struct Level {
     void (*singular_triplets)(const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory);
 
     // factors[n]: [I_n, R_n], or without data where mode n stays.
-    void (*core_contraction)(bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory);
+    // next: the item that will be read after x, or null
+    void (*core_contraction)(bool wide, const Tensor& x, const Tensor* factors, const void* next, void* out,
+                             const ArenaState& memory);
 
     int (*hooi_group)(bool wide, const CpuHooiPlan& plan);
     void (*hooi)(bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory);

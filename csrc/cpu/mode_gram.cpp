@@ -6,7 +6,8 @@ namespace tsm {
 
 void mode_gram(const TensorBatch& x, int mode, bool center, bool wide, const Output& out, int threads) {
     const int64_t n = x.first.shape[mode], size = n * n;
-    parallel_chunks(x.batch, 1, threads, [&](int64_t first, int64_t last, const ArenaState& memory) {
+    const double work = static_cast<double>(x.first.size()) * static_cast<double>(n) / 2;
+    parallel_chunks(x.batch, 1, work, threads, [&](int64_t first, int64_t last, const ArenaState& memory) {
         Arena arena(memory);
         auto* g = arena.take<double>(size);
         for (int64_t b = first; b < last; ++b) {

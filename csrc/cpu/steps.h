@@ -22,6 +22,8 @@ void core_contraction(const TensorBatch& x, const TensorBatch* factors, const Ou
 
 void hooi(const TensorBatch& x, CpuHooiPlan plan, bool wide, const HooiStart& start, const HooiOutput& out,
           int threads);
+// Of an item, as parallel_chunks takes it.
+double hooi_work(const HooiPlan& plan);
 
 // maps: [B, H, W]; finite: [B]
 void saliency(const TensorBatch& x, SaliencyPlan plan, bool wide, const Output& maps, bool* finite, int threads);

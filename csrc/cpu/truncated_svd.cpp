@@ -87,12 +87,12 @@ void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, con
     // The root of a small eigenvalue would show what it lost.
     const bool in_float = !roots && !values.wide && !vectors.wide && rank == n;
     const int group = level().truncated_svd_group(wide, n, in_float);
-    parallel_chunks(gram.batch, balanced_chunk(gram.batch, group, threads), threads,
-                    [&](int64_t first, int64_t last, const ArenaState& memory) {
-                        Group items(gram, first, rank, roots, values, vectors);
-                        level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank,
-                                              !vectors.wide, in_float, memory);
-                    });
+    const double work = 4 * (25 + static_cast<double>(n)) * static_cast<double>(n * n);
+    parallel_chunks(gram.batch, group, work, threads, [&](int64_t first, int64_t last, const ArenaState& memory) {
+        Group items(gram, first, rank, roots, values, vectors);
+        level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank, !vectors.wide,
+                              in_float, memory);
+    });
 }
 
 }  // namespace tsm

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .choice import needs_grad
 from .memory import is_mapped, is_recorded, is_transforming
 
 Compute = Callable[..., Sequence[Tensor]]
@@ -110,6 +111,9 @@ def operator(name: str, options: str, like: Compute) -> Callable[[Compute], Call
                 raise NotImplementedError(f"{name} has no forward derivatives (jvp) {where}")
 
         def differentiable(tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
+            if not is_transforming() and not any(map(needs_grad, tensors)):
+                with torch._C._AutoDispatchBelowAutograd():
+                    return forward(tensors, *options)
             with _transforms():
                 return list(Forward.apply(options, *tensors))
 

@@ -151,26 +151,35 @@ static inline void product_columns(int64_t rows, int64_t depth, const T* p, int6
     }
 }
 
-// Where q is larger than what stays in the second cache it is read once, block after block, and c is added to. Columns
-// that would fill little of a vector stand in vectors of rows instead, where p lies so.
+// Bytes of what is read once in a product, that the tiles find again in a near cache while the next are fetched.
+constexpr int64_t kReadBlock = 512 * TSM_VECTOR_BYTES;
+
+// Columns that would fill little of a vector stand in vectors of rows instead, where p lies so.
+template <class T, bool ALONG>
+static void product_part(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q, int64_t ldq,
+                         T* c, int64_t ldc, bool more, Ahead ahead) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t few = columns % L * ((rows + L - 1) / L), alone = !ALONG && few < rows ? columns % L : 0;
+    int64_t n = columns - alone;
+    if (n > 0) product_block<T, ALONG>(rows, n, depth, p, ldp, q, ldq, c, ldc, more, ahead);
+    for (; n + 4 <= columns; n += 4) product_columns<T, 4>(rows, depth, p, ldp, q + n, ldq, c + n, ldc, more);
+    for (; n < columns; ++n) product_columns<T, 1>(rows, depth, p, ldp, q + n, ldq, c + n, ldc, more);
+}
+
+// Where q is larger than what stays in the second cache it is read once, block after block, and c is added to.
 template <class T, bool ALONG>
 static void product_by_tiles(int64_t rows, int64_t columns, int64_t depth, const T* p, int64_t ldp, const T* q,
                              int64_t ldq, T* c, int64_t ldc) {
-    constexpr int64_t kBlock = 128 << 10, L = kLanes<T>;
     const auto row = static_cast<int64_t>(sizeof(T)) * ldq;
-    int64_t block = kBlock / row > 8 ? kBlock / row : 8;
+    int64_t block = kReadBlock / row > 16 ? kReadBlock / row : 16;
     if (depth <= 2 * block) block = depth;
-    const int64_t few = columns % L * ((rows + L - 1) / L), alone = !ALONG && few < rows ? columns % L : 0;
     const char* end = reinterpret_cast<const char*>(q + (depth - 1) * ldq + columns);
     for (int64_t k = 0; k < depth; k += block) {
         const int64_t kc = depth - k < block ? depth - k : block;
         const char* next = reinterpret_cast<const char*>(q + kc * ldq);
         const char* last = next + block * row < end ? next + block * row : end;
         const Ahead ahead = next < end ? Ahead{next, last} : Ahead{nullptr, nullptr};
-        if (alone < columns) product_block<T, ALONG>(rows, columns - alone, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
-        int64_t n = columns - alone;
-        for (; n + 4 <= columns; n += 4) product_columns<T, 4>(rows, kc, p, ldp, q + n, ldq, c + n, ldc, k > 0);
-        for (; n < columns; ++n) product_columns<T, 1>(rows, kc, p, ldp, q + n, ldq, c + n, ldc, k > 0);
+        product_part<T, ALONG>(rows, columns, kc, p, ldp, q, ldq, c, ldc, k > 0, ahead);
         p += kc * (ALONG ? 1 : ldp);
         q += kc * ldq;
     }
@@ -391,6 +400,128 @@ static void multiply_columns(const Tensor& matrix, double scale, const A* a, int
     }
 }
 
+// y[n][r] = sum_k a[k][r] x[n][k] for N matrices x [depth, columns] one behind another, rows of NV vectors, and MR
+// columns of a [depth, rank].
+template <class T, int N, int NV, int MR>
+static inline void short_tile(const T* x, int64_t depth, int64_t columns, const T* a, int64_t rank, T* y,
+                              Ahead& ahead) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[MR][N * NV] = {};
+    const int64_t size = depth * columns, last = columns - (NV - 1) * L;
+    for (int64_t k = 0; k < depth; ++k, x += columns, a += rank) {
+        for (int v = 0; v < N * NV; ++v) __builtin_prefetch(ahead.take(1, x), 0, 2);
+        Vec<T> row[N * NV];
+        for (int v = 0; v < N * NV; ++v) {
+            const T* at = x + v / NV * size + v % NV * L;
+            row[v] = v % NV < NV - 1 ? load(at) : load_first(at, last);
+        }
+        for (int r = 0; r < MR; ++r) {
+            const Vec<T> factor = splat(a[r]);
+            for (int v = 0; v < N * NV; ++v) acc[r][v] += row[v] * factor;
+        }
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < N * NV; ++v)
+#pragma GCC unroll 4
+        for (int r = 0; r < MR; ++r) {
+            T* to = y + (v / NV * rank + r) * columns + v % NV * L;
+            v % NV < NV - 1 ? store(to, acc[r][v]) : store_first(to, acc[r][v], last);
+        }
+}
+template <class T, int N, int NV>
+static inline void short_product(const T* x, int64_t depth, int64_t columns, const T* a, int64_t rank, T* y,
+                                 Ahead& ahead) {
+    int64_t r = 0;
+    for (; r + 4 <= rank; r += 4) short_tile<T, N, NV, 4>(x, depth, columns, a + r, rank, y + r * columns, ahead);
+    if (r + 2 <= rank) {
+        short_tile<T, N, NV, 2>(x, depth, columns, a + r, rank, y + r * columns, ahead);
+        r += 2;
+    }
+    if (r < rank) short_tile<T, N, NV, 1>(x, depth, columns, a + r, rank, y + r * columns, ahead);
+}
+// mode_product for rows of one or two vectors.
+template <class T>
+static void short_products(const T* x, int64_t outer, int64_t size, int64_t inner, const T* a, int64_t rank, T* y,
+                           Ahead ahead) {
+    const bool pairs = inner <= kLanes<T>;
+    int64_t o = 0;
+    for (; pairs && o + 2 <= outer; o += 2)
+        short_product<T, 2, 1>(x + o * size * inner, size, inner, a, rank, y + o * rank * inner, ahead);
+    for (; o < outer; ++o) {
+        const T* from = x + o * size * inner;
+        T* to = y + o * rank * inner;
+        pairs ? short_product<T, 1, 1>(from, size, inner, a, rank, to, ahead)
+              : short_product<T, 1, 2>(from, size, inner, a, rank, to, ahead);
+    }
+}
+
+// Which mode to contract together with the first one, entry by entry of that: where this takes fewer products of
+// vectors than the whole item does with the first factor. 0: the first alone; -1: it does not shrink most.
+template <class T>
+static int mode_beside_first(int order, const int64_t* shape, const T* const* factors, const int64_t* rank) {
+    for (int i = 0; i < order; ++i)
+        if (!factors[0] || (factors[i] && rank[i] * shape[0] < rank[0] * shape[i])) return -1;
+    if (order == 1) return -1;
+    const auto vectors = [](int64_t n) { return padded<T>(n) / kLanes<T>; };
+    int64_t size = 1, outer = 1;
+    for (int i = 1; i < order; ++i) size *= shape[i];
+    int best = 0;
+    int64_t least = rank[0] * vectors(size), inner = size;
+    for (int i = 1; i + 1 < order; ++i, outer *= shape[i - 1]) {
+        inner /= shape[i];
+        if (!factors[i]) continue;
+        const int64_t products =
+            outer * shape[i] * rank[i] * vectors(inner) + rank[0] * vectors(outer * rank[i] * inner);
+        if (4 * products > 3 * least) continue;
+        least = products;
+        best = i;
+    }
+    return best;
+}
+// y [rank_0, .., rank_mode, ..] = x contracted in both, or in the first alone where `mode` is 0: in one pass over x by
+// blocks of its first mode. next: what is read after it, or null.
+template <class T>
+static void contract_first(const T* x, int order, const int64_t* shape, int mode, const T* const* factors,
+                           const int64_t* rank, const void* next, T* y, Arena arena) {
+    constexpr int64_t kLeast = 256 << 10;  // entries of a part
+    int64_t outer = 1, inner = 1;
+    for (int i = 1; i < mode; ++i) outer *= shape[i];
+    for (int i = mode + 1; i < order; ++i) inner *= shape[i];
+    const int64_t depth = mode > 0 ? shape[mode] : 1, size = outer * depth * inner,
+                  left = mode > 0 ? outer * rank[mode] * inner : size, row = size * static_cast<int64_t>(sizeof(T));
+    const int64_t block = kReadBlock / row > 16 ? kReadBlock / row : 16, blocks = (shape[0] + block - 1) / block;
+    // By its size alone, so that threads change no sum.
+    const int64_t by_size = mode > 0 ? shape[0] * size / kLeast : 1, by_sums = shape[0] / (8 * rank[0]),
+                  most = by_size < by_sums ? by_size : by_sums,
+                  parts = most < 1   ? 1
+                          : most < 8 ? most
+                                     : 8,
+                  sums = rank[0] * left;
+    T* more = arena.take<T>((parts - 1) * sums);
+    in_parts(arena, parts, [&](int64_t n, const ArenaState& memory) {
+        Arena own(memory);
+        T* part = mode > 0 ? own.take<T>(block * left) : nullptr;
+        T* to = n > 0 ? more + (n - 1) * sums : y;
+        const int64_t first = blocks * n / parts * block, end = blocks * (n + 1) / parts * block;
+        for (int64_t k = first; k < end && k < shape[0]; k += block) {
+            const int64_t count = shape[0] - k < block ? shape[0] - k : block, after = shape[0] - k - count;
+            const T* from = x + k * size;
+            const char* soon =
+                after > 0 ? reinterpret_cast<const char*>(from + count * size) : static_cast<const char*>(next);
+            const Ahead none{nullptr, nullptr},
+                ahead = soon ? Ahead{soon, soon + (after > 0 && after < block ? after : block) * row} : none;
+            const bool rows_are_short = inner <= 2 * kLanes<T>;
+            if (mode > 0 && rows_are_short)
+                short_products<T>(from, count * outer, depth, inner, factors[mode], rank[mode], part, ahead);
+            else if (mode > 0)
+                mode_product<T>(from, count * outer, depth, inner, factors[mode], rank[mode], part);
+            product_part<T, false>(rank[0], left, count, factors[0] + k * rank[0], rank[0], mode > 0 ? part : from,
+                                   left, to, left, k > first, mode > 0 && rows_are_short ? none : ahead);
+        }
+    });
+    for (int64_t i = 0; i < (parts - 1) * sums; ++i) y[i % sums] += more[i];
+}
+
 // The item as contiguous T: its own memory, or a copy.
 template <class T>
 static const T* as_dense(const Tensor& x, Arena& arena) {
@@ -400,9 +531,9 @@ static const T* as_dense(const Tensor& x, Arena& arena) {
     return copy;
 }
 
-// factors[n]: [I_n, R_n], or without data where mode n stays.
+// factors[n]: [I_n, R_n], or without data where mode n stays. next: an item that will be read after x, or null.
 template <class T>
-static void core_contraction_as(const Tensor& x, const Tensor* factors, void* out, Arena arena) {
+static void core_contraction_as(const Tensor& x, const Tensor* factors, const void* next, void* out, Arena arena) {
     const T* dense = as_dense<T>(x, arena);
     const T* typed[kMaxOrder];
     int64_t rank[kMaxOrder], size = 1, largest = 1;  // of what lies between X and the result, in whatever order
@@ -414,7 +545,18 @@ static void core_contraction_as(const Tensor& x, const Tensor* factors, void* ou
     }
     T* spare[2];
     for (auto& buffer : spare) buffer = arena.take<T>(largest);
-    const T* y = multi_mode_product<T>(arena, dense, x.order, x.shape, typed, rank, spare);
+    int64_t shape[kMaxOrder];
+    for (int i = 0; i < x.order; ++i) shape[i] = x.shape[i];
+    const int mode = mode_beside_first<T>(x.order, shape, typed, rank);
+    if (mode > 0 || (mode == 0 && arena.threads == 1)) {
+        T* made = arena.take<T>(largest);
+        contract_first<T>(dense, x.order, shape, mode, typed, rank, next, made, arena);
+        dense = made;
+        typed[0] = typed[mode] = nullptr;
+        shape[0] = rank[0];
+        shape[mode] = rank[mode];
+    }
+    const T* y = multi_mode_product<T>(arena, dense, x.order, shape, typed, rank, spare);
     __builtin_memcpy(out, y, static_cast<size_t>(size) * sizeof(T));
 }
 

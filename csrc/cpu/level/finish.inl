@@ -71,7 +71,7 @@ static void finish_item(const FinishPlan& p, const T* map, T* out, Arena arena) 
 }
 
 // Whether a map is as `finish` wants it: its largest entry in range, and its spread either plain to see beside that or
-// no more than noise. One that holds NaN is.
+// no more than noise.
 template <class T>
 static bool is_ordinary(const OrdinaryMaps& p, const T* map) {
     constexpr int L = kLanes<T>;
@@ -98,7 +98,7 @@ static bool is_ordinary(const OrdinaryMaps& p, const T* map) {
         highest = map[i] > highest ? map[i] : highest;
         is_nan = is_nan || map[i] != map[i];
     }
-    if (is_nan) return true;
+    if (is_nan) return p.nan;
     const T spread = highest - lowest, largest = highest > -lowest ? highest : -lowest;
     const bool faint = spread < p.faint * largest && spread > p.noise * largest;
     return largest >= p.smallest && largest <= p.largest && !faint;

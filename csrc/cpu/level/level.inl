@@ -27,8 +27,8 @@ const Level kLevel = {
     [](const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory) {
         triplets_items(plan, items, count, Arena(memory));
     },
-    [](bool wide, const Tensor& x, const Tensor* factors, void* out, const ArenaState& memory) {
-        TSM_BOTH(core_contraction_as)(x, factors, out, Arena(memory));
+    [](bool wide, const Tensor& x, const Tensor* factors, const void* next, void* out, const ArenaState& memory) {
+        TSM_BOTH(core_contraction_as)(x, factors, next, out, Arena(memory));
     },
     [](bool wide, const CpuHooiPlan& plan) { return TSM_BOTH(hooi_group_size)(plan); },
     [](bool wide, const CpuHooiPlan& plan, HooiItem* items, int count, const ArenaState& memory) {

@@ -162,6 +162,24 @@ static void gram_item(const Fibres& f, const Adjust& how, double* g, Arena arena
     mirror_gram<T>(sums, n, ldg, g);
 }
 
+// The same of fibres less their means, from that of the fibres themselves; false, with g as it was, where the means are
+// so large a part of it that what is left would lose digits.
+static bool center_gram(double* g, int64_t n, Arena scratch) {
+    double* mean = scratch.take<double>(n);
+    double trace = 0, total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        double sum = 0;
+        for (int64_t j = 0; j < n; ++j) sum += g[i * n + j];
+        mean[i] = sum / static_cast<double>(n);
+        total += mean[i];
+        trace += g[i * n + i];
+    }
+    if (!(trace - total > trace / 4)) return false;
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < n; ++j) g[i * n + j] -= mean[i] + mean[j] - total / static_cast<double>(n);
+    return true;
+}
+
 // means[(k / period) * n + j]: element j of fibre k times `scale`, averaged over the `period` fibres that differ in the
 // last mode; of equal elements it is exactly their value.
 static void last_mode_means(const Fibres& f, int64_t period, double scale, double* means, Arena scratch) {

@@ -264,7 +264,10 @@ struct SaliencyGroup {
     // The Gram matrix of item k; returns its trace.
     double gather(int k) {
         if (means[k]) last_mode_means(positions(k), s, scale[k], means[k], arena);
-        gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
+        const bool afterwards = sizeof(T) == 4 && plan.single() && plan.center && by_position && scale[k] == 1;
+        if (afterwards) gram_item<T>(channels(k), Adjust{false, nullptr, 1, 1}, gram[k], arena);
+        if (!afterwards || !center_gram(gram[k], n, arena))
+            gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
         double trace = 0;
         for (int64_t i = 0; i < n; ++i) trace += gram[k][i * n + i];
         return trace;

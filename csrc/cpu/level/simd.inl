@@ -72,6 +72,14 @@ inline Vec<double> splat<double>(double x) {
 }
 #endif
 
+// Keeps v in a register, where a compiler would rather load it again at every use.
+template <class V>
+static inline __attribute__((always_inline)) void hold([[maybe_unused]] V& v) {
+#if defined(__AVX2__)
+    __asm__("" : "+v"(v));
+#endif
+}
+
 // The first k of kLanes elements, zeros behind them; reads nothing beyond.
 template <class T>
 static inline Vec<T> load_first(const T* p, int64_t k) {

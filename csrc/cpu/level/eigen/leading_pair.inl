@@ -2,12 +2,14 @@
 // (u = F q, w = F^T u), in float. The pair is handed out only with a proof that it is the leading one.
 #pragma once
 #include "cpu/arena.h"
+#include "cpu/level/eigen/rest_bound.inl"
 #include "cpu/level/simd.inl"
 
 namespace tsm::TSM_LEVEL {
 namespace {
 
 constexpr int kMaxSteps = 40;
+constexpr double kLeastGap = 0.03;           // of the first value: nearer ones are left to the full solver
 constexpr int64_t kSumRows = 256;            // rows whose float sums are kept apart, for their digits
 constexpr int64_t kFetchAhead = 24 << 10;    // bytes
 constexpr int64_t kFetchedItem = 448 << 10;  // bytes; the next item is fetched where two fit a second-level cache
@@ -60,9 +62,11 @@ struct Gathered {
     }
 };
 
+typedef float Four __attribute__((vector_size(16)));
+
 // part += F^T (F q) over rows [c0, c1), rows of NV vectors, held in registers or read twice; `last`: floats of the last
-// vector.
-template <int NV, bool LOOK>
+// vector. ONE: and of one more float.
+template <int NV, bool LOOK, bool ONE>
 static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last, const float* q, float* part,
                              Gathered* gathered) {
     using V = Vec<float>;
@@ -70,11 +74,12 @@ static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last
     Gathered seen;                                                                       // in registers
     constexpr bool kHeld = NV * 4 * sizeof(V) <= (TSM_VECTOR_BYTES == 64 ? 1024 : 256);  // half of the registers
     V qv[NV], sum[NV] = {};
+    Four more{};  // of the one more
     for (int v = 0; v < NV; ++v) qv[v] = load(q + v * L);
     for (int64_t c = c0; c < c1; c += 4) {
         const FourRows four(f, c, c1);
         const auto at = [&](int r, int v) __attribute__((always_inline)) {
-            return v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
+            return ONE || v < NV - 1 ? load(four.row[r] + v * L) : load_first(four.row[r] + v * L, last);
         };
         V x[4][kHeld ? NV : 1], acc[4] = {};
 #pragma GCC unroll 8
@@ -88,6 +93,15 @@ static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last
             }
         float u[4];
         four.dots(acc, u);
+        if (ONE) {
+            Four ends, dots;
+            for (int r = 0; r < 4; ++r) ends[r] = r < four.valid ? four.row[r][NV * L] : 0;
+            __builtin_memcpy(&dots, u, sizeof u);
+            dots += ends * q[NV * L];
+            more += dots * ends;
+            __builtin_memcpy(u, &dots, sizeof u);
+            for (int r = 0; LOOK && r < four.valid; ++r) seen.see(load_first(four.row[r] + NV * L, 1));
+        }
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
             const V ur = splat(u[r]);
@@ -97,6 +111,10 @@ static void gram_times_short(const Rows& f, int64_t c0, int64_t c1, int64_t last
         }
     }
     for (int v = 0; v < NV; ++v) store(part + v * L, sum[v]);
+    if (ONE) {
+        store(part + NV * L, V{});
+        part[NV * L] = more[0] + more[1] + more[2] + more[3];
+    }
     if (LOOK) *gathered = seen;
 }
 
@@ -135,7 +153,7 @@ static void gram_times_long(const Rows& f, int64_t c0, int64_t c1, int64_t last,
 }
 
 // w = F^T (F q); q and w of padded length, zeros behind. With LOOK, q is all ones and `look` is filled.
-template <int NV, bool LOOK>
+template <int NV, bool LOOK, bool ONE>
 static void gram_times_as(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
     constexpr int L = kLanes<float>;
     const int64_t np = padded<float>(f.length), last = f.length - (np - L);
@@ -146,7 +164,7 @@ static void gram_times_as(const Rows& f, const float* q, float* w, float* part, 
         const int64_t c1 = c0 + kSumRows < f.count ? c0 + kSumRows : f.count;
         Gathered seen;
         if constexpr (NV > 0)
-            gram_times_short<NV, LOOK>(f, c0, c1, last, q, part, &seen);
+            gram_times_short<NV, LOOK, ONE>(f, c0, c1, last, q, part, &seen);
         else
             gram_times_long<LOOK>(f, c0, c1, last, q, part, &seen);
         for (int64_t j = 0; j < np; j += L) store(w + j, load(w + j) + load(part + j));
@@ -159,13 +177,15 @@ static void gram_times_as(const Rows& f, const float* q, float* w, float* part, 
     for (int l = 0; l < L; ++l) look->signed_values |= least[l] < 0;
 }
 
-template <int NV>
+template <int NV, bool ONE = false>
 static void gram_times_rows(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
-    look ? gram_times_as<NV, true>(f, q, w, part, look) : gram_times_as<NV, false>(f, q, w, part, look);
+    look ? gram_times_as<NV, true, ONE>(f, q, w, part, look) : gram_times_as<NV, false, ONE>(f, q, w, part, look);
 }
 
 static void gram_times(const Rows& f, const float* q, float* w, float* part, FirstLook* look) {
-    switch ((f.length + kLanes<float> - 1) / kLanes<float>) {
+    constexpr int L = kLanes<float>;
+    if (f.length == 49 && L > 4) return gram_times_rows<48 / L, true>(f, q, w, part, look);  // maps of 7x7
+    switch ((f.length + L - 1) / L) {
         case 1:
             return gram_times_rows<1>(f, q, w, part, look);
         case 2:
@@ -185,55 +205,91 @@ static void gram_times(const Rows& f, const float* q, float* w, float* part, Fir
     }
 }
 
-// The two largest eigenvalues of the tridiagonal (alpha, beta) of size k and the eigenvector of the first, by QL.
-static void ritz(int k, const double* alpha, const double* beta, double* theta, double* vector) {
-    double d[kMaxSteps], e[kMaxSteps + 1], z[kMaxSteps][kMaxSteps];
-    for (int i = 0; i < k; ++i) {
-        d[i] = alpha[i];
-        e[i] = i + 1 < k ? beta[i] : 0;
-        for (int j = 0; j < k; ++j) z[i][j] = i == j;
-    }
-    double norm = 0;
-    for (int i = 0; i < k; ++i)
-        norm = __builtin_fabs(d[i]) + __builtin_fabs(e[i]) > norm ? __builtin_fabs(d[i]) + __builtin_fabs(e[i]) : norm;
-    const double small = norm * kEpsilon<double>;
-    for (int l = 0; l < k; ++l) {
-        for (int sweep = 0; sweep < 60; ++sweep) {
-            int m = l;
-            while (m < k - 1 && __builtin_fabs(e[m]) > small) ++m;
-            if (m == l) break;
-            const double t = (d[l + 1] - d[l]) / (2 * e[l]), root = __builtin_sqrt(t * t + 1);
-            double g = d[m] - d[l] + e[l] / (t + (t < 0 ? -root : root)), s = 1, c = 1, p = 0;
-            for (int i = m - 1; i >= l; --i) {
-                const double f = s * e[i], b = c * e[i], r = __builtin_sqrt(f * f + g * g);
-                e[i + 1] = r;
-                s = r == 0 ? 0 : f / r;
-                c = r == 0 ? 1 : g / r;
-                g = d[i + 1] - p;
-                const double h = (d[i] - g) * s + 2 * c * b;
-                p = s * h;
-                d[i + 1] = g + p;
-                g = c * h - b;
-                for (int j = 0; j < k; ++j) {
-                    const double x = z[i][j], y = z[i + 1][j];
-                    z[i + 1][j] = s * x + c * y;
-                    z[i][j] = c * x - s * y;
-                }
-            }
-            d[l] -= p;
-            e[l] = g;
-            e[m] = 0;
+// A symmetric tridiagonal matrix [size, size], alpha along the diagonal and beta beside it, that grows by rows.
+struct Tridiagonal {
+    int size = 0;
+    double alpha[kMaxSteps], beta[kMaxSteps];  // beta[size - 1]: to the row that may come
+    double value = 0;                          // the largest eigenvalue
+    double end = 1;                            // the last entry of its vector
+
+    void grow(double diagonal) {
+        alpha[size++] = diagonal;
+        if (size == 1) {
+            value = diagonal;
+            return;
         }
+        const double before = value, link = beta[size - 2] * end, half = (before - diagonal) / 2;
+        if (link < 1e-6 * before && half > 0) {  // it moves by less than what pivots are good to
+            end = link / (before - diagonal);
+            value += link * end;
+            return;
+        }
+        // Newton's iteration on the last pivot of value I - T, concave between its root and the eigenvalue before:
+        // from what the rest of the matrix makes larger still it only grows.
+        value = before - half + __builtin_sqrt(half * half + link * link);
+        double slope = 1;
+        for (int turn = 0; turn < 40; ++turn) {
+            double pivot = value - alpha[0];
+            slope = 1;
+            for (int i = 1; i < size; ++i) {
+                const double ratio = beta[i - 1] / pivot;
+                slope = 1 + ratio * ratio * slope;
+                pivot = value - alpha[i] - beta[i - 1] * ratio;
+            }
+            const double step = pivot / slope;
+            value -= step;
+            if (__builtin_fabs(step) <= 4 * kEpsilon<double> * value) break;
+        }
+        end = 1 / __builtin_sqrt(slope);
     }
-    int first = 0;
-    for (int i = 1; i < k; ++i)
-        if (d[i] > d[first]) first = i;
-    theta[0] = d[first];
-    theta[1] = 0;
-    for (int i = 0; i < k; ++i)
-        if (i != first && d[i] > theta[1]) theta[1] = d[i];
-    for (int j = 0; j < k; ++j) vector[j] = z[first][j];
-}
+    // How many eigenvalues lie above mu, with `more` in the last entry.
+    int above(double mu, double more = 0) const {
+        int count = 0;
+        double pivot = 1;
+        for (int i = 0; i < size; ++i) {
+            pivot = alpha[i] - mu + (i + 1 == size ? more : 0) - (i > 0 ? beta[i - 1] * beta[i - 1] / pivot : 0);
+            pivot = pivot == 0 ? -kEpsilon<double> * mu : pivot;
+            count += pivot > 0;
+        }
+        return count;
+    }
+    double second() const {
+        double low = 0, high = value;
+        while (high - low > 1e-6 * value) {
+            const double middle = (low + high) / 2;
+            (above(middle) > 1 ? low : high) = middle;
+        }
+        return low;
+    }
+    // The unit vector of the largest eigenvalue: by pivots from both ends, which meet where they are best defined.
+    void vector(double* s) const {
+        double up[kMaxSteps], down[kMaxSteps];
+        for (int i = 0; i < size; ++i)
+            down[i] = value - alpha[i] - (i > 0 ? beta[i - 1] * beta[i - 1] / down[i - 1] : 0);
+        for (int i = size - 1; i >= 0; --i)
+            up[i] = value - alpha[i] - (i + 1 < size ? beta[i] * beta[i] / up[i + 1] : 0);
+        int middle = 0;
+        double least = 1e300;
+        for (int i = 0; i < size; ++i) {
+            const double left = __builtin_fabs(down[i] + up[i] - value + alpha[i]);
+            if (!(left < least)) continue;
+            least = left;
+            middle = i;
+        }
+        s[middle] = 1;
+        double norm = 1;
+        for (int i = middle - 1; i >= 0; --i) {
+            s[i] = s[i + 1] * beta[i] / down[i];
+            norm += s[i] * s[i];
+        }
+        for (int i = middle + 1; i < size; ++i) {
+            s[i] = s[i - 1] * beta[i - 1] / up[i];
+            norm += s[i] * s[i];
+        }
+        norm = 1 / __builtin_sqrt(norm);
+        for (int i = 0; i < size; ++i) s[i] *= norm;
+    }
+};
 
 // Whether exactly one eigenvalue of g [n, n] lies above mu: one negative pivot in mu I - g = L D L^T. l: [n, n + 1]
 static bool one_above(const double* g, int n, double mu, double* l) {
@@ -286,10 +342,12 @@ struct Lanczos {
     const char* after;  // the item that will be read next
     const int64_t after_bytes;
     Arena arena;
-    float *w, *part;  // w: the matrix times the newest vector; its rest after a step
+    float *w, *part;        // w: the matrix times the newest vector; its rest after a step
+    float* ones = nullptr;  // F^T F times all ones, where `center`
     float* basis[kMaxSteps];
-    double alpha[kMaxSteps], beta[kMaxSteps], theta[2], s[kMaxSteps];  // s: the first Ritz vector, in the basis
-    double length = 1;                                                 // which it had there
+    Tridiagonal t;                  // the matrix in the basis
+    double theta[2], s[kMaxSteps];  // s: the first Ritz vector, in the basis
+    double length = 1;              // which it had there
 
     Lanczos(const Rows& rows, bool centered, const char* next, int64_t next_bytes, const Arena& scratch)
         : f(rows),
@@ -324,6 +382,8 @@ struct Lanczos {
         basis[0] = arena.take<float>(np);
         for (int64_t j = 0; j < np; ++j) basis[0][j] = j < n ? 1.0f : 0.0f;
         gram_times(cold, basis[0], w, part, &seen);
+        if (center) ones = arena.take<float>(np);
+        for (int64_t j = 0; center && j < np; ++j) ones[j] = w[j];
         return seen;
     }
     // The first vector, and w for it; false where there is none. Features without negative values have a leading vector
@@ -354,34 +414,41 @@ struct Lanczos {
         gram_times(f, q, w, part, nullptr);
         return true;
     }
-    // Step k = 1, 2, ..: the k-th vector, what is left of its product beside all vectors, and the Ritz values.
+    // Step k = 1, 2, ..: the k-th vector, what is left of its product beside all vectors, and the Ritz value.
     void step(int k) {
         if (k > 1) {
             float* q = basis[k - 1] = arena.take<float>(np);
-            for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / beta[k - 2]);
+            for (int64_t j = 0; j < np; ++j) q[j] = static_cast<float>(w[j] / t.beta[k - 2]);
             Rows now = f;
-            if (k <= 3) now.fetch(after + (k - 2) * after_bytes / 2, after_bytes / 2);  // one half, then the other
+            if (k <= 4) now.fetch(after + (k - 2) * after_bytes / 3, after_bytes / 3);  // a third each
             gram_times(now, q, w, part, nullptr);
         }
         if (center) center_vector(w);
-        alpha[k - 1] = dot(basis[k - 1], w);
+        t.grow(dot(basis[k - 1], w));
         for (int pass = 0; pass < 2; ++pass)
             for (int i = k - 1; i >= 0; --i) {
                 const float h = static_cast<float>(dot(basis[i], w));
                 for (int64_t j = 0; j < np; j += kLanes<float>) store(w + j, load(w + j) - h * load(basis[i] + j));
             }
-        beta[k - 1] = __builtin_sqrt(dot(w, w));
-        ritz(k, alpha, beta, theta, s);
+        t.beta[k - 1] = __builtin_sqrt(dot(w, w));
     }
     // Whether the first Ritz vector, which then goes to v, is good enough for a map after step k of `most`, or cannot
     // become so.
     State accept(int k, int most, double* v) {
-        const double gap = theta[0] - theta[1], residual = beta[k - 1] * __builtin_fabs(s[k - 1]);
-        const bool last = k == most || beta[k - 1] < 1e-6 * theta[0];  // the Krylov space holds nothing more
-        const bool settled = residual <= 1e-6 * gap && (k > 2 || last);
+        const double rest = t.beta[k - 1];
+        const bool last = k == most || rest < 1e-6 * t.value;  // the Krylov space holds nothing more
+        if (!last && (k < 3 || rest * t.end > 2e-5 * t.value)) return State::open;
+        theta[0] = t.value;
+        theta[1] = k > 1 ? t.second() : 0;
+        t.vector(s);
+        // Beside v stands w s_k of each other vector u, of value mu, times (theta - mu); half way between what that is
+        // for mu = 0 and for the second value is added to v, and the other half is what is left.
+        const double gap = theta[0] - theta[1], half = k > 3 ? theta[1] / (2 * theta[0]) : 1;
+        const double residual = half * rest * __builtin_fabs(s[k - 1]);
+        const bool settled = residual <= 1e-6 * gap;
         if (!settled && !last) return State::open;
-        if (!settled || gap < 0.1 * theta[0]) return State::lost;
-        combine(k, v);
+        if (!settled || gap < kLeastGap * theta[0]) return State::lost;
+        combine(k, k > 3 ? (1 - half) * s[k - 1] / gap : 0, v);
         double low = v[0], high = v[0];
         for (int64_t j = 1; j < n; ++j) {
             low = v[j] < low ? v[j] : low;
@@ -392,11 +459,11 @@ struct Lanczos {
         if (residual + rounded <= 1e-5 * (high - low) * gap) return State::settled;
         return last || residual < 0.1 * rounded ? State::lost : State::open;
     }
-    // v = the first Ritz vector, at unit length.
-    void combine(int k, double* v) {
+    // v = the first Ritz vector and `more` times w, at unit length.
+    void combine(int k, double more, double* v) {
         double norm = 0;
         for (int64_t j = 0; j < n; ++j) {
-            double sum = 0;
+            double sum = more * static_cast<double>(w[j]);
             for (int i = 0; i < k; ++i) sum += s[i] * static_cast<double>(basis[i][j]);
             v[j] = sum;
             norm += sum * sum;
@@ -405,11 +472,14 @@ struct Lanczos {
         for (int64_t j = 0; j < n; ++j) v[j] /= length;
     }
     // That v is the leading vector: all other eigenvalues together are less where it has half of the trace, or those of
-    // a matrix without negative entries are bounded.
-    Proof prove(int k, double trace, bool fresh, const double* v) const {
+    // a matrix without negative entries are bounded, or what lies outside of the Krylov space is.
+    Proof prove(int k, const FirstLook& seen, double trace, bool fresh, const double* v) {
         if (2 * theta[0] > 1.05 * trace) return Proof::proven;
-        if (fresh) return Proof::needs_count;
-        // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+        if (!fresh && bounds_all(k, v)) return Proof::proven;
+        return n <= f.count && bounds_rest(k, seen.norm2) ? Proof::proven : Proof::needs_count;
+    }
+    // Collatz and Wielandt: lambda_1 <= max (G v)_j / v_j for v > 0, and G v = theta v + residual.
+    bool bounds_all(int k, const double* v) const {
         const double sign = s[0] < 0 ? -1 : 1, tail = s[k - 1] / length;
         double bound = 0;
         for (int64_t j = 0; j < n; ++j) {
@@ -417,7 +487,41 @@ struct Lanczos {
             if (x <= 0 && y == 0) continue;
             bound = x > 0 ? (y / x > bound ? y / x : bound) : 1e300;
         }
-        return bound < theta[0] + 0.5 * (theta[0] - theta[1]) ? Proof::proven : Proof::needs_count;
+        return bound < theta[0] + 0.5 * (theta[0] - theta[1]);
+    }
+    // The matrix is T in the basis Q of k vectors, R outside of it, and between them only beta_k; so no more
+    // eigenvalues lie above mu > |R| than of T with beta_k^2 / (mu - |R|) added to its last entry.
+    bool bounds_rest(int k, double norm2) {
+        // R = F^T F - sum_t left_t right_t^T: left_t = F^T F q_t and right_t = q_t, and what the rest w of the last
+        // product, and the means, add.
+        const int64_t slack = n + RestBlocks::kSlack;
+        const int terms = k + 1 + 2 * center;
+        float* left = arena.take<float>(terms * slack);
+        float* right = arena.take<float>(terms * slack);
+        for (int64_t i = 0; i < terms * slack; ++i) left[i] = right[i] = 0;
+        double total = 0;
+        for (int64_t j = 0; center && j < n; ++j) total += ones[j];
+        const double by = 1 / static_cast<double>(n), mean = total * by * by;
+        for (int64_t j = 0; j < n; ++j) {
+            for (int i = 0; i < k; ++i) {
+                const double before = i > 0 ? t.beta[i - 1] * static_cast<double>(basis[i - 1][j]) : 0,
+                             after = i + 1 < k ? t.beta[i] * static_cast<double>(basis[i + 1][j]) : w[j];
+                left[i * slack + j] = static_cast<float>(before + t.alpha[i] * basis[i][j] + after);
+                right[i * slack + j] = basis[i][j];
+            }
+            left[k * slack + j] = basis[k - 1][j];
+            right[k * slack + j] = w[j];
+            if (!center) continue;
+            left[(k + 1) * slack + j] = right[(k + 2) * slack + j] = 1;
+            right[(k + 1) * slack + j] = static_cast<float>(ones[j] * by);
+            left[(k + 2) * slack + j] = static_cast<float>(ones[j] * by - mean);
+        }
+        const double unit = 1 / theta[0], mu = theta[1] + 0.2 * (theta[0] - theta[1]), last = t.beta[k - 1];
+        RestBlocks rest(f.data, f.count, n, f.ld, terms, left, right, unit, 5e-6 * norm2 * unit, arena);
+        return rest.bounded(arena, [&](double bound) {
+            const double room = mu - bound * theta[0];
+            return room > 0 && t.above(mu, last * last / room) == 1;
+        });
     }
 };
 
@@ -438,7 +542,8 @@ static LeadingPair leading_pair(const Rows& f, bool center, double* v, const Are
         space.step(k);
         const Lanczos::State state = space.accept(k, most, v);
         if (state == Lanczos::State::lost) return none;
-        if (state == Lanczos::State::settled) return {space.theta[0], space.theta[1], space.prove(k, trace, fresh, v)};
+        if (state == Lanczos::State::settled)
+            return {space.theta[0], space.theta[1], space.prove(k, look, trace, fresh, v)};
     }
     return none;
 }
