@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -148,7 +150,8 @@ def test_a_call_like_one_before_is_checked_too():
     """What is the same for every call of a kind is looked at once."""
     x = torch.rand(2, 9, 3, 4)
     expected = tsm_fast.tsm(x)
-    for wrong in ({"relu": 1}, {"normalize": 1.0}, {"nan": ["raise"]}):
+    every: list[dict[str, Any]] = [{"relu": 1}, {"normalize": 1.0}, {"nan": ["raise"]}]
+    for wrong in every:
         with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
             tsm_fast.tsm(x, **wrong)
     bad = x.clone()
