@@ -28,6 +28,9 @@ static inline double largest_entry(const double* x, int64_t n, int64_t step = 1)
 // times the roots of what each sees of the diagonal, sum_i v_i^2 G_ii: the mean eigenvalue where v is spread, the first
 // one where a few large entries make it. In most cases it is a tenth of it.
 constexpr double kGramRounding = 4e-7;
+// The same where the vectors have many entries: of 6000 pairs the largest was 9e-8.
+constexpr double kGramRoundingOfMany = 1.3e-7;
+constexpr int64_t kMany = 256;
 
 // How far that turns two eigenvectors into one another.
 static inline double turned(double rounding, double gap) {
@@ -36,10 +39,10 @@ static inline double turned(double rounding, double gap) {
 // weights[j]: of vector j in a map. The same for what turning the vectors of neighbouring eigenvalues adds to it, in a
 // fixed irregular order of signs; of near values the nearest decide alone. seen[j]: of the diagonal, by vector j
 static inline void turn_weights(const double* lambda, const double* weights, int64_t n, const double* seen,
-                                double* moved) {
+                                double* moved, double relative = kGramRounding) {
     for (int64_t j = 0; j < n; ++j) moved[j] = 0;
     for (int64_t j = 0; j + 1 < n; ++j) {
-        const double rounding = kGramRounding * __builtin_sqrt(seen[j] * seen[j + 1]);
+        const double rounding = relative * __builtin_sqrt(seen[j] * seen[j + 1]);
         const double by = turned(rounding, lambda[j] - lambda[j + 1]) * (j % 3 == 0 ? -1 : 1);
         moved[j + 1] += by * weights[j];
         moved[j] -= by * weights[j + 1];
@@ -80,7 +83,7 @@ struct SaliencyGroup {
     const SaliencyPlan& plan;
     int64_t c, s, n;
     bool by_position;
-    bool narrow;  // in double, but for the vectors, which are good to float
+    bool narrow;  // vectors that are good to float do
     Arena arena;
     Tensor matrix[kMostItems];  // F as [C, S]
     double scale[kMostItems], gain[kMostItems];
@@ -109,7 +112,7 @@ struct SaliencyGroup {
           s(p.positions()),
           n(smaller(p)),
           by_position(s <= c),
-          narrow(narrow_vectors && !signs_by_pass()),
+          narrow(narrow_vectors && (sizeof(T) == 4 || !signs_by_pass())),
           arena(from) {}
     // Whether signs are those of the products of the vectors with F, not their own.
     bool signs_by_pass() const { return !plan.absolute && by_position == (plan.sign == Sign::u); }
@@ -145,7 +148,7 @@ struct SaliencyGroup {
         Wanted wanted;
         if (!plan.single()) {
             wanted.narrow = narrow;
-            wanted.plain = narrow || guarded();
+            wanted.plain = guarded();
             wanted.negligible = kNegligible;
             wanted.found = columns_found;
         }
@@ -404,8 +407,9 @@ struct SaliencyGroup {
         for (int64_t j = 0; j < columns; ++j) doubtful[j] = 0;
         if (!plan.absolute) apply_signs(k, weights, doubtful, scratch);
         double* moved = scratch.take<double>(columns);
-        turn_weights(lambda, weights, columns, diagonal_seen(k, scratch), moved);
-        for (int64_t j = 0; narrow && j < columns; ++j) moved[j] = 0;  // the Gram matrix is in double
+        turn_weights(lambda, weights, columns, diagonal_seen(k, scratch), moved,
+                     n < kMany ? kGramRounding : kGramRoundingOfMany);
+        for (int64_t j = 0; sizeof(T) == 8 && j < columns; ++j) moved[j] = 0;  // the Gram matrix is in double
         double error = 0, missing = 0;
         for (int64_t j = columns; j < n; ++j) missing += lambda[j];
         if (by_position) {
@@ -463,7 +467,9 @@ struct SaliencyGroup {
                          below = j + 1 < n ? lambda[j] - lambda[j + 1] : lambda[j];
             moved[j] = 1e-7 / static_cast<double>(n) * trace / (above < below ? above : below);
             if (pass) moved[j] += 1e-7 * __builtin_sqrt(lambda[0] / lambda[j]);
-            if (sizeof(T) == 8) moved[j] = narrow ? kNarrowVectors * __builtin_sqrt(static_cast<double>(n)) : 0;
+            if (sizeof(T) == 8) moved[j] = 0;
+            if (narrow)
+                moved[j] += kNarrowVectors * __builtin_sqrt(pass ? lambda[0] / lambda[j] : static_cast<double>(n));
             if (lambda[j] < 3e-6 * lambda[0]) moved[j] = 0;
         }
         const auto largest = [&](int64_t j) { return high[j] > -low[j] ? high[j] : -low[j]; };
@@ -492,15 +498,15 @@ struct SaliencyGroup {
             else
                 weights[j] *= largest_entry(v + j, n, ld) < 0 ? -1 : 1;
             if (margin(j) > moved[j] * largest(j)) continue;
-            const double sign = pass && guarded() ? sign_in_double(rows, how, k, j, scratch) : 0;
+            const double sign = guarded() ? sign_in_double(rows, how, k, j, scratch) : 0;
             if (sign == 0)
                 doubtful[j] = __builtin_fabs(weights[j]);
             else
                 weights[j] = sign * __builtin_fabs(weights[j]);
         }
     }
-    // The sign of the largest product with vector j, which is brought back to where rounding turned it from by its
-    // product with the matrix in double; 0 where that is not enough to tell.
+    // The sign of the largest entry of vector j or of its products, once it is brought back to where rounding turned it
+    // from by what it leaves of the matrix in double; 0 where that is not enough to tell.
     double sign_in_double(const Fibres& rows, const Adjust& how, int k, int64_t j, Arena scratch) const {
         constexpr int64_t L = kLanes<double>;
         const double *lambda = values[k], *v = vectors[k];
@@ -524,21 +530,31 @@ struct SaliencyGroup {
                 }
             }
         }
+        const double value = dot(x, product, np) / dot(x, x, np);
+        for (int64_t i = 0; i < n; ++i) product[i] -= value * x[i];
+        double* along = scratch.take<double>(ld);
+        for (int64_t p = 0; p < ld; ++p) along[p] = 0;
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t p = 0; p < ld; ++p) along[p] += v[i * ld + p] * product[i];
         double turned_by = 0, second = 0;
         for (int64_t p = 0; p < ld; ++p) {
-            if (p == j) continue;
-            double along = 0;
-            for (int64_t i = 0; i < n; ++i) along += v[i * ld + p] * product[i];
-            along /= lambda[j] - lambda[p];
-            if (!(__builtin_fabs(along) < 0.03)) return 0;
-            for (int64_t i = 0; i < n; ++i) x[i] += along * v[i * ld + p];
-            turned_by += __builtin_fabs(along) * (lambda[p] > lambda[j] ? __builtin_sqrt(lambda[p] / lambda[j]) : 1);
-            second = __builtin_fabs(along) > second ? __builtin_fabs(along) : second;
+            along[p] = p == j ? 0 : along[p] / (lambda[j] - lambda[p]);
+            const double by = __builtin_fabs(along[p]);
+            if (!(by < 0.03)) return 0;
+            turned_by += by * (lambda[p] > lambda[j] ? __builtin_sqrt(lambda[p] / lambda[j]) : 1);
+            second = by > second ? by : second;
         }
-        double high, low;
-        extremes<double>(rows, how, x, 1, 1, &high, &low, scratch);
+        for (int64_t i = 0; i < n; ++i) x[i] += dot(along, v + i * ld, ld);
+        double high = 0, low = 0;
+        if (signs_by_pass())
+            extremes<double>(rows, how, x, 1, 1, &high, &low, scratch);
+        else
+            for (int64_t i = 0; i < n; ++i) {
+                high = x[i] > high ? x[i] : high;
+                low = x[i] < low ? x[i] : low;
+            }
         // The vectors that it was turned back by are turned themselves, by about as much.
-        const double most = high > -low ? high : -low, left = 10 * turned_by * second + 1e-12;
+        const double most = high > -low ? high : -low, left = 10 * turned_by * second + (narrow ? 1e-5 : 1e-12);
         return __builtin_fabs(high + low) > left * most ? (high + low < 0 ? -1 : 1) : 0;
     }
     // The extremes of the undecided columns of v [n, ld] by T.
@@ -638,8 +654,9 @@ template <class T>
 static void saliency_full(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     SaliencyGroup<T>(plan, arena, false).run(items, count);
 }
+template <class T>
 static void saliency_narrow(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
-    SaliencyGroup<double>(plan, arena, true).run(items, count);
+    SaliencyGroup<T>(plan, arena, true).run(items, count);
 }
 
 template <class T>
@@ -653,26 +670,29 @@ static void saliency_truncated(const SaliencyPlan& plan, SaliencyItem* items, in
     }
 }
 
-// From here on the passes cost little beside the eigenvectors, which are in double anyhow: it does not pay to find out
-// whether float would do.
-constexpr int64_t kDoubleAtOnce = 256;
-
 // Maps; items whose signs or vectors float could not settle are computed again in double.
 template <class T>
 static void saliency_as(const SaliencyPlan& plan, SaliencyItem* items, int count, Arena arena) {
     const bool guarded = sizeof(T) == 4 && plan.hooi.guard;
-    const bool at_once =
-        guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) >= kDoubleAtOnce;
-    (at_once ? saliency_narrow : plan.truncated ? saliency_truncated<T> : saliency_full<T>)(plan, items, count, arena);
+    const bool narrow = guarded && !plan.single() && !plan.truncated && SaliencyGroup<T>::smaller(plan) > kLockstep;
+    const auto first = narrow ? saliency_narrow<T> : plan.truncated ? saliency_truncated<T> : saliency_full<T>;
+    first(plan, items, count, arena);
     if (!guarded) return;
-    SaliencyItem again[kMostItems];
-    int n = 0;
-    for (int k = 0; k < count; ++k)
-        if (!items[k].sure) again[n++] = items[k];
-    const int most = saliency_group_as<double>(plan);
-    for (int first = 0; first < n; first += most)
-        (plan.truncated ? saliency_truncated<double>
-                        : saliency_full<double>)(plan, again + first, n - first < most ? n - first : most, arena);
+    const auto again = [&](auto run) {
+        const int most = saliency_group_as<double>(plan);
+        SaliencyItem left[kMostItems];
+        int at[kMostItems], n = 0;
+        for (int k = 0; k < count; ++k)
+            if (!items[k].sure) {
+                at[n] = k;
+                left[n] = items[k];
+                left[n++].sure = true;
+            }
+        for (int i = 0; i < n; i += most) run(plan, left + i, n - i < most ? n - i : most, arena);
+        for (int i = 0; i < n; ++i) items[at[i]].sure = left[i].sure;
+    };
+    if (narrow) again(saliency_narrow<double>);
+    again(plan.truncated ? saliency_truncated<double> : saliency_full<double>);
 }
 
 }  // namespace
