@@ -72,29 +72,31 @@ def saliency(
     wide_out: bool,
     threads: int,
 ) -> None: ...
-def finished_maps(
-    x: _Array,
-    method: int,
-    rank: Sequence[int],
-    center: bool,
-    absolute: bool,
-    sign: int,
-    relu: bool,
-    n_iter_max: int,
-    tol: float,
-    refine: bool,
-    guard: bool,
-    wide: bool,
-    maps: int,
-    out: int,  # may be that of the maps
-    rows: int,
-    columns: int,
-    normalize: bool,
-    ordinary: tuple[float, float, float, float],  # smallest and largest peak, noise, faint
-    wide_out: bool,
-    threads: int,
-    /,
-) -> list[bool]: ...  # whether each item is finite; empty where `out` holds finished maps
+
+class FinishedMaps:
+    def __init__(
+        self,
+        method: int,
+        shape: Sequence[int],
+        rank: Sequence[int],
+        *,
+        center: bool,
+        absolute: bool,
+        sign: int,
+        relu: bool,
+        n_iter_max: int,
+        tol: float,
+        refine: bool,
+        guard: bool,
+        wide: bool,
+        rows: int,
+        columns: int,
+        normalize: bool,
+        ordinary: tuple[float, float, float, float],
+        wide_out: bool,
+    ) -> None: ...
+    def __call__(self, x: _Array, maps: int, out: int, threads: int, /) -> list[bool] | None: ...
+
 def finish(
     maps: int,
     out: int,

@@ -260,7 +260,7 @@ def _tucker(
     captured = is_captured(x)
     result = hooi(n_iter_max=limit) if captured else _with_more_room(hooi, limit)
     checks.finite("x", result.finite)
-    most = limit if captured else int(result.n_sweeps.max()) if len(x) else 0
+    most = limit if captured else int(result.n_sweeps.max()) if x.shape[0] else 0
     errors = result.errors[:, :most].contiguous()
     return result.core, errors, result.n_sweeps, result.converged, *result.factors, *result.singular_values
 
@@ -477,9 +477,9 @@ def eigh(
     Args:
         a: symmetric matrices `[B, n, n]`, torch, NumPy or DLPack, any float dtype, any strides; only the lower triangle
             is read.
-        precision, backend: as in `tucker`; the problem is solved in float64. Where n > 64 and the result is float32, the
-            CPU takes the first step, to a tridiagonal matrix, and the last one of the vectors in float32: eigenvalues
-            are good to 1e-6 of the largest then, as PyTorch's.
+        precision, backend: as in `tucker`; the problem is solved in float64. Where the result is float32, the CPU takes
+            the first step, to a tridiagonal matrix, and the last one of the vectors in float32: eigenvalues are good to
+            about 1e-6 of the largest then, as PyTorch's.
 
     Returns:
         The eigenvalues `[B, n]`, ascending, and the eigenvectors `[B, n, n]`, one a column, in which the entry of

@@ -1,19 +1,20 @@
 """The saliency maps as pure functions on feature maps: no labels, no gradients, no model output."""
 
+import os
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .steps import checks, orders
-from .steps.arrays import Array, as_tensor
+from .steps.arrays import FLOAT_DTYPES, Array, as_tensor
 from .steps.backend import Backend, Precision, map_noise, peak_range
 from .steps.capture import is_captured, refuse
-from .steps.choice import needs_grad, resolve
+from .steps.choice import loaded, needs_grad, resolve
 from .steps.gradients import cast
-from .steps.memory import readable, untraced
+from .steps.memory import is_plain, readable, untraced
 from .steps.operators import operator, wanted
 from .steps.scaling import peaks, per_item, scaled, unit_exponents
 
@@ -78,7 +79,7 @@ def eigencam(
     torch.Size([8, 224, 224])
     """
     checks.choice("sign", sign, ("absmax", "sum", "u", "v"))
-    how = _How(relu, nan, normalize, size, precision, backend)
+    how = relu, nan, normalize, size, precision, backend
     return _saliency(features, "eigencam", how, center=center, sign=sign)
 
 
@@ -132,7 +133,7 @@ def tsm(
     >>> tsm_fast.tsm(features, rank=(8, 4, 4)).shape
     torch.Size([8, 7, 7])
     """
-    how = _How(relu, nan, normalize, size, precision, backend)
+    how = relu, nan, normalize, size, precision, backend
     return _saliency(features, "tsm", how, rank=rank, sign="absmax")
 
 
@@ -190,7 +191,7 @@ def multivec_eigencam(
     """
     checks.choice("combine", combine, ("signed", "absolute"))
     checks.choice("sign", sign, ("u", "v"))
-    how = _How(relu, nan, normalize, size, precision, backend)
+    how = relu, nan, normalize, size, precision, backend
     return _saliency(features, "multivec_eigencam", how, center=center, combine=combine, sign=sign)
 
 
@@ -252,7 +253,7 @@ def mtsm(
     """
     checks.choice("combine", combine, ("signed", "absolute"))
     checks.choice("sign", sign, ("u", "v"))
-    how = _How(relu, nan, normalize, size, precision, backend)
+    how = relu, nan, normalize, size, precision, backend
     return _saliency(features, "mtsm", how, rank=rank, combine=combine, sign=sign)
 
 
@@ -297,18 +298,12 @@ def mean_activation(
     >>> tsm_fast.mean_activation(features).shape
     torch.Size([8, 7, 7])
     """
-    return _saliency(features, "mean_activation", _How(False, nan, normalize, size, precision, backend))
+    return _saliency(features, "mean_activation", (False, nan, normalize, size, precision, backend))
 
 
-class _How(NamedTuple):
-    """The options that every map has."""
-
-    relu: bool
-    nan: str
-    normalize: bool
-    size: checks.Size
-    precision: Precision
-    backend: str | None
+_Finished = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+# relu, nan, normalize, size, precision, backend: the options that every map has
+_How = tuple[bool, str, bool, checks.Size, Precision, str | None]
 
 
 def _saliency(
@@ -322,19 +317,66 @@ def _saliency(
     sign: str = "u",
 ) -> Any:
     relu, nan, normalize, size, precision, backend = how
+    had = None
+    if rank is None and size is None and is_plain(features) and not is_captured(features):
+        what = method, relu, nan, normalize, precision, backend, center, combine, sign
+        where = os.environ.get("TSM_FAST_BACKEND"), loaded("cpu")
+        try:
+            usual = _usual(features.shape, features.dtype, *what, *where)
+        except TypeError:  # of an option, as below
+            usual = None
+        if usual is not None:
+            had = usual(features)
+            if had[1] is None:
+                return had[0]
+    _check(nan, precision, center, relu, normalize)
+    x, restore = as_tensor("features", features)
+    checks.features(x)
+    size = checks.sizes(size, x.ndim - 2)
+    effective = None if rank is None else checks.rank(rank, x.shape[1:])
+    what = method, effective, center, combine, sign, relu, nan, normalize, size, precision, backend
+    (maps,) = _maps_operator([x], *what) if wanted(x) else _maps(x, *what, had)
+    return restore(maps)
+
+
+def _check(nan: Any, precision: Any, center: Any, relu: Any, normalize: Any) -> None:
     checks.choice("nan", nan, ("raise", "zero", "propagate"))
     checks.precision(precision)
     checks.flag("center", center)
     checks.flag("relu", relu)
     checks.flag("normalize", normalize)
-    x, restore = as_tensor("features", features)
-    checks.features(x)
-    positions = x.shape[2:]
-    size = checks.sizes(size, len(positions))
-    effective = None if rank is None else checks.rank(rank, x.shape[1:])
-    what = method, effective, center, combine, sign, relu, nan, normalize, size, precision, backend
-    (maps,) = _maps_operator([x], *what) if wanted(x) else _maps(x, *what)
-    return restore(maps)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _usual(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    method: str,
+    relu: bool,
+    nan: str,
+    normalize: bool,
+    precision: Precision,
+    backend: str | None,
+    center: bool,
+    combine: str,
+    sign: str,
+    environment: str | None,
+    cpu: Any,  # the module, where it is loaded
+) -> _Finished | None:
+    """Maps of pictures [B, C, H, W] as the compiled steps of the CPU finish them, where these are what a call takes,
+    and nothing is wrong with it: what is the same for every call like it is looked at once.
+    """
+    _check(nan, precision, center, relu, normalize)
+    if len(shape) != 4 or 0 in shape or dtype not in FLOAT_DTYPES or (backend or environment or "cpu") != "cpu":
+        return None
+    if cpu is None or resolve(backend, torch.empty(0, device="cpu")) is not cpu:
+        return None
+    how = method, None, center, combine, sign, relu, precision, None, normalize
+    return partial(cpu.finished, cpu.finishing(shape[1:], dtype, *how, _faint(normalize, precision)))
+
+
+def _faint(normalize: bool, precision: Precision) -> float:
+    return _FAINT if normalize and precision == "auto" else 0
 
 
 def _maps(
@@ -350,6 +392,7 @@ def _maps(
     size: Sequence[int] | None,
     precision: Precision,
     backend: str | None,
+    had: Any = None,  # raw maps and finite items, of the compiled steps of the CPU
 ) -> tuple[Tensor]:
     positions = x.shape[2:]
     planar = len(positions) == 2
@@ -360,28 +403,27 @@ def _maps(
         refuse(x, f"backend {module.name!r}", "use backend='cuda' or 'triton', on features without gradients")
     elif nan == "zero" and is_captured(x):
         x = _zeroed(x)
-    step: Any = module.saliency
-    own: Any = getattr(module, "finished_maps", None)  # all of it in one call of the compiled steps on the CPU
-    if method == "mean_activation" and module.name != "cpu":  # its compiled steps have means too
-        step, own = _mean, None
-    elif not planar and rank is not None:
-        step, own = partial(orders.saliency, module), None
     if not planar and rank is None:
         x = x.flatten(2)[..., None]  # one matrix, whatever its columns stand for
+    faint = _faint(normalize, precision)
+    own: Any = getattr(module, "finished_maps", None)  # all of it in one call of the compiled steps on the CPU
+    if had is None and own is not None and (planar or (rank is None and size is None)):
+        had = own(x, method, rank, center, combine, sign, relu, precision, size, normalize, faint)
+        if had[1] is None:
+            return (had[0] if planar else had[0].view(len(x), *positions),)
+    step: Any = module.saliency
+    if method == "mean_activation" and module.name != "cpu":  # its compiled steps have means too
+        step = _mean
+    elif not planar and rank is not None:
+        step = partial(orders.saliency, module)
     what = {"method": method, "rank": rank, "center": center, "combine": combine, "sign": sign, "relu": relu}
-    contrasts = normalize and precision == "auto"
     raw = partial(step, **what, precision=precision)
-    whole: Any = None
     if gpu:
-        whole = partial(_at_once, module, raw, positions)
-    elif own is not None and (planar or size is None):
-        whole = partial(own, **what, precision=precision)
-    if whole is None:
-        maps, finite = raw(x)
-    else:
-        maps, finite = whole(x, size=size, normalize=normalize, faint=_FAINT if contrasts else 0)
+        maps, finite = _at_once(module, raw, positions, x, size=size, normalize=normalize, faint=faint)
         if finite is None:
             return (maps.view(len(maps), *(size or positions)),)
+    else:
+        maps, finite = raw(x) if had is None else had
     if nan == "raise":
         checks.finite("features", finite, "; nan='zero' counts them as 0, nan='propagate' makes those maps NaN")
     elif nan == "zero" and not finite.all():
@@ -391,9 +433,9 @@ def _maps(
         return (maps.reshape(len(maps), *positions),)
     exponent = None
     quick: Any = getattr(module, "are_ordinary", None)  # the compiled steps on the CPU tell it in one pass
-    if quick is None or not quick(maps, _FAINT if contrasts else 0):
+    if quick is None or not quick(maps, faint):
         maps, exponent = _in_range(maps, x, raw, method, center)
-        if contrasts:
+        if faint:
             maps = _contrasted(maps, x, exponent, raw)
     maps = orders.finish(module, maps, positions, size, normalize=normalize)
     if exponent is not None and not normalize:

@@ -50,6 +50,36 @@ SaliencyPlan saliency_plan(const TensorBatch& x, int method, const std::vector<i
     return plan;
 }
 
+// Maps of batches of one shape, raw and finished.
+struct FinishedMaps {
+    SaliencyPlan plan;
+    bool wide;
+    int64_t rows, columns;
+    bool normalize;
+    std::array<double, 4> ordinary;  // least and largest peak, noise, faint
+    bool wide_out;
+
+    // Nothing where all items are finite and, if they are resized or normalised, ordinary; else which are finite, and
+    // only the raw maps.
+    std::optional<std::vector<bool>> operator()(const Array& x, uintptr_t maps, uintptr_t out, int threads) const {
+        const TensorBatch batch = batch_of(x);
+        const auto count = static_cast<size_t>(batch.batch);
+        const std::unique_ptr<bool[]> flags(new bool[count]);
+        saliency(batch, plan, wide, output(maps, wide_out), flags.get(), threads);
+        const bool finite = std::find(flags.get(), flags.get() + count, false) == flags.get() + count;
+        if (finite && out == maps && !normalize) return {};
+        const auto [smallest, largest, noise, faint] = ordinary;
+        const void* raw = memory_at<const void>(maps);
+        const OrdinaryMaps wanted{plan.positions(), smallest, largest, faint, noise, true};
+        if (!finite || !are_ordinary(raw, wide_out, batch.batch, wanted, threads))
+            return std::vector<bool>(flags.get(), flags.get() + count);
+        finish(raw, batch.batch,
+               {plan.hooi.shape[1], plan.hooi.shape[2], rows, columns, false, normalize, noise, nullptr, nullptr},
+               output(out, wide_out), threads);
+        return {};
+    }
+};
+
 // The GIL is free meanwhile. Where the process ends before it is taken again, Python ends the thread by unwinding its
 // stack, which pybind11's own guard would not let pass.
 struct OthersMayRun {
@@ -147,32 +177,21 @@ PYBIND11_MODULE(_cpu, m) {
         },
         "x"_a, "method"_a, "rank"_a, named, "center"_a, "absolute"_a, "sign"_a, "relu"_a, "n_iter_max"_a, "tol"_a,
         "refine"_a, "guard"_a, "wide"_a, "maps"_a, "finite"_a, "wide_out"_a, "threads"_a, release);
-    m.def(
-        "finished_maps",  // by place: names cost microseconds
-        [](const Array& x, int method, const std::vector<int64_t>& rank, bool center, bool absolute, int sign,
-           bool relu, int n_iter_max, double tol, bool refine, bool guard, bool wide, uintptr_t maps, uintptr_t out,
-           int64_t rows, int64_t columns, bool normalize, const std::array<double, 4>& ordinary, bool wide_out,
-           int threads) {
-            const TensorBatch batch = batch_of(x);
-            const SaliencyPlan plan =
-                saliency_plan(batch, method, rank, center, absolute, sign, relu, n_iter_max, tol, refine, guard);
-            const auto count = static_cast<size_t>(batch.batch);
-            const std::unique_ptr<bool[]> flags(new bool[count]);
-            saliency(batch, plan, wide, output(maps, wide_out), flags.get(), threads);
-            std::vector<bool> finite(flags.get(), flags.get() + count);
-            if (std::find(finite.begin(), finite.end(), false) != finite.end()) return finite;
-            if (out == maps && !normalize) return std::vector<bool>{};
-            const auto [smallest, largest, noise, faint] = ordinary;
-            const void* raw = memory_at<const void>(maps);
-            if (!are_ordinary(raw, wide_out, batch.batch, {plan.positions(), smallest, largest, faint, noise, true},
-                              threads))
-                return finite;
-            finish(raw, batch.batch,
-                   {plan.hooi.shape[1], plan.hooi.shape[2], rows, columns, false, normalize, noise, nullptr, nullptr},
-                   output(out, wide_out), threads);
-            return std::vector<bool>{};
-        },
-        release);
+    py::class_<FinishedMaps>(m, "FinishedMaps")
+        .def(py::init([](int method, const std::vector<int64_t>& shape, const std::vector<int64_t>& rank, bool center,
+                         bool absolute, int sign, bool relu, int n_iter_max, double tol, bool refine, bool guard,
+                         bool wide, int64_t rows, int64_t columns, bool normalize,
+                         const std::array<double, 4>& ordinary, bool wide_out) {
+                 TensorBatch x{};
+                 for (size_t i = 0; i < 3; ++i) x.first.shape[i] = shape.at(i);
+                 x.first.order = 3;
+                 const SaliencyPlan plan =
+                     saliency_plan(x, method, rank, center, absolute, sign, relu, n_iter_max, tol, refine, guard);
+                 return FinishedMaps{plan, wide, rows, columns, normalize, ordinary, wide_out};
+             }),
+             "method"_a, "shape"_a, "rank"_a, named, "center"_a, "absolute"_a, "sign"_a, "relu"_a, "n_iter_max"_a,
+             "tol"_a, "refine"_a, "guard"_a, "wide"_a, "rows"_a, "columns"_a, "normalize"_a, "ordinary"_a, "wide_out"_a)
+        .def("__call__", &FinishedMaps::operator(), release);  // by place: names cost microseconds
     m.def(
         "finish",
         [](uintptr_t maps, uintptr_t out, int64_t batch, int64_t height, int64_t width, int64_t rows, int64_t columns,

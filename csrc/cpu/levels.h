@@ -94,8 +94,8 @@ struct SaliencyItem {
 
 // Where a solver has its symmetric matrices from, and where their eigenpairs go.
 struct EighItems {
-    bool values_in_float = false;  // what float's rounding of the largest eigenvalue moves of the others may be lost
-    virtual void take(int k, double* matrix) = 0;                              // [n, n]
+    virtual Tensor source(int k) const = 0;                                    // [n, n] in float or double
+    virtual void take(int k, double* matrix) = 0;                              // the same, dense and whole
     virtual void put(int k, const double* values, const double* vectors) = 0;  // [rank], descending, and [n, rank]
 };
 
@@ -124,15 +124,16 @@ using WordPanel = void (*)(WordColumns& columns, const float* rows, int64_t ld, 
 // For machines with an instruction for dots of words; null elsewhere.
 WordPanel wide_word_panel();
 
-// `wide`: accumulate and solve in double. `narrow`: the vectors are wanted in float. Results of hooi and saliency may
-// lie in `memory`, until it is used again.
+// `wide`: accumulate and solve in double. `narrow`: the vectors are wanted in float. `in_float`: so are the
+// eigenvalues, all of them, and what rounding of the largest moves of the others may be lost. Results of hooi and
+// saliency may lie in `memory`, until it is used again.
 struct Level {
     const char* name;
 
     void (*mode_gram)(bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory);
 
-    int (*truncated_svd_group)(bool wide, int64_t n);
-    void (*truncated_svd)(bool wide, EighItems& items, int count, int n, int rank, bool narrow,
+    int (*truncated_svd_group)(bool wide, int64_t n, bool in_float);
+    void (*truncated_svd)(bool wide, EighItems& items, int count, int n, int rank, bool narrow, bool in_float,
                           const ArenaState& memory);
 
     // As many items as truncated_svd_group says for double.

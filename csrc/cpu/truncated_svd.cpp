@@ -54,12 +54,11 @@ struct Group : EighItems {
     const Output &values, &vectors;
 
     Group(const TensorBatch& gram, int64_t first, int rank, bool roots, const Output& values, const Output& vectors)
-        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {
-        values_in_float = !roots;  // the root of a small eigenvalue would show what it lost
-    }
+        : gram(gram), first(first), rank(rank), roots(roots), values(values), vectors(vectors) {}
 
+    Tensor source(int k) const override { return gram.item(first + k); }
     void take(int k, double* matrix) override {
-        const Tensor x = gram.item(first + k);
+        const Tensor x = source(k);
         if (x.dtype == DType::f64)
             mirror(static_cast<const double*>(x.data), x.stride, x.shape[0], matrix);
         else
@@ -85,12 +84,14 @@ struct Group : EighItems {
 void truncated_svd(const TensorBatch& gram, int rank, bool roots, bool wide, const Output& values,
                    const Output& vectors, int threads) {
     const int64_t n = gram.first.shape[0];
-    const int group = level().truncated_svd_group(wide, n);
+    // The root of a small eigenvalue would show what it lost.
+    const bool in_float = !roots && !values.wide && !vectors.wide && rank == n;
+    const int group = level().truncated_svd_group(wide, n, in_float);
     const double work = 4 * (25 + static_cast<double>(n)) * static_cast<double>(n * n);
     parallel_chunks(gram.batch, group, work, threads, [&](int64_t first, int64_t last, const ArenaState& memory) {
         Group items(gram, first, rank, roots, values, vectors);
         level().truncated_svd(wide, items, static_cast<int>(last - first), static_cast<int>(n), rank, !vectors.wide,
-                              memory);
+                              in_float, memory);
     });
 }
 

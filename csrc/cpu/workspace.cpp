@@ -41,7 +41,7 @@ void put_block(Block* block) {
     if (block->bytes <= kKeptBytes)
         for (auto& slot : g_slots) {
             Block* empty = nullptr;
-            if (slot.compare_exchange_strong(empty, block)) return;
+            if (!slot.load(std::memory_order_relaxed) && slot.compare_exchange_strong(empty, block)) return;
         }
     std::free(block);
 }
@@ -51,6 +51,7 @@ Block* take_block(int64_t bytes) {
     bytes = std::max(bytes, kFirstBytes);
     Block* best = nullptr;
     for (auto& slot : g_slots) {
+        if (!slot.load(std::memory_order_relaxed)) continue;
         Block* block = slot.exchange(nullptr);
         if (block && block->bytes >= bytes && (!best || block->bytes < best->bytes)) std::swap(block, best);
         if (block) put_block(block);

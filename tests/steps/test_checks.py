@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,25 @@ def test_the_effective_rank_is_the_largest_feasible_one():
         effective = checks.rank([r + 1 for r in request], sizes)
         assert all((r <= effective).all() for r in below)
         assert any((r == effective).all() for r in below)
+
+
+def test_a_call_like_one_before_is_checked_too():
+    """What is the same for every call of a kind is looked at once."""
+    x = torch.rand(2, 9, 3, 4)
+    expected = tsm_fast.tsm(x)
+    every: list[dict[str, Any]] = [{"relu": 1}, {"normalize": 1.0}, {"nan": ["raise"]}]
+    for wrong in every:
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            tsm_fast.tsm(x, **wrong)
+    bad = x.clone()
+    bad[1, 2, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="got NaN or Inf in item 1"):
+        tsm_fast.tsm(bad)
+    assert tsm_fast.tsm(bad, nan="propagate")[1].isnan().all()
+    assert tsm_fast.tsm(x.clone().requires_grad_()).requires_grad
+    assert torch.equal(tsm_fast.tsm(x[:, :, :, :]), expected)
+    freed = x.clone()
+    freed.untyped_storage().resize_(8)
+    with pytest.raises(RuntimeError, match="resized to 8"):
+        tsm_fast.tsm(freed)
+    assert torch.equal(tsm_fast.tsm(x), expected)

@@ -98,6 +98,10 @@ def test_batch_size_order_and_threads_do_not_change_a_bit(cpu, step, dtype, x):
 LARGE = {  # enough of one item for its own work to be divided
     "hooi": ((96, 90, 100), lambda cpu, x: cpu.hooi(x, (9, 8, 7), n_iter_max=3, tol=0.0, sign="u").core),
     "hooi, right signs": ((96, 90, 100), lambda cpu, x: cpu.hooi(x, (9, 8, 7), n_iter_max=2, tol=0.0, sign="v").core),
+    "hooi, small modes": (
+        (12, 40, 10, 300),
+        lambda cpu, x: cpu.hooi(x, (5, 7, 3, 17), n_iter_max=2, tol=0.0, sign="u").core,
+    ),
     "hosvd": ((96, 90, 100), lambda cpu, x: cpu.hosvd(x, (9, 8, 7), sign="u").core),
     "core_contraction": (
         (96, 90, 100),

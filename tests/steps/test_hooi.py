@@ -80,6 +80,20 @@ def test_float32_precision(backend, signed):
         assert orthonormality(result.factors[n]) <= 1e-5
 
 
+@pytest.mark.parametrize("shape", [(20, 24, 28), (20, 70, 66), (12, 9, 8, 7)], ids=str)
+def test_small_sigmas_that_stand_apart(backend, shape):
+    """Of a tensor that a cut of the first mode leaves an error of, modes with sigmas down to 1e-3 of the first."""
+    x, sizes = randn(2, *shape), torch.tensor([1, 0.3, 0.1, 0.05, 0.03, 0.02])
+    for mode, size in enumerate(shape[1:], 1):
+        weights = torch.nn.functional.pad(sizes, (0, size - len(sizes)), value=1e-4).double()
+        turn = torch.linalg.qr(randn(size, size, seed=mode))[0]
+        x = ((x.movedim(mode + 1, -1) * weights) @ turn).movedim(-1, mode + 1)
+    x, rank = x.float(), (4, *(len(sizes) for _ in shape[1:]))
+    exact = [decompose(item, rank) for item in x]
+    assert all(e.values[1][-1] < 0.01 * e.values[1][0] and min(e.gaps) > GAP and e.errors[-1] > 0.03 for e in exact)
+    check(backend.hooi(x, rank, **DEFAULTS), exact, double=False)
+
+
 def test_signs_where_nothing_ties_are_those_of_tensorly(backend):
     x, rank = tensors()["random"]
     result = backend.hooi(x, rank, **DEFAULTS)

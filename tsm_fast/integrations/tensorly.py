@@ -112,14 +112,17 @@ def partial_tucker(
     ranks = _ranks(tensor, rank, numbers)
     if isinstance(init, Iterator):
         init = list(init)
-    reason = _reason(tensor, ranks, numbers, n_iter_max, init, svd, random_state, mask)
+    reason, x = _reason(tensor, ranks, numbers, n_iter_max, init, svd, random_state, mask), None
+    if reason is None:
+        x = as_tensor("tensor", tensor)[0]
+        reason = "gradient" if needs_grad(x) else None if _in_range(tensor) else "range"
     _count(reason)
-    if reason is not None:
+    if reason is not None or x is None:
         options = {"n_iter_max": n_iter_max, "tol": tol, "svd": svd, "random_state": random_state}
         options |= {"verbose": verbose, "mask": mask, "svd_mask_repeats": svd_mask_repeats}
         return _STOCK["partial_tucker"](tensor, rank, modes=modes, init=init, **options)
     _warn_of(rank, ranks, tl.shape(tensor), numbers)
-    x, limit = _torch(tensor), max(float(tol or 0), 0.0)
+    limit = max(float(tol or 0), 0.0)
     start = init if isinstance(init, str) else _factors(init)
     how = {"init": start, "random_state": random_state, "pad": True, "n_iter_max": n_iter_max, "tol": limit}
     result = engine.tucker(x[None], ranks, modes=numbers, **how)
@@ -307,13 +310,17 @@ def _reason(
             return reason
     if len(ranks) != len(modes) or not all(1 <= r <= sizes[mode] for r, mode in zip(ranks, modes, strict=True)):
         return "rank"
-    if not (init in ("svd", "random") if isinstance(init, str) else _is_start(init, tensor, ranks, modes)):
-        return "init"
-    x = _torch(tensor)
-    if needs_grad(x):
-        return "gradient"
-    peak = peaks(x[None])
-    return None if bool((peak > _SMALLEST) & (peak < 1 / _SMALLEST)) else "range"  # also zeros, NaN and Inf
+    known = init in ("svd", "random") if isinstance(init, str) else _is_start(init, tensor, ranks, modes)
+    return None if known else "init"
+
+
+def _in_range(tensor: Any) -> bool:
+    """Not of zeros, NaN and Inf either."""
+    if isinstance(tensor, np.ndarray):  # PyTorch's threads would wake, and spin beside ours
+        peak = max(abs(float(tensor.max())), abs(float(tensor.min())))
+    else:
+        peak = float(peaks(tensor[None]))
+    return _SMALLEST < peak < 1 / _SMALLEST
 
 
 def _is_state(random_state: Any) -> bool:
@@ -342,10 +349,6 @@ def _is_ours(tensor: Any) -> bool:
     if tl.get_backend() == "numpy":
         return type(tensor) is np.ndarray and tensor.dtype in (np.float32, np.float64) and tensor.dtype.isnative
     return tl.get_backend() == "pytorch" and type(tensor) is Tensor and tensor.dtype in (torch.float32, torch.float64)
-
-
-def _torch(array: Any) -> Tensor:
-    return as_tensor("tensor", array)[0]
 
 
 def _tell(errors: Sequence[float], tol: float) -> None:

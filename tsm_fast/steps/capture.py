@@ -9,12 +9,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_thread = threading.local()
+
+class _Thread(threading.local):
+    unseen = False
+
+
+_thread = _Thread()
 
 
 def is_captured(x: Tensor) -> bool:
     """Whether what is done with x goes into a graph: nobody may wait for a value of it."""
-    if getattr(_thread, "unseen", False):
+    if _thread.unseen:
         return True
     if not x.is_cuda:
         return False
@@ -25,7 +30,7 @@ def is_captured(x: Tensor) -> bool:
 @contextmanager
 def as_captured() -> Iterator[None]:
     """The calls of this thread do what they do while a graph is captured."""
-    before = getattr(_thread, "unseen", False)
+    before = _thread.unseen
     _thread.unseen = True
     try:
         yield

@@ -174,11 +174,16 @@ def resolve(backend: str | None, x: Tensor, *others: Tensor) -> Backend:
     return module
 
 
+def loaded(name: str) -> Backend | None:
+    """The module of a known backend, where it was loaded before."""
+    return cast(Backend | None, sys.modules.get(_ENTRIES[name].module))
+
+
 def load(name: str) -> Backend:
     """The module of a known backend; RuntimeError where it is not built or does not load."""
-    loaded = sys.modules.get(_ENTRIES[name].module)
-    if loaded is not None and name not in _OLDEST and _is_built(name):
-        return cast(Backend, loaded)
+    there = loaded(name)
+    if there is not None and name not in _OLDEST and _is_built(name):
+        return there
     reason = _unavailable(name)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} cannot run: {reason}")

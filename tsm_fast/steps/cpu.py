@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -164,14 +165,14 @@ def _decomposed(
     options: HooiOptions,
 ) -> HooiResult:
     modes, start, padding = options
-    dtype = result_dtype(x.dtype, precision)
-    core = _empty(len(x), *rank, dtype=dtype)
-    factors = [_empty(len(x), x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
-    values = [torch.empty(len(x), rank[n], dtype=dtype, device=_CPU) for n in modes]
-    errors = _empty(len(x), n_iter_max or 1, dtype=torch.float64)
-    n_sweeps = torch.empty(len(x), dtype=torch.int64, device=_CPU)
-    converged, finite = (torch.empty(len(x), dtype=torch.bool, device=_CPU) for _ in range(2))
-    if len(x):
+    dtype, batch = result_dtype(x.dtype, precision), x.shape[0]
+    core = _empty(batch, *rank, dtype=dtype)
+    factors = [_empty(batch, x.shape[n + 1], rank[n], dtype=dtype) for n in modes]
+    values = [torch.empty(batch, rank[n], dtype=dtype, device=_CPU) for n in modes]
+    errors = _empty(batch, n_iter_max or 1, dtype=torch.float64)
+    n_sweeps = torch.empty(batch, dtype=torch.int64, device=_CPU)
+    converged, finite = (torch.empty(batch, dtype=torch.bool, device=_CPU) for _ in range(2))
+    if batch:
         _cpu.hooi(
             _array(x),
             list(rank),
@@ -238,7 +239,6 @@ def finished_maps(
     x: Tensor,  # [B, C, H, W]
     method: Method,
     rank: Sequence[int] | None,
-    *,
     center: bool,
     combine: str,
     sign: str,
@@ -251,36 +251,82 @@ def finished_maps(
     """`saliency` and `finish` in one call, and None, where all items are finite and, if the maps are resized or
     normalised, `are_ordinary`; else what `saliency` gives.
     """
+    run = finishing(
+        x.shape[1:],
+        x.dtype,
+        method,
+        None if rank is None else tuple(rank),
+        center,
+        combine,
+        sign,
+        relu,
+        precision,
+        None if size is None else tuple(size),
+        normalize,
+        faint,
+    )
+    return finished(run, x)
+
+
+class Finishing(NamedTuple):
+    """What is known of `finished_maps` beside the features."""
+
+    run: _cpu.FinishedMaps
+    raw: tuple[int, ...]  # shape of a raw map
+    size: tuple[int, ...] | None  # of one that is resized
+    dtype: torch.dtype
+
+
+@lru_cache(maxsize=256)
+def finishing(
+    shape: tuple[int, int, int],  # (C, H, W)
+    features: torch.dtype,
+    method: Method,
+    rank: tuple[int, ...] | None,
+    center: bool,
+    combine: str,
+    sign: str,
+    relu: bool,
+    precision: Precision,
+    size: tuple[int, ...] | None,
+    normalize: bool,
+    faint: float,
+) -> Finishing:
+    _, height, width = shape
     dtype = torch.float64 if precision == "float64" else torch.float32
-    batch, _, height, width = x.shape
-    maps = torch.empty(batch, height, width, dtype=dtype, device=_CPU)
     rows, columns = size or (height, width)
-    out = _empty(batch, rows, columns, dtype=dtype) if size else maps
+    run = _cpu.FinishedMaps(
+        _cpu.methods[method],
+        shape,
+        rank or (),
+        center=center,
+        absolute=combine == "absolute",
+        sign=_cpu.signs[sign],
+        relu=relu,
+        n_iter_max=N_ITER_MAX,
+        tol=TOL,
+        refine=precision == "float64",
+        guard=precision == "auto",
+        wide=torch.float64 in (features, dtype),
+        rows=rows,
+        columns=columns,
+        normalize=normalize,
+        ordinary=(*_limits(dtype, height * width), faint),
+        wide_out=dtype == torch.float64,
+    )
+    return Finishing(run, (height, width), size, dtype)
+
+
+def finished(how: Finishing, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`finished_maps` of features of the shape and dtype that `how` is for."""
+    run, raw, size, dtype = how
+    batch = x.shape[0]
+    maps = torch.empty(batch, *raw, dtype=dtype, device=_CPU)
+    out = maps if size is None else _empty(batch, *size, dtype=dtype)
     if not batch:
         return out, None
-    finite = _cpu.finished_maps(
-        _array(x),
-        _cpu.methods[method],
-        rank or (),
-        center,
-        combine == "absolute",
-        _cpu.signs[sign],
-        relu,
-        N_ITER_MAX,
-        TOL,
-        precision == "float64",
-        precision == "auto",
-        _passes_wide(x, precision),
-        maps.data_ptr(),
-        out.data_ptr(),
-        rows,
-        columns,
-        normalize,
-        (*_limits(dtype, height * width), faint),
-        dtype == torch.float64,
-        torch.get_num_threads(),
-    )
-    return (maps, torch.tensor(finite, device=_CPU)) if finite else (out, None)
+    finite = run(_array(x), maps.data_ptr(), out.data_ptr(), torch.get_num_threads())
+    return (out, None) if finite is None else (maps, torch.tensor(finite, device=_CPU))
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeGuard, TypeVar
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -91,6 +91,26 @@ def readable(name: str, x: Tensor, backend: str, *, looks: bool = True) -> None:
         obstacle = "" if _address(x) else _no_memory(name, x, backend)
     if obstacle:
         raise TypeError(f"{name} must be {obstacle}")
+
+
+def is_plain(x: object) -> TypeGuard[Tensor]:
+    """Whether x is a contiguous tensor in the CPU's memory, in a call that nobody traces, transforms or differentiates:
+    what needs no look at anything else.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.is_cpu
+        and x.is_contiguous()
+        and x.layout is torch.strided
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and forward_ad._current_level < 0
+        and _functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not (x.is_nested or x.is_neg())
+        and x.untyped_storage().nbytes() >= x.nbytes + x.storage_offset() * x.element_size() > 0
+        and 0 == x.data_ptr() % x.element_size() < x.data_ptr()
+    )
 
 
 def is_transformed(x: Tensor) -> bool:

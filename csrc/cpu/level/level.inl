@@ -18,9 +18,11 @@ const Level kLevel = {
     [](bool wide, const Tensor& x, int mode, bool center, double* g, const ArenaState& memory) {
         TSM_BOTH(mode_gram_as)(x, mode, center, g, Arena(memory));
     },
-    [](bool wide, int64_t n) { return TSM_BOTH(eigh_group)(n); },
-    [](bool wide, EighItems& items, int count, int n, int rank, bool narrow, const ArenaState& memory) {
-        TSM_BOTH(truncated_svd_as)(items, count, n, rank, narrow, Arena(memory));
+    [](bool wide, int64_t n, bool in_float) {
+        return wide && in_float ? eigh_group<double, float>(n) : TSM_BOTH(eigh_group)(n);
+    },
+    [](bool wide, EighItems& items, int count, int n, int rank, bool narrow, bool in_float, const ArenaState& memory) {
+        TSM_BOTH(truncated_svd_as)(items, count, n, rank, narrow, in_float, Arena(memory));
     },
     [](const TripletsPlan& plan, TripletsItem* items, int count, const ArenaState& memory) {
         triplets_items(plan, items, count, Arena(memory));

@@ -145,6 +145,7 @@ struct SaliencyGroup {
         Wanted wanted;
         if (!plan.single()) {
             wanted.narrow = narrow;
+            wanted.plain = narrow || guarded();
             wanted.negligible = kNegligible;
             wanted.found = columns_found;
         }

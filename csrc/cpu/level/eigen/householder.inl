@@ -45,6 +45,30 @@ static inline void update_and_multiply(V* a, int ld, int first, int i, const V* 
     for (int r = 0; r < RB; ++r) p[i + r] += acc[r];
 }
 
+// The sum of the squares of `one` and at(i), i < count; of floats in double.
+template <class T, class At>
+static inline Vec<T> squares_of(int count, Vec<T> one, At at) {
+    if constexpr (sizeof(T) == 8) {
+        Vec<T> sum = one * one;
+        for (int i = 0; i < count; ++i) sum += at(i) * at(i);
+        return sum;
+    } else {
+        constexpr int L = kLanes<double>, parts = kLanes<T> / L;
+        Vec<double> sums[parts] = {};
+        for (int i = -1; i < count; ++i) {
+            const Vec<T> x = i < 0 ? one : at(i);
+            for (int q = 0; q < parts; ++q) {
+                Vec<double> wide;
+                for (int l = 0; l < L; ++l) wide[l] = static_cast<double>(x[q * L + l]);
+                sums[q] += wide * wide;
+            }
+        }
+        Vec<T> sum;
+        for (int l = 0; l < kLanes<T>; ++l) sum[l] = static_cast<T>(sums[l / L][l % L]);
+        return sum;
+    }
+}
+
 // A = Q T Q^T, T with diagonal d and off-diagonal e [n - 1]. On entry A's lower triangle; on return reflector k is in
 // row k right of the diagonal. work: [4, n].
 template <class T>
@@ -57,16 +81,18 @@ static void tridiagonalize(Vec<T>* a, int n, int ld, Vec<T>* d, Vec<T>* e, Vec<T
         d[k] = a[k * ld + k];
         if (k == n - 1) break;
         const V alpha = a[(k + 1) * ld + k];
-        V rest{};
-        for (int i = k + 2; i < n; ++i) rest += a[i * ld + k] * a[i * ld + k];
-        const V norm = vsqrt<T>(alpha * alpha + rest);
+        const auto column = [&](int i) { return a[(k + 2 + i) * ld + k]; };
+        const V rest = squares_of<T>(n - k - 2, V{}, column), norm = vsqrt<T>(alpha * alpha + rest);
         const V beta = alpha < 0 ? norm : -norm;
         const auto none = rest < kNoSquare<T>;
         e[k] = none ? alpha : beta;
-        tau[k] = none ? V{} : (beta - alpha) / beta;
         const V scale = none ? V{} : T(1) / (alpha - beta);
         v[k + 1] = splat<T>(1);
         for (int i = k + 2; i < n; ++i) v[i] = a[i * ld + k] * scale;
+        tau[k] = (beta - alpha) / beta;
+        if constexpr (sizeof(T) == 4)
+            tau[k] = T(2) / squares_of<T>(n - k - 2, v[k + 1], [&](int i) { return v[k + 2 + i]; });
+        tau[k] = none ? V{} : tau[k];
         for (int i = k + 1; i < n; ++i) {
             a[k * ld + i] = v[i];
             p[i] = V{};
@@ -216,8 +242,7 @@ static inline double sum_of_squares(const T* x, int64_t n) {
 }
 
 // As tridiagonalize, for one whole symmetric matrix a: [squared(n), ld], zeros behind row and column n; d and e `lanes`
-// apart. work: [kPanel + 1, ld]. Reflectors in float are orthogonal to what tau in float allows, however they came
-// about.
+// apart. work: [kPanel + 1, ld]
 template <class T, class D>
 static void tridiagonalize_one(T* a, int n, int64_t ld, D* d, D* e, int lanes, T* tau, T* work) {
     using V = Vec<T>;
@@ -242,10 +267,10 @@ static void tridiagonalize_one(T* a, int n, int64_t ld, D* d, D* e, int lanes, T
         if (k == n - 1) break;
         const T alpha = v[k + 1];
         for (int64_t j = from; j <= k + 1; ++j) v[j] = 0;
-        const T rest = row_product(v, v, next, end);
-        const T norm = static_cast<T>(__builtin_sqrt(static_cast<double>(alpha * alpha + rest)));
+        const double rest = sum_of_squares(v + next, end - next);
+        const T norm = static_cast<T>(__builtin_sqrt(static_cast<double>(alpha) * static_cast<double>(alpha) + rest));
         const T beta = alpha < 0 ? norm : -norm;
-        const bool none = rest < kNoSquare<T>;
+        const bool none = rest < static_cast<double>(kNoSquare<T>);
         e[k * lanes] = static_cast<D>(none ? alpha : beta);
         tau[k] = none ? 0 : (beta - alpha) / beta;
         const T scale = none ? 0 : 1 / (alpha - beta);

@@ -27,7 +27,7 @@ struct LaneEigen {
     using V = Vec<T>;
     static constexpr int L = kLanes<T>;
     int n, ld;  // an odd leading dimension keeps columns out of one cache set
-    V *z, *d, *e, *tau, *work, *rotations, *d_work, *e_work;
+    V *z, *d, *e, *tau, *work, *rotations, *d_work, *e_work, *coefficients;
     LaneEigen(int size, Arena& arena) : n(size), ld(size | 1) {
         z = arena.take<V>((n + kSetsAtOnce - 1) * ld);
         d = arena.take<V>(n);
@@ -37,19 +37,16 @@ struct LaneEigen {
         e_work = arena.take<V>(n);
         work = arena.take<V>(((kShiftedVectors<T> + 1) * kSetsAtOnce + 1) * (n + kSetsAtOnce));
         rotations = arena.take<V>(kSweepsKept * 2 * n);
+        coefficients = arena.take<V>(TwoSided<V>::coefficients(n) + kSetsAtOnce * n);
     }
 
     // a: [n, ld], lower triangle, entries about 1, destroyed. Returns values [rank] and vectors [n, rank], whose loss
-    // of orthonormality is at most `loss`.
-    void solve(V* a, int rank, V* values, V* vectors, double loss) {
+    // of orthonormality is at most `loss`. plain: as in Wanted
+    void solve(V* a, int rank, V* values, V* vectors, double loss, bool plain = false) {
         tridiagonalize<T>(a, n, ld, d, e, tau, work);
-        for (int i = 0; i < n; ++i) {
-            d_work[i] = d[i];
-            e_work[i] = i < n - 1 ? e[i] : V{};
-        }
         V by_ql = splat<T>(1), lost{};
         if constexpr (sizeof(T) == 8) {
-            by_ql = by_inverse_iteration(a, rank, values, vectors);
+            by_ql = by_inverse_iteration(a, rank, values, vectors, plain);
             lost = judged(rank, vectors);
             by_ql = lost <= kLost ? by_ql : splat<T>(1);
         }
@@ -128,14 +125,22 @@ struct LaneEigen {
         for (i = 0; i + 8 <= n; i += 8) straighten_rows<V, V, 8>(vectors + i * rank, rank, rank, e, ld);
         for (; i < n; ++i) straighten_rows<V, V, 1>(vectors + i * rank, rank, rank, e, ld);
     }
-    V by_inverse_iteration(const V* a, int rank, V* values, V* vectors) {
+    // The largest eigenvalues of (d, e), and their vectors into z; returns the lanes that have none, as 0 or 1.
+    V tridiagonal_pairs(int rank, V* values, bool plain) {
+        for (int i = 0; i < n; ++i) {
+            d_work[i] = d[i];
+            e_work[i] = i < n - 1 ? e[i] : V{};
+        }
         eigenvalues_lanes<T>(d_work, e_work, n);
         int* order = reinterpret_cast<int*>(rotations);
         for (int lane = 0; lane < L; ++lane) {
             descending<T>(reinterpret_cast<const T*>(d_work) + lane, n, order);
             for (int j = 0; j < rank; ++j) values[j][lane] = d_work[order[j]][lane];
         }
-        const V failed = inverse_iteration(d, e, n, values, rank, z, ld, work);
+        return inverse_iteration(d, e, n, values, rank, z, ld, work, coefficients, plain);
+    }
+    V by_inverse_iteration(const V* a, int rank, V* values, V* vectors, bool plain) {
+        const V failed = tridiagonal_pairs(rank, values, plain);
         constexpr int NY = TSM_VECTOR_BYTES == 64 ? 4 : 2;  // what the registers hold
         block_reflectors<T>(a, n, ld, tau, work);
         int j = 0;

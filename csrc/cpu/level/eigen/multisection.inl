@@ -8,6 +8,7 @@ namespace tsm::TSM_LEVEL {
 namespace {
 
 using Counts = int64_t __attribute__((vector_size(TSM_VECTOR_BYTES)));
+using Bits = uint64_t __attribute__((vector_size(TSM_VECTOR_BYTES)));
 
 // below[i]: how many eigenvalues of (d, e) are less than x[i], for NV vectors of points; squares: those of e, none
 // zero. The sequence is scaled every few steps, so that it keeps away from what double can hold.
@@ -27,8 +28,8 @@ static inline void count_below(const double* d, const double* squares, int n, co
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) {
                 const Vec<double> next = (at - x[v]) * now[v] - square * last[v];
-                const auto changed = reinterpret_cast<Counts>(next) ^ reinterpret_cast<Counts>(now[v]);
-                below[v] -= changed < 0;
+                const Bits changed = reinterpret_cast<Bits>(next) ^ reinterpret_cast<Bits>(now[v]);
+                below[v] += reinterpret_cast<Counts>(changed >> 63);
                 last[v] = now[v];
                 now[v] = next;
             }

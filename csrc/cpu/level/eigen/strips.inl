@@ -21,13 +21,16 @@ struct StripEigen {
     static constexpr bool kReducedInT = sizeof(R) == sizeof(T);
     static constexpr int L = kLanes<T>;
     static constexpr int kMaxCluster = 24;
+    static constexpr int kStripsAtOnce = TSM_VECTOR_BYTES == 64 ? 4 : 2;  // of vectors from both ends
     int n, strips;
     int64_t ld;
     R *matrices, *taus, *panel, *blocks;  // blocks: of the reflectors
     T* work;
+    T* coefficients;                                               // of TwoSided
     V *z, *d, *e, *found, *d_work, *e_work, *rotations, *shifted;  // found: the eigenvalues, unsorted
     T close;                                                       // eigenvalues that are closer belong to one cluster
     int* order;
+    bool pointed;                     // whether every vector's entry of largest magnitude was made positive
     float *narrow_a, *narrow_blocks;  // the reflectors; their blocks and factors
     Vec<float>* narrow_z;
 
@@ -46,6 +49,7 @@ struct StripEigen {
         e_work = arena.take<V>(n);
         rotations = arena.take<V>(kSweepsKept * 2 * n);
         shifted = arena.take<V>(2 * kShiftedVectors<T> * n);
+        coefficients = arena.take<T>(TwoSided<T>::coefficients(n));
         order = arena.take<int>(n);
         if (sizeof(T) < 8) return;
         if (kReducedInT) {
@@ -94,19 +98,21 @@ struct StripEigen {
     }
     // The eigenvectors [n, rank] of lane's matrix for its largest eigenvalues lambda [rank], whose loss of
     // orthonormality is at most `loss`, or `narrow`, kLostInFloat: good to float. False where a matrix that was reduced
-    // in float has to be solved again.
-    bool vectors(int lane, int rank, T* lambda, double* out, double loss, bool narrow) {
+    // in float has to be solved again. plain: as in Wanted
+    bool vectors(int lane, int rank, T* lambda, double* out, double loss, bool narrow, bool plain) {
+        pointed = false;
         const int last = few_eigenvalues<T>(n, rank) ? rank - 1 : n - 1;
         const T top = size_of(found[order[0]][lane]), bottom = size_of(found[order[last]][lane]);
         const T norm = top > bottom ? top : bottom;
         close = static_cast<T>(loss < kCloseLoss ? kClose : kCloseLoss * (norm > 1 ? norm : 1));
         T lost = 0;
         bool sound = false;
-        if (sizeof(T) == 8 && by_inverse_iteration(lane, rank, lambda)) {
+        if (sizeof(T) == 8 && by_inverse_iteration(lane, rank, lambda, plain)) {
             block_reflectors<R>(matrix(lane), n, ld, tau(lane), blocks);
             if (narrow && rank > L) {
                 reflect_in_float(lane, rank, out);
-                if (judged(rank, out) <= kLostInFloat) return true;
+                pointed = judged(rank, out) <= kLostInFloat;
+                if (pointed) return true;
             }
             if constexpr (kReducedInT) {
                 reflect_vectors(lane, rank, out);
@@ -178,7 +184,7 @@ struct StripEigen {
             for (; j < rank; ++j) out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{j} / L * n + i][j % L]);
         }
     }
-    // The reflectors in float, on twice as many vectors at once.
+    // The reflectors in float, on twice as many vectors at once, which then point up.
     void reflect_in_float(int lane, int rank, double* out) {
         constexpr int NY = 2, LF = kLanes<float>;
         const float *reflectors, *factors, *own_tau;
@@ -208,8 +214,17 @@ struct StripEigen {
             }
             reflect_strips<float, NY>(reflectors, n, ld, own_tau, factors, narrow_z, n);
             for (int y = 0; y < NY && first + y * LF < rank; ++y) {
-                normalize_lanes<float>(narrow_z + y * n, n);
-                const float* from = reinterpret_cast<const float*>(narrow_z + y * n);
+                Vec<float>* own = narrow_z + y * n;
+                normalize_lanes<float>(own, n);
+                Vec<float> most{}, entry{};
+                for (int i = 0; i < n; ++i) {
+                    const Vec<float> size = vabs<float>(own[i]);
+                    entry = size > most ? own[i] : entry;
+                    most = size > most ? size : most;
+                }
+                const Vec<float> sign = entry < 0 ? splat(-1.0f) : splat(1.0f);
+                for (int i = 0; i < n; ++i) own[i] *= sign;
+                const float* from = reinterpret_cast<const float*>(own);
                 double* to = out + first + y * LF;
                 const int count = rank - first - y * LF;
                 for (int64_t i = 0; i < n; ++i) {
@@ -230,7 +245,7 @@ struct StripEigen {
                 out[int64_t{i} * rank + j] = static_cast<double>(z[int64_t{i} / L * n + order[j]][i % L]);
         }
     }
-    bool by_inverse_iteration(int lane, int rank, const T* lambda) {
+    bool by_inverse_iteration(int lane, int rank, const T* lambda, bool plain) {
         T* dl = work;  // this lane's own T
         T* el = work + ld;
         for (int i = 0; i < n; ++i) {
@@ -242,9 +257,38 @@ struct StripEigen {
         T shift = lambda[0] + 1;
         const int used = (rank + L - 1) / L;
         int s = 0;
+        if constexpr (sizeof(T) == 8) {
+            const TwoSided<T> ends(dl, el, n, coefficients);
+            while (plain && s < used) {
+                constexpr int NS = kStripsAtOnce;
+                const bool some = s + NS <= used && from_both_ends<NS>(ends, s, rank, lambda);
+                if (!some && !from_both_ends<1>(ends, s, rank, lambda)) {
+                    shift = s > 0 ? lambda[s * L - 1] : shift;
+                    if (!solve_strips<1>(s, rank, lambda, dl, el, shift)) return false;
+                }
+                s += some ? NS : 1;
+            }
+        }
         for (; s + 2 <= used; s += 2)
             if (!solve_strips<2>(s, rank, lambda, dl, el, shift)) return false;
         return s == used || solve_strips<1>(s, rank, lambda, dl, el, shift);
+    }
+    // Strips [first, first + NS), where none of their eigenvalues is close to one before it.
+    template <int NS>
+    bool from_both_ends(const TwoSided<T>& ends, int first, int rank, const T* lambda) {
+        V values[NS], residual[NS];
+        for (int s = 0; s < NS; ++s) {
+            if (clustered(first + s, rank, lambda)) return false;
+            for (int l = 0; l < L; ++l) {
+                const int j = (first + s) * L + l;
+                values[s][l] = lambda[j < rank ? j : rank - 1];
+            }
+        }
+        ends.template take<NS>(values, z + int64_t{first} * n, n, shifted, residual);
+        for (int s = 0; s < NS; ++s)
+            for (int l = 0; l < L; ++l)
+                if (!(residual[s][l] <= kLeft)) return false;
+        return true;
     }
     // Strips [first, first + NS). shift: the one before; it becomes the last one
     template <int NS>

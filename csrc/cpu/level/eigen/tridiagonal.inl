@@ -6,6 +6,7 @@
 #pragma once
 #include "cpu/level/eigen/householder.inl"
 #include "cpu/level/eigen/orthonormalize.inl"
+#include "cpu/level/eigen/two_sided.inl"
 
 namespace tsm::TSM_LEVEL {
 namespace {
@@ -301,12 +302,16 @@ constexpr int kSetsAtOnce = 2;    // of eigenvectors in inverse iteration, each 
 constexpr double kGrowth = 1e10;  // of a unit vector in one solve: 1 / the residual
 
 // Eigenvectors y [rank, n], `step` apart, of (d, e) for its largest eigenvalues lambda [rank], descending. Returns the
-// lanes, as 0 or 1, whose vectors fail the test of their residuals. work:
-// [kShiftedVectors + 1, kSetsAtOnce, n]; y is written to up to a multiple of kSetsAtOnce.
+// lanes, as 0 or 1, whose vectors fail the test of their residuals. work: [kShiftedVectors + 1, kSetsAtOnce, n];
+// coefficients: of TwoSided, which does where `plain`, and [kSetsAtOnce, n] behind them; y is written to up to a
+// multiple of kSetsAtOnce.
 static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e, int n, const Vec<double>* lambda,
-                                     int rank, Vec<double>* y, int64_t step, Vec<double>* work) {
+                                     int rank, Vec<double>* y, int64_t step, Vec<double>* work,
+                                     Vec<double>* coefficients, bool plain) {
     using V = Vec<double>;
     constexpr int NS = kSetsAtOnce;
+    const TwoSided<V> ends(d, e, n, coefficients);
+    V* both = coefficients + TwoSided<V>::coefficients(n);
     Shifted<double, NS> shifted(n, work);
     V* kept = work + kShiftedVectors<double> * NS * n;
     double* starts = reinterpret_cast<double*>(kept + NS * n);
@@ -328,8 +333,25 @@ static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e,
             for (int lane = 0; lane < kLanes<double>; ++lane)
                 first[s] = cluster[lane] < first[s] ? static_cast<int>(cluster[lane]) : first[s];
             if (first[s] < j + s && j + s < rank) solves = 3;
-            for (int i = 0; i < n; ++i) own[s * step + i] = splat(starts[j + s + i]);
         }
+        // A lane takes what is its own, whatever the others do.
+        V from_ends[NS] = {};
+        if (plain) {
+            V residual[NS];
+            ends.take<NS>(shift, both, n, work, residual);
+            bool all = true;
+            for (int s = 0; s < NS; ++s) {
+                from_ends[s] = (alone[s] != 0) & (residual[s] <= kLeft) ? splat(1.0) : V{};
+                for (int lane = 0; lane < kLanes<double>; ++lane) all &= from_ends[s][lane] != 0 || j + s >= rank;
+            }
+            if (all) {
+                for (int s = 0; s < NS; ++s)
+                    for (int i = 0; i < n; ++i) own[s * step + i] = both[s * n + i];
+                continue;
+            }
+        }
+        for (int s = 0; s < NS; ++s)
+            for (int i = 0; i < n; ++i) own[s * step + i] = splat(starts[j + s + i]);
         shifted.factorize(d, e, shift);
         for (int solve = 0; solve < solves; ++solve) {
             for (int s = 0; s < NS && solve == 2; ++s)
@@ -360,7 +382,11 @@ static Vec<double> inverse_iteration(const Vec<double>* d, const Vec<double>* e,
                     for (int i = 0; i < n; ++i) x[i] = alone[s] != 0 ? kept[s * n + i] : x[i];
             }
         }
-        for (int s = 0; s < NS && j + s < rank; ++s) failed = growth[s] > kGrowth ? failed : splat(1.0);
+        for (int s = 0; s < NS; ++s) {
+            for (int i = 0; plain && i < n; ++i)
+                own[s * step + i] = from_ends[s] != 0 ? both[s * n + i] : own[s * step + i];
+            if (j + s < rank) failed = (from_ends[s] != 0) | (growth[s] > kGrowth) ? failed : splat(1.0);
+        }
     }
     return failed;
 }

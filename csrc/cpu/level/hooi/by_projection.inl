@@ -4,9 +4,15 @@
 // rest in double.
 #pragma once
 #include "cpu/level/hooi/common.inl"
+#include "cpu/level/hooi/mode_products.inl"
 
 namespace tsm::TSM_LEVEL {
 namespace {
+
+// An eigenproblem and its results.
+struct Problem {
+    double *matrix, *values, *vectors;
+};
 
 // One item, beside its results.
 template <class P>
@@ -16,10 +22,13 @@ struct ProjectedItem {
     P* room;           // for a product of X with the factors of half of the modes
     const P* half;     // that product
     int left_by;       // the half that this sweep has multiplied; -1: none yet
-    bool weak;         // an unfolding has shown vectors that a Gram matrix in float does not tell apart
     double* unfolded;  // projected unfolding of the mode being updated
-    double *matrix, *values, *vectors;  // an eigenproblem
+    Problem problem;
 };
+
+// Of items whose modes start on threads of their own: those of fewer are not worth one, of more one mode keeps all
+// busy.
+constexpr int64_t kFewElements = 1 << 15, kManyElements = 1 << 20;
 
 template <class P>
 struct ByProjection {
@@ -31,7 +40,6 @@ struct ByProjection {
     const int middle;  // the first mode of the second half
     P* spare[2];       // products on their way
     P* narrow;         // factors in P
-    double* projection;
 
     // Results lie in front of what `from` has left.
     ByProjection(const CpuHooiPlan& p, HooiItem* its, int n, Arena& from)
@@ -39,17 +47,14 @@ struct ByProjection {
         const int64_t largest = largest_problem(p), product = largest_product();
         for (int k = 0; k < count; ++k) {
             parts[k].own = nullptr;
-            parts[k].weak = false;
             parts[k].room = arena.take<P>(product);
-            parts[k].matrix = arena.take<double>(largest * largest);
-            parts[k].vectors = arena.take<double>(largest * largest);
-            parts[k].values = arena.take<double>(largest);
+            parts[k].problem = {arena.take<double>(largest * largest), arena.take<double>(largest),
+                                arena.take<double>(largest * largest)};
             parts[k].unfolded = arena.take<double>(unfolded_size(p));
         }
         int64_t sizes = 0;
         for (int m = 0; m < p.order; ++m) sizes += p.kept[m] ? 0 : p.shape[m] * p.rank[m];
         narrow = arena.take<P>(sizes);
-        projection = arena.take<double>(product);
         for (auto& buffer : spare) buffer = arena.take<P>(product);
     }
     // Elements of the largest of what multi_mode_product makes of X: by one factor where both halves have one.
@@ -79,25 +84,35 @@ struct ByProjection {
             read(k);
             active += items[k].active;
         }
+        int starting[kMaxOrder], n = 0;
         for (int m = 0; m < plan.order; ++m)
             if (plan.given && !plan.kept[m])
                 take_start(m);
             else if (plan.starts(m))
-                start(m);
+                starting[n++] = m;
+        if (plan.elements() >= kFewElements && plan.elements() < kManyElements)
+            in_parts(arena, n, [&](int64_t i, const ArenaState& memory) { start(starting[i], Arena(memory)); });
+        else
+            for (int i = 0; i < n; ++i) start(starting[i], arena);
         for (int sweep = 0; sweep < plan.n_iter_max && active > 0; ++sweep) {
             for (int k = 0; k < count; ++k) parts[k].left_by = -1;
             for (int m = 0; m < plan.order; ++m)
-                if (plan.moves(sweep, m)) update(m, sweep == 0);
+                if (plan.moves(sweep, m)) update(m);
             active = 0;
             for (int k = 0; k < count; ++k) {
                 HooiItem& item = items[k];
                 if (!item.active) continue;
-                const double* y = projected(k, plan.order);
+                const P* y = projected(k, plan.order);
                 double norm2 = 0;
-                for (int64_t i = 0; i < plan.core_size(); ++i) norm2 += y[i] * y[i];
-                __builtin_memcpy(item.core, y, static_cast<size_t>(plan.core_size()) * 8);
+                for (int64_t i = 0; i < plan.core_size(); ++i) {
+                    item.core[i] = static_cast<double>(y[i]);
+                    norm2 += item.core[i] * item.core[i];
+                }
                 end_sweep(item, sweep, norm2, plan.tol);
-                if (sizeof(P) == 4 && plan.guard && !(item.errors[sweep] > kLeastError)) give_up(item);
+                if (guarded() && !(item.errors[sweep] > kLeastError)) {
+                    item.hopeless = true;
+                    item.active = false;
+                }
                 active += item.active;
             }
         }
@@ -156,79 +171,64 @@ struct ByProjection {
         return sum;
     }
 
-    // ---- one eigenproblem for every active item, or for those wanted ----
-    void solve(int size, int rank, const bool* wanted = nullptr) {
+    // ---- eigenproblems of one size ----
+    void solve(const Problem* problems, int n, int size, int rank, const Arena& scratch) const {
         const double* g[kMostItems];
         double *values[kMostItems], *vectors[kMostItems];
-        int n = 0;
         const int group = eigh_group<double>(size);
-        Wanted vectors_wanted;
-        vectors_wanted.loss = plan.loss;
-        vectors_wanted.apart = true;
-        for (int k = 0; k < count; ++k) {
-            if (!items[k].active || (wanted && !wanted[k])) continue;
-            g[n] = parts[k].matrix;
-            values[n] = parts[k].values;
-            vectors[n++] = parts[k].vectors;
+        Wanted wanted;
+        wanted.loss = plan.loss;
+        wanted.apart = true;
+        for (int i = 0; i < n; ++i) {
+            g[i] = problems[i].matrix;
+            values[i] = problems[i].values;
+            vectors[i] = problems[i].vectors;
         }
         for (int first = 0; first < n; first += group)
             eigh_items<double>(g + first, n - first < group ? n - first : group, size, rank, values + first,
-                               vectors + first, arena, vectors_wanted);
+                               vectors + first, scratch, wanted);
     }
 
     // ---- the start: leading left singular vectors of every unfolding of X itself ----
-    void start(int m) {
+    // Their Gram matrices are in double where results are vouched for: squared in float, a small sigma leaves vectors
+    // that turn with the rounding, and from them sweeps that stop elsewhere.
+    void start(int m, Arena scratch) {
         const int64_t size = plan.shape[m], rank = plan.rank[m];
         const auto bytes = static_cast<size_t>(size * rank) * 8;
-        const bool guarded = sizeof(P) == 4 && plan.guard;
-        bool wanted[kMostItems] = {};
-        // What one mode has shown of an item, the next ones will.
+        Problem problem[kMostItems];
+        int n = 0;
         for (int k = 0; k < count; ++k) {
-            wanted[k] = !items[k].has_hosvd[m] && !parts[k].weak;
-            if (items[k].active && wanted[k]) unfolding_gram<P>(k, m);
+            if (!items[k].active || items[k].has_hosvd[m]) continue;
+            problem[n] = {scratch.take<double>(size * size), scratch.take<double>(size), items[k].factor[m]};
+            guarded() ? unfolding_gram<double>(k, m, problem[n].matrix, scratch)
+                      : unfolding_gram<P>(k, m, problem[n].matrix, scratch);
+            ++n;
         }
-        solve(static_cast<int>(size), static_cast<int>(rank), wanted);
-        if (guarded) {
-            for (int k = 0; k < count; ++k) {
-                if (items[k].active && wanted[k])
-                    parts[k].weak = !(parts[k].values[rank - 1] > kWeak * kWeak * parts[k].values[0]);
-                wanted[k] = items[k].active && parts[k].weak;
-                if (wanted[k]) unfolding_gram<double>(k, m);
+        solve(problem, n, static_cast<int>(size), static_cast<int>(rank), scratch);
+        for (int k = 0; k < count; ++k) {
+            HooiItem& item = items[k];
+            if (!item.active) continue;
+            if (item.has_hosvd[m]) __builtin_memcpy(item.factor[m], item.hosvd[m], bytes);
+            if (guarded()) {
+                __builtin_memcpy(item.hosvd[m], item.factor[m], bytes);
+                item.has_hosvd[m] = true;
             }
-            solve(static_cast<int>(size), static_cast<int>(rank), wanted);
-            for (int k = 0; k < count; ++k)
-                if ((items[k].has_hosvd[m] = wanted[k])) __builtin_memcpy(items[k].hosvd[m], parts[k].vectors, bytes);
-        }
-        give_up_weak(m);
-        for (int k = 0; k < count; ++k) {
-            if (!items[k].active) continue;
-            double* a = items[k].factor[m];
-            __builtin_memcpy(a, items[k].has_hosvd[m] ? items[k].hosvd[m] : parts[k].vectors, bytes);
             if (!plan.sign_v) continue;
-            Arena scratch = arena;
-            StartSigns<P> signs(plan, m, a, scratch);
+            Arena own = scratch;
+            StartSigns<P> signs(plan, m, item.factor[m], own);
             signs.see(parts[k].dense);
-            signs.point_up(a);
+            signs.point_up(item.factor[m]);
         }
     }
-
-    // Stops items that float_suffices() will refuse: sigmas of a projection are no larger than those of X.
-    void give_up_weak(int m) {
-        if (sizeof(P) == 8 || !plan.guard || plan.hosvd) return;
-        const double least = least_sigma(plan);
-        for (int k = 0; k < count; ++k)
-            if (items[k].active && !(parts[k].values[plan.found(m) - 1] > least * least * parts[k].values[0]))
-                give_up(items[k]);
-    }
-    static void give_up(HooiItem& item) {
-        item.hopeless = true;
-        item.active = false;
-    }
+    bool guarded() const { return sizeof(P) == 4 && plan.guard; }
 
     template <class A>
-    void unfolding_gram(int k, int m) const {
+    void unfolding_gram(int k, int m, double* gram, const Arena& scratch) const {
+        const int64_t n = plan.shape[m], inner = product_of(plan.shape + m + 1, plan.order - m - 1);
+        if (sizeof(A) == 8 && n <= kSmallMode)
+            return small_mode_gram(parts[k].dense, plan.others_size(m) / inner, n, inner, gram, scratch);
         const Tensor x = dense_tensor(parts[k].dense, sizeof(P) == 4 ? DType::f32 : DType::f64, plan.order, plan.shape);
-        gram_item<A>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, parts[k].matrix, arena);
+        gram_item<A>(fibres_of(x, m), Adjust{false, nullptr, 1, 1}, gram, scratch);
     }
     void take_start(int m) {
         const size_t bytes = static_cast<size_t>(plan.shape[m] * plan.rank[m]) * 8;
@@ -237,11 +237,15 @@ struct ByProjection {
     }
 
     // ---- one update ----
-    void update(int m, bool first_sweep) {
-        for (int k = 0; k < count; ++k)
-            if (items[k].active) unfold_projection(k, m);
-        solve(static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.found(m)));
-        if (first_sweep) give_up_weak(m);
+    void update(int m) {
+        Problem problem[kMostItems];
+        int n = 0;
+        for (int k = 0; k < count; ++k) {
+            if (!items[k].active) continue;
+            unfold_projection(k, m);
+            problem[n++] = parts[k].problem;
+        }
+        solve(problem, n, static_cast<int>(plan.matrix_size(m)), static_cast<int>(plan.found(m)), arena);
         for (int k = 0; k < count; ++k) {
             if (!items[k].active) continue;
             m == plan.padded ? take_padded(k, m) : take_factor(k, m);
@@ -254,12 +258,13 @@ struct ByProjection {
             if (i < m) outer *= plan.rank[i];
             if (i > m) inner *= plan.rank[i];
         }
-        const double* y = projected(k, m);
+        const P* y = projected(k, m);
         const bool left = plan.left_side(m);
         const int64_t size = plan.shape[m], columns = outer * inner;
+        if (left && size <= 32 && !plan.sign_v)
+            return small_mode_gram(y, outer, size, inner, parts[k].problem.matrix, arena);
         unfold_small(y, outer, size, inner, left, parts[k].unfolded);
-        const int64_t n = left ? size : columns, depth = left ? columns : size;
-        product<double, false>(n, n, depth, parts[k].unfolded, n, parts[k].unfolded, n, parts[k].matrix, n);
+        gram_of_rows(parts[k].unfolded, left ? columns : size, left ? size : columns, parts[k].problem.matrix, arena);
     }
     // x [shape] times the factors of modes first .. last - 1 but for mode m; shape becomes that of the result.
     const P* multiply(int k, const P* x, int64_t* shape, int first, int last, int m, P* const* buffers) {
@@ -275,12 +280,12 @@ struct ByProjection {
             factors[i] = to;
             to += plan.shape[i] * plan.rank[i];
         }
-        const P* y = multi_mode_product<P>(arena, x, plan.order, shape, factors, rank, buffers);
+        const P* y = contract_modes<P>(arena, x, plan.order, shape, factors, rank, buffers);
         for (int i = 0; i < plan.order; ++i) shape[i] = rank[i];
         return y;
     }
     // X times every factor but that of mode m, or times all; a factor of the second half moves after all of the first.
-    const double* projected(int k, int m) {
+    const P* projected(int k, int m) {
         ProjectedItem<P>& part = parts[k];
         const bool first = m < middle;
         const int begin = first ? 0 : middle, end = first ? middle : plan.order;  // what is left to multiply
@@ -299,16 +304,13 @@ struct ByProjection {
             for (int i = 0; i < plan.order; ++i)
                 if ((i < begin || i >= end) && !plan.kept[i]) shape[i] = plan.rank[i];
         }
-        const P* y = multiply(k, part.half, shape, begin, end, m, spare);
-        const int64_t n = product_of(shape, plan.order);
-        for (int64_t i = 0; i < n; ++i) projection[i] = static_cast<double>(y[i]);
-        return projection;
+        return multiply(k, part.half, shape, begin, end, m, spare);
     }
     void take_factor(int k, int m) {
         const int64_t size = plan.shape[m], r = plan.rank[m], n = plan.matrix_size(m);
         double* a = items[k].factor[m];
         if (plan.left_side(m)) {
-            __builtin_memcpy(a, parts[k].vectors, static_cast<size_t>(size * r) * 8);
+            __builtin_memcpy(a, parts[k].problem.vectors, static_cast<size_t>(size * r) * 8);
             if (!plan.sign_v) return;
             Arena scratch = arena;
             const int64_t columns = plan.others_rank(m);
@@ -319,7 +321,7 @@ struct ByProjection {
     }
     // From the right ones.
     void left_vectors(int k, int64_t size, int64_t r, int64_t n, double* a, Arena scratch) const {
-        product<double, true>(size, r, n, parts[k].unfolded, n, parts[k].vectors, r, a, r);
+        product<double, true>(size, r, n, parts[k].unfolded, n, parts[k].problem.vectors, r, a, r);
         orthonormalize(a, size, r, plan.loss, scratch);
         if (!plan.sign_v)
             point_up_one(a, static_cast<int>(size), static_cast<int>(r), scratch.take<double>(r),

@@ -10,24 +10,22 @@ namespace {
 // A Gram matrix summed in float tells vectors apart whose sigma is more than this part of the first.
 constexpr double kWeak = 0.05;
 
-// The least sigma, as a part of the first, that passes in float are good for, and the least error of a sweep.
-static inline double least_sigma(const CpuHooiPlan& plan) {
-    return plan.big < 0 ? kWeak / 10 : kWeak;
-}
+// The least error of a sweep, a root of 1 - ||core||^2 / ||X||^2, which float knows to 1e-7.
 constexpr double kLeastError = 0.02;
 
-// Whether passes in float leave the item inside the contract (docs/backends.md): errors come from 1 - ||core||^2 /
-// ||X||^2, good to 1e-7, and vectors from a Gram matrix in float where there is a big mode. Projections in float, with
-// their Gram matrices in double, are good for sigmas ten times smaller.
+// Whether passes in float leave the item inside the contract (docs/backends.md). With a big mode its vectors come from
+// a Gram matrix in float, which knows sigmas by their squares. Projections in float, with their Gram matrices in
+// double, are off by less than 1e-7 of the first sigma: they move a subspace by that over its gap, however small its
+// sigmas.
 static bool float_suffices(const CpuHooiPlan& plan, const HooiItem& item) {
     if (item.hopeless) return false;
     for (int i = 0; i < item.n_sweeps; ++i)
         if (!(item.errors[i] > kLeastError)) return false;
-    if (plan.hosvd) return plan.big < 0 || item.weakest > kWeak * kWeak;
-    const double least = least_sigma(plan);
+    if (plan.big < 0) return true;
+    if (plan.hosvd) return item.weakest > kWeak * kWeak;
     for (int m = 0; m < plan.order; ++m)
         for (int64_t k = 0; !plan.kept[m] && k < plan.found(m); ++k)
-            if (!(item.sigma[m][k] > least * item.sigma[m][0])) return false;
+            if (!(item.sigma[m][k] > kWeak * item.sigma[m][0])) return false;
     return true;
 }
 
@@ -49,14 +47,16 @@ static int64_t unfolded_size(const HooiPlan& p) {
 }
 
 // x [outer, size, inner] as the matrix [size, outer * inner], or its transpose.
-template <class V>
-static void unfold_small(const V* x, int64_t outer, int64_t size, int64_t inner, bool transposed, V* out) {
-    for (int64_t o = 0; o < outer; ++o)
-        for (int64_t i = 0; i < size; ++i)
-            for (int64_t r = 0; r < inner; ++r) {
-                const int64_t column = o * inner + r;
-                out[transposed ? column * size + i : i * outer * inner + column] = x[(o * size + i) * inner + r];
-            }
+template <class X, class V>
+static void unfold_small(const X* x, int64_t outer, int64_t size, int64_t inner, bool transposed, V* out) {
+    const int64_t columns = outer * inner;
+    for (int64_t o = 0; o < outer; ++o, x += size * inner)
+        if (transposed)
+            for (int64_t r = 0; r < inner; ++r)
+                for (int64_t i = 0; i < size; ++i) out[(o * inner + r) * size + i] = static_cast<V>(x[i * inner + r]);
+        else
+            for (int64_t i = 0; i < size; ++i)
+                for (int64_t r = 0; r < inner; ++r) out[i * columns + o * inner + r] = static_cast<V>(x[i * inner + r]);
 }
 
 // Signs of the columns of a [size, rank] by the entry of largest magnitude of y a_k; y: [columns, size], dots:
