@@ -253,6 +253,7 @@ struct SaliencyGroup {
         item.finite = largest <= 1.7976931348623157e308;
         if (!item.finite || largest == 0) return;
         scale[k] = safe_scale<T>(largest);
+        if (squares_in_range<T>(gather(k))) return;
         double left = 1;  // of the largest magnitude, after the mean
         if (plan.center) {
             if (means[k]) last_mode_means(positions(k), s, scale[k], means[k], arena);
@@ -264,8 +265,8 @@ struct SaliencyGroup {
     // The Gram matrix of item k; returns its trace.
     double gather(int k) {
         if (means[k]) last_mode_means(positions(k), s, scale[k], means[k], arena);
-        const bool afterwards = sizeof(T) == 4 && plan.single() && plan.center && by_position && scale[k] == 1;
-        if (afterwards) gram_item<T>(channels(k), Adjust{false, nullptr, 1, 1}, gram[k], arena);
+        const bool afterwards = sizeof(T) == 4 && plan.single() && plan.center && by_position;
+        if (afterwards) gram_item<T>(channels(k), Adjust{false, nullptr, 1, scale[k]}, gram[k], arena);
         if (!afterwards || !center_gram(gram[k], n, arena))
             gram_item<T>(by_position ? channels(k) : positions(k), adjust(k), gram[k], arena);
         double trace = 0;
