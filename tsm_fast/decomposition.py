@@ -479,7 +479,7 @@ def eigh(
             is read.
         precision, backend: as in `tucker`; the problem is solved in float64. Where the result is float32, the CPU takes
             the first step, to a tridiagonal matrix, and the last one of the vectors in float32: eigenvalues are good to
-            2e-6 of the largest then, as PyTorch's.
+            3e-6 of the largest then, as PyTorch's.
 
     Returns:
         The eigenvalues `[B, n]`, ascending, and the eigenvectors `[B, n, n]`, one a column, in which the entry of

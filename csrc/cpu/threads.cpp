@@ -12,6 +12,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#include <signal.h>
 #endif
 #if defined(__linux__)
 #include <sched.h>
@@ -59,6 +60,25 @@ private:
 #else
     static OtherCpus of_caller() { return {}; }
     void take(std::thread::native_handle_type, OtherCpus&) const {}
+#endif
+};
+
+// Signals to the process are for its own threads: one that starts meanwhile takes none but those of its own faults.
+class NoSignals {
+public:
+#if defined(__unix__) || defined(__APPLE__)
+    NoSignals() {
+        sigset_t all;
+        sigfillset(&all);
+        for (int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&all, own);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+private:
+    sigset_t before_;
+#else
+    NoSignals() {}
 #endif
 };
 
@@ -120,6 +140,7 @@ bool Pool::grow(int wanted) {
     try {
         free.reserve(static_cast<size_t>(count) + 1);
         auto helper = std::make_unique<Helper>(*this);
+        const NoSignals during;
         std::thread thread([own = helper.get()] { own->run(); });
         helper->thread = thread.native_handle();
         thread.detach();

@@ -187,6 +187,7 @@ REFUSED = [
     (torch.zeros(2, 3, 4, 5, dtype=torch.complex64), "got complex64"),
     (torch.zeros(2, 3, 4, 5).to(torch.float8_e4m3fn), "got float8_e4m3fn"),
     (torch.zeros(2, 3, 4, 5).to_sparse(), "must be a dense array, got layout torch.sparse_coo"),
+    (torch.zeros(2, 3, 4).to_sparse_csr(), "must be a dense array, got layout torch.sparse_csr"),
     (np.zeros((2, 3, 4, 5), dtype=np.uint8), "got uint8"),
     (np.zeros((2, 3, 4, 5), dtype=bool), "got bool"),
     (np.zeros((2, 3, 4, 5), dtype=complex), "got complex128"),

@@ -135,6 +135,19 @@ tsm_fast.tsm(x)
 assert tasks() == known
 """
 
+SIGNALS = """
+import signal
+torch.set_num_threads(2)
+known = tasks()
+long_call()
+(helper,) = tasks() - known
+with open(f"/proc/self/task/{helper}/status") as status:
+    (blocked,) = (int(line.split()[1], 16) for line in status if line.startswith("SigBlk"))
+assert all(blocked >> number - 1 & 1 for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGALRM))
+assert not blocked >> signal.SIGSEGV - 1 & 1
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set(), "the caller"
+"""
+
 # PyTorch's threads spin for a while after what they compute, on the CPUs that ours are about to use.
 QUIET = """
 torch.set_num_threads(2)
@@ -175,6 +188,7 @@ def test_after_fork(script, tmp_path):
         pytest.param(FEW, marks=on_linux, id="are no more than CPUs"),
         pytest.param(SMALL, marks=on_linux, id="sleep while there is little to do"),
         pytest.param(QUIET, marks=on_linux, id="are not disturbed by PyTorch's"),
+        pytest.param(SIGNALS, marks=on_linux, id="take no signals of the process"),
         pytest.param(EXIT, id="end with the process"),
     ],
 )

@@ -101,8 +101,8 @@ def is_plain(x: object) -> TypeGuard[Tensor]:
         not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.is_cpu
-        and x.is_contiguous()
         and x.layout is torch.strided
+        and x.is_contiguous()
         and not (x.requires_grad and torch.is_grad_enabled())
         and forward_ad._current_level < 0
         and _functorch.peek_interpreter_stack() is None
