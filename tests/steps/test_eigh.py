@@ -64,6 +64,17 @@ def test_ties_and_extremes(backend):
     assert [part.shape for part in tsm_fast.eigh(a[:0], backend=backend.name)] == [(0, 6), (0, 6, 6)]
 
 
+@pytest.mark.parametrize("n", [3, 16, 64, 65])
+def test_float32_results_of_what_float32_does_not_hold(backend, n):
+    a = symmetric(3, n)
+    expected = tsm_fast.eigh(a, backend="reference")[1]
+    for exponent in (-1000, -200, 200, 1000):
+        vectors = tsm_fast.eigh(a * 2.0**exponent, precision="float32", backend=backend.name)[1]
+        assert (vectors - expected).abs().max() <= 1e-3, exponent
+    tiny = tsm_fast.eigh(torch.eye(n, dtype=torch.float64)[None] * 1e-310, backend=backend.name)[0]
+    assert ((tiny - 1e-310).abs() <= 1e-320).all()
+
+
 def test_gradients_are_those_of_torch_and_finite_at_ties():
     a = symmetric(2, 5).requires_grad_()
 

@@ -79,6 +79,32 @@ def test_the_right_pair_is_found(backend, method, case, shape):
         assert (maps - exact).abs().max() <= tolerance * max(1.0, 2 * GAP / relative_gap(x, center)), precision
 
 
+@pytest.mark.parametrize("positions", [1, 2, 3])
+def test_few_positions_with_equal_sigmas(backend, positions):
+    """Whose vectors are the leading ones nobody can tell, and a bound on what lies beside them fails."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(20, 196, positions, generator=generator, dtype=torch.float64))[0]
+    x = basis.float()[..., None]
+    for maps in (tsm_fast.tsm(x, backend=backend.name), tsm_fast.eigencam(x, center=False, backend=backend.name)):
+        assert ((maps >= 0) & (maps <= 1)).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 7, 7), (320, 7, 7), (64, 8, 8)], ids=str)
+def test_the_sum_tells_the_sign_beside_a_large_mean(backend, shape):
+    """eigencam(sign="sum"): the response of the uncentred features to u_1 is small beside their mean."""
+    c, h, w = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, c, h, w, generator=generator) + 1e6 * torch.randn(12, c, 1, 1, generator=generator)
+    maps = tsm_fast.eigencam(x, sign="sum", backend=backend.name)
+    exact = tsm_fast.eigencam(x, sign="sum", precision="float64", backend="reference")
+    for item, error in zip(x, (maps - exact).abs().amax((1, 2)), strict=True):
+        unfolded = item.double().flatten(1)
+        mean = unfolded.mean(1)
+        u = torch.linalg.svd(unfolded - mean[:, None], full_matrices=False)[0][:, 0]
+        near = relative_gap(item[None], True) < GAP or (mean @ u).abs() < 1e-5 * mean.norm()
+        assert near or error <= MAP_ERROR["eigencam"]
+
+
 def relative_gap(x: Tensor, center: bool) -> float:
     unfolded = x[0].double().flatten(1)
     first, second = torch.linalg.svdvals(unfolded - unfolded.mean(1, keepdim=True) * center)[:2]

@@ -27,6 +27,8 @@ MAPS = [
     ("multivec_eigencam", {"combine": "absolute"}),
     ("tsm", {"rank": (8, 4, 4)}),
     ("mtsm", {"rank": (8, 4, 4), "combine": "absolute"}),
+    ("tsm", {"rank": (1, 5, 4)}),
+    ("mtsm", {"rank": (1, 5, 4), "combine": "absolute"}),
 ]
 
 

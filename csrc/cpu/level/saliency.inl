@@ -383,17 +383,18 @@ struct SaliencyGroup {
         }
         // The response of the uncentred features to u_1 ~ F v_1, v_1 ~ map, summed over the positions.
         T* b = scratch.take<T>(2 * s);
-        double total = 0, sum = 0, largest = __builtin_fabs(largest_entry(map, s));
+        double* sums = scratch.take<double>(c);
+        double total = 0;
+        const double largest = __builtin_fabs(largest_entry(map, s));
         if (largest == 0) return 1;
         for (int64_t i = 0; i < s; ++i) {
-            b[2 * i] = 1;
-            b[2 * i + 1] = static_cast<T>(map[i] / largest);
-            sum += map[i] / largest;
+            b[i] = 1;
+            b[s + i] = static_cast<T>(map[i] / largest);
         }
-        const double excess = plan.center ? sum / static_cast<double>(s) : 0;
-        multiply(channels(k), Adjust{false, nullptr, 1, scale[k]}, b, 2, scratch, [&](int64_t, const T* w) {
-            total += static_cast<double>(w[0]) * (static_cast<double>(w[1]) - excess * static_cast<double>(w[0]));
-        });
+        multiply(channels(k), Adjust{false, nullptr, 1, scale[k]}, b, 1, scratch,
+                 [&](int64_t channel, const T* w) { sums[channel] = static_cast<double>(w[0]); });
+        multiply(channels(k), adjust_channels(k), b + s, 1, scratch,
+                 [&](int64_t channel, const T* w) { total += sums[channel] * static_cast<double>(w[0]); });
         return total;
     }
 
@@ -593,6 +594,10 @@ static bool truncated_holds(const SaliencyPlan& plan, const HooiItem& item, cons
     for (int64_t j = 0; j < r; ++j) seen[j] = mean < most ? mean : most;
     turn_weights(lambda, weights, r, seen, moved);
     double error = 0;
+    if (r == 1) {  // its neighbour is not known: of what else X holds it has all at most
+        const double rest = item.norm2 > lambda[0] ? item.norm2 - lambda[0] : 0;
+        error = __builtin_fabs(weights[0]) * turned(kGramRounding * seen[0], lambda[0] - rest) * __builtin_sqrt(rest);
+    }
     for (int64_t i = 0; i < s; ++i) {
         error = larger_size(error, dot(moved, t + i * r, r));
         map[i] = plan.rectified(map[i]);

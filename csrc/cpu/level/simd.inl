@@ -363,7 +363,7 @@ constexpr T kEpsilon = sizeof(T) == 8 ? T(2.220446049250313e-16) : T(1.1920929e-
 static inline double power_below(double largest) {
     int exponent;
     __builtin_frexp(largest, &exponent);
-    return __builtin_ldexp(1.0, -exponent);
+    return __builtin_ldexp(1.0, exponent > -1022 ? -exponent : 1022);
 }
 
 // The largest magnitude of n numbers; NaN where one of them is NaN or Inf.

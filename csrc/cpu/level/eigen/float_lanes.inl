@@ -13,7 +13,8 @@ struct FloatLanes {
     static constexpr int LF = kLanes<float>, LD = kLanes<double>;
     int n, ld;
     F *a, *z, *d, *e, *tau, *work;
-    V* values;  // [LF / LD, n]
+    V* values;           // [LF / LD, n]
+    double brought[LF];  // by this factor into the range of float
     LaneEigen<double> solver;
     FloatLanes(int size, Arena& arena) : n(size), ld(size | 1), solver(size, arena) {
         a = arena.take<F>(int64_t{n} * ld);
@@ -28,6 +29,10 @@ struct FloatLanes {
     // Lower triangles of `count` matrices.
     template <class S>
     void read(const Lower* g, int count) {
+        for (int lane = 0; lane < LF; ++lane) {
+            const Lower& own = g[lane < count ? lane : 0];
+            brought[lane] = sizeof(S) == 8 ? size_of_lower(static_cast<const S*>(own.data), own, n).power : 1;
+        }
         for (int i = 0; i < n; ++i)
             for (int j = 0; j <= i; j += LF) {
                 const int some = i + 1 - j < LF ? i + 1 - j : LF;
@@ -41,7 +46,8 @@ struct FloatLanes {
                             continue;
                         }
                     v[lane] = F{};
-                    for (int c = 0; c < some; ++c) v[lane][c] = static_cast<float>(row[c * own.across]);
+                    for (int c = 0; c < some; ++c)
+                        v[lane][c] = static_cast<float>(static_cast<double>(row[c * own.across]) * brought[lane]);
                 }
                 transpose<float>(v);
                 for (int c = 0; c < some; ++c) a[i * ld + j + c] = v[c];
@@ -61,6 +67,7 @@ struct FloatLanes {
             own = size_by(odd[lane] == 0 ? static_cast<double>(most[lane]) : __builtin_nan(""));
             own.power = own.power < 0x1p126 ? own.power : 0x1p126;
             factor[lane] = static_cast<float>(own.power);
+            own.power *= brought[lane];
             for (int i = 0; !own.solved() && i < n; ++i)
                 for (int j = 0; j <= i; ++j) a[i * ld + j][lane] = instead<float>(i, j, n);
         }

@@ -119,6 +119,7 @@ struct RestBlocks {
             if (enough(bound)) return true;
             if (s == kDoublings) return false;
             for (int r = 0; r < kBlocks; ++r) {
+                if (size[r] == 0) continue;
                 product<float, false>(size[r], ld[r], size[r], block[r], ld[r], block[r], ld[r], other[r], ld[r]);
                 float* square = other[r];
                 other[r] = block[r];
