@@ -358,6 +358,16 @@ def test_what_the_machine_did_to_all_is_taken_out() -> None:
     assert not any(change.changed for change in compared.changes)
 
 
+def test_what_peers_do_not_keep_to_is_no_change() -> None:
+    names = [f"peer {i}" for i in range(40)]
+    old = run_of(fake(dict.fromkeys((*names, "tsm_fast"), (0.99, 1.0, 1.01))))
+    for ours, is_change in ((1.4, False), (5.0, True)):
+        new = {name: 1.5 if i % 2 else 1 / 1.5 for i, name in enumerate(names)} | {"tsm_fast": ours}
+        compared = compare(old, run_of(fake({name: (0.99 * x, x, 1.01 * x) for name, x in new.items()})))
+        assert compared.wander == pytest.approx(1.5)
+        assert [change.changed for change in compared.changes if change.name == "tsm_fast"] == [is_change]
+
+
 def test_a_busy_machine_is_told() -> None:
     quiet, busy = {**run_of(), "others": 0.01}, {**run_of(), "others": 0.4}
     assert not compare(quiet, quiet).busy

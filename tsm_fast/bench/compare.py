@@ -35,6 +35,7 @@ class Comparison(NamedTuple):
     """Two runs."""
 
     drift: float  # new over old of the peers, whose code is the same: what the machine did
+    wander: float  # the factor within which 19 of 20 peers of whole batches kept to that
     changes: list[Change]  # of all contenders in both, the largest first
     verdicts: list[str]  # results that became right or wrong
     gone: list[str]
@@ -66,22 +67,34 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
-    """The noise of a contender is the spread of both its times, a third of the rounds on either side."""
+    """The noise of a contender is the spread of both its times, a third of the rounds on either side, or how far
+    the peers wandered: rounds of a row follow each other within seconds, and a machine changes over minutes.
+    """
     before, after = _measured(old), _measured(new)
     both = [key for key in before if key in after]
     peers = [key for key in both if not key[1].startswith(OURS)]
-    steps = [log(after[key]["ms"]["p50"] / before[key]["ms"]["p50"]) for key in peers or both]
-    drift = exp(median(steps)) if steps else 1.0
+    steps = {key: log(after[key]["ms"]["p50"] / before[key]["ms"]["p50"]) for key in peers or both}
+    drift = exp(median(steps.values())) if steps else 1.0
+    wander = {
+        few: _wander([steps[key] - log(drift) for key in peers if before[key]["few"] is few]) for few in (False, True)
+    }
     changes, verdicts = [], []
     for case, name in both:
         a, b = before[case, name], after[case, name]
         factor = b["ms"]["p50"] / a["ms"]["p50"] / drift
-        changes.append(Change(case.label, name, a["ms"]["p50"], b["ms"]["p50"], factor, _noise(a, b)))
+        noise = max(_noise(a, b), wander[a["few"]])
+        changes.append(Change(case.label, name, a["ms"]["p50"], b["ms"]["p50"], factor, noise))
         if a.get("verdict") != b.get("verdict"):
             verdicts.append(f"{case.label}, {name}: {a.get('verdict')} before, {b.get('verdict')} now")
     changes.sort(key=lambda change: -abs(log(change.factor)))
     gone, added = ([f"{case.label}, {name}" for case, name in a if (case, name) not in b] for a, b in _pairs(old, new))
-    return Comparison(drift, changes, verdicts, gone, added, (old.get("others"), new.get("others")))
+    return Comparison(drift, wander[False], changes, verdicts, gone, added, (old.get("others"), new.get("others")))
+
+
+def _wander(steps: list[float]) -> float:
+    """The factor that 19 of 20 logarithms keep to."""
+    far = sorted(map(abs, steps))
+    return exp(far[len(far) * 19 // 20 - 1]) if len(far) > 1 else 1.0
 
 
 def _pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[Any, Any]]:
