@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -184,7 +184,7 @@ def _decomposed(
             sign_v=sign == "v",
             refine=dtype == torch.float64,
             guard=precision == "auto",
-            wide=_passes_wide(x, precision),
+            wide=_passes_wide(x.dtype, precision),
             core=core.data_ptr(),
             factors=[factor.data_ptr() for factor in factors],
             singular_values=[value.data_ptr() for value in values],
@@ -218,18 +218,9 @@ def saliency(
             _array(x),
             _cpu.methods[method],
             [] if rank is None else list(rank),
-            center=center,
-            absolute=combine == "absolute",
-            sign=_cpu.signs[sign],
-            relu=relu,
-            n_iter_max=N_ITER_MAX,
-            tol=TOL,
-            refine=precision == "float64",
-            guard=precision == "auto",
-            wide=_passes_wide(x, precision),
+            **_map_options(x.dtype, center, combine, sign, relu, precision),
             maps=maps.data_ptr(),
             finite=finite.data_ptr(),
-            wide_out=dtype == torch.float64,
             threads=torch.get_num_threads(),
         )
     return maps, finite
@@ -299,20 +290,11 @@ def finishing(
         _cpu.methods[method],
         shape,
         rank or (),
-        center=center,
-        absolute=combine == "absolute",
-        sign=_cpu.signs[sign],
-        relu=relu,
-        n_iter_max=N_ITER_MAX,
-        tol=TOL,
-        refine=precision == "float64",
-        guard=precision == "auto",
-        wide=torch.float64 in (features, dtype),
+        **_map_options(features, center, combine, sign, relu, precision),
         rows=rows,
         columns=columns,
         normalize=normalize,
         ordinary=(*_limits(dtype, height * width), faint),
-        wide_out=dtype == torch.float64,
     )
     return Finishing(run, (height, width), size, dtype)
 
@@ -390,9 +372,27 @@ def _are_ordinary(x: Tensor, smallest: float, largest: float, faint: float, nois
     )
 
 
-def _passes_wide(x: Tensor, precision: Precision) -> bool:
-    """Whether passes over `x` run in float64; float64 input needs it for its range."""
-    return x.dtype == torch.float64 or precision == "float64"
+def _passes_wide(dtype: torch.dtype, precision: Precision) -> bool:
+    """Whether passes over input of this dtype run in float64; float64 input needs it for its range."""
+    return dtype == torch.float64 or precision == "float64"
+
+
+def _map_options(
+    features: torch.dtype, center: bool, combine: str, sign: str, relu: bool, precision: Precision
+) -> dict[str, Any]:
+    """What the compiled module asks of every map, beside method, rank and where results go."""
+    return {
+        "center": center,
+        "absolute": combine == "absolute",
+        "sign": _cpu.signs[sign],
+        "relu": relu,
+        "n_iter_max": N_ITER_MAX,
+        "tol": TOL,
+        "refine": precision == "float64",
+        "guard": precision == "auto",
+        "wide": _passes_wide(features, precision),
+        "wide_out": precision == "float64",
+    }
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:

@@ -271,14 +271,13 @@ static void mode_product_in_parts(const ArenaState& at, const T* x, int64_t oute
 
 // Every mode of x (contiguous, [shape]) that has a factor [shape[n], rank[n]] is contracted with it. `spare` holds two
 // buffers of x's size; the result lies in one of them, or is x itself when there is no factor.
-template <class T>
-static const T* multi_mode_product(const ArenaState& at, const T* x, int order, const int64_t* shape,
-                                   const T* const* factors, const int64_t* rank, T* const* spare) {
+template <class T, class Product>
+static const T* product_with_modes(const T* x, int order, const int64_t* shape, const T* const* factors,
+                                   const int64_t* rank, T* const* spare, Product product) {
     int64_t now[kMaxOrder];
     bool done[kMaxOrder] = {};
     for (int i = 0; i < order; ++i) now[i] = shape[i];
-    int to = 0;
-    for (;;) {
+    for (int to = 0;; to ^= 1) {
         // The mode that shrinks most goes first.
         int next = -1;
         for (int i = 0; i < order; ++i)
@@ -287,12 +286,17 @@ static const T* multi_mode_product(const ArenaState& at, const T* x, int order, 
         int64_t outer = 1, inner = 1;
         for (int i = 0; i < next; ++i) outer *= now[i];
         for (int i = next + 1; i < order; ++i) inner *= now[i];
-        mode_product_in_parts<T>(at, x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
+        product(x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
         x = spare[to];
-        to ^= 1;
         now[next] = rank[next];
         done[next] = true;
     }
+}
+template <class T>
+static const T* multi_mode_product(const ArenaState& at, const T* x, int order, const int64_t* shape,
+                                   const T* const* factors, const int64_t* rank, T* const* spare) {
+    return product_with_modes(x, order, shape, factors, rank, spare,
+                              [&](auto... of) { mode_product_in_parts<T>(at, of...); });
 }
 
 template <class T>

@@ -57,7 +57,7 @@ struct ByProjection {
         narrow = arena.take<P>(sizes);
         for (auto& buffer : spare) buffer = arena.take<P>(product);
     }
-    // Elements of the largest of what multi_mode_product makes of X: by one factor where both halves have one.
+    // Elements of the largest of what contract_modes makes of X: by one factor where both halves have one.
     int64_t largest_product() const {
         int64_t most = 1;
         for (int half = 0; half < 2; ++half) {

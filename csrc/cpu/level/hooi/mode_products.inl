@@ -1,6 +1,7 @@
 // A dense tensor and one factor after another, and the Gram matrices of its unfoldings, for tensors of small modes: X
 // is read as it lies, once for all columns of a factor.
 #pragma once
+#include "cpu/level/core_contraction.inl"
 #include "cpu/level/mode_gram.inl"
 
 namespace tsm::TSM_LEVEL {
@@ -200,25 +201,10 @@ static void contract_mode(const Arena& at, const T* x, int64_t outer, int64_t si
     }
 }
 
-// Every mode of x [shape] that has a factor [shape[n], rank[n]] is contracted with it, that which shrinks most first.
-// The result lies in one of two buffers, or is x where there is no factor.
 template <class T>
 static const T* contract_modes(const Arena& at, const T* x, int order, const int64_t* shape, const T* const* factors,
                                const int64_t* rank, T* const* spare) {
-    int64_t now[kMaxOrder];
-    bool done[kMaxOrder] = {};
-    for (int i = 0; i < order; ++i) now[i] = shape[i];
-    for (int to = 0;; to ^= 1) {
-        int next = -1;
-        for (int i = 0; i < order; ++i)
-            if (factors[i] && !done[i] && (next < 0 || rank[i] * shape[next] < rank[next] * shape[i])) next = i;
-        if (next < 0) return x;
-        const int64_t outer = product_of(now, next), inner = product_of(now + next + 1, order - next - 1);
-        contract_mode<T>(at, x, outer, shape[next], inner, factors[next], rank[next], spare[to]);
-        x = spare[to];
-        now[next] = rank[next];
-        done[next] = true;
-    }
+    return product_with_modes(x, order, shape, factors, rank, spare, [&](auto... of) { contract_mode<T>(at, of...); });
 }
 
 // ---- Gram matrices in double ----
